@@ -1,0 +1,1 @@
+//! Online backups that any engine can be restored from.

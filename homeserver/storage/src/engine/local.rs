@@ -1,0 +1,286 @@
+//! The group committer of the embedded engines: one thread owns the engine, takes what waits, decides it in order, commits
+//! once, syncs once, publishes the new view, and only then answers.
+//!
+//! Readers never see what is not yet on disk: [`LocalStore::snapshot`] hands out the view that the writer published last.
+
+use std::{
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
+use parking_lot::Mutex;
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+};
+
+use super::{
+    Engine, EngineSnapshot, RowKey, RowPage, RowRange,
+    group::{Group, MergedWrites, RecentOutcomes, position_of},
+};
+use crate::{Commit, Position, StorageError, Transaction, WriterId, log::HEADS, value::Value};
+
+/// Transactions that wait at the most before callers wait to hand theirs in.
+const QUEUE_LENGTH: usize = 4_096;
+/// Transactions in a group commit at the most.
+const MOST_IN_GROUP: usize = 512;
+/// Relaxed commits are on disk after this time at the latest.
+const RELAXED_SYNC_AFTER: Duration = Duration::from_secs(1);
+
+/// What an embedded engine does on the writer thread.
+pub(crate) trait LocalEngine: Send + 'static {
+    /// A consistent, immutable view of its rows.
+    type View: LocalView;
+    /// As the configuration spells it.
+    const NAME: &'static str;
+
+    /// The newest value of a row.
+    fn get(&mut self, key: &RowKey) -> Result<Option<Bytes>, StorageError>;
+
+    /// Writes all rows or none; if `durable`, they are on disk when this returns.
+    fn apply(&mut self, merged: &MergedWrites) -> Result<(), StorageError>;
+
+    /// Puts on disk what was applied without being durable.
+    fn sync(&mut self) -> Result<(), StorageError>;
+
+    /// The rows as they are now.
+    fn view(&mut self) -> Self::View;
+}
+
+/// A consistent view of an embedded engine.
+pub(crate) trait LocalView: Send + Sync + 'static {
+    /// Whether reading can wait for the disk, and so must not happen on a runtime thread.
+    const BLOCKS: bool;
+
+    fn get(&self, key: &RowKey) -> Result<Option<Bytes>, StorageError>;
+
+    fn scan(&self, range: &RowRange) -> Result<RowPage, StorageError>;
+}
+
+/// An embedded engine behind its writer thread.
+pub(crate) struct LocalStore<E: LocalEngine> {
+    commands: mpsc::Sender<Command>,
+    published: Arc<ArcSwap<LocalSnapshot<E::View>>>,
+    positions: watch::Receiver<Position>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+enum Command {
+    Commit(Box<Transaction>, oneshot::Sender<Result<Commit, StorageError>>),
+    Close(oneshot::Sender<Result<(), StorageError>>),
+}
+
+struct LocalSnapshot<V> {
+    view: Arc<V>,
+    position: Position,
+}
+
+impl<E: LocalEngine> LocalStore<E> {
+    /// Starts the writer thread. Must be called on a Tokio runtime with timers.
+    pub(crate) fn start(mut engine: E) -> Result<Self, StorageError> {
+        let sequence = match engine.get(&HEADS.row_key(WriterId::SINGLE))? {
+            Some(bytes) => u64::decode(&bytes)
+                .map_err(|reason| StorageError::Corrupt { keyspace: HEADS.info().name, reason })?,
+            None => 0,
+        };
+        let position = position_of(WriterId::SINGLE, sequence);
+        let snapshot = LocalSnapshot { view: Arc::new(engine.view()), position: position.clone() };
+        let published = Arc::new(ArcSwap::from_pointee(snapshot));
+        let (publish_position, positions) = watch::channel(position);
+        let (commands, queue) = mpsc::channel(QUEUE_LENGTH);
+        let writer = Writer {
+            engine,
+            queue,
+            sequence,
+            unsynced: false,
+            recent: RecentOutcomes::default(),
+            published: Arc::clone(&published),
+            positions: publish_position,
+            runtime: Handle::current(),
+        };
+        let writer = std::thread::Builder::new().name(String::from("storage-writer")).spawn(|| writer.run())?;
+        Ok(Self { commands, published, positions, writer: Mutex::new(Some(writer)) })
+    }
+}
+
+fn closed() -> StorageError {
+    StorageError::Unavailable(String::from("the store was closed"))
+}
+
+impl<E: LocalEngine> Engine for LocalStore<E> {
+    fn name(&self) -> &'static str {
+        E::NAME
+    }
+
+    fn snapshot(&self) -> BoxFuture<'_, Result<Arc<dyn EngineSnapshot>, StorageError>> {
+        let snapshot: Arc<dyn EngineSnapshot> = self.published.load_full();
+        std::future::ready(Ok(snapshot)).boxed()
+    }
+
+    fn commit(&self, transaction: Transaction) -> BoxFuture<'_, Result<Commit, StorageError>> {
+        async move {
+            let (answer, outcome) = oneshot::channel();
+            let command = Command::Commit(Box::new(transaction), answer);
+            self.commands.send(command).await.map_err(|_| closed())?;
+            outcome.await.unwrap_or_else(|_| Err(closed()))
+        }
+        .boxed()
+    }
+
+    fn watch(&self) -> watch::Receiver<Position> {
+        self.positions.clone()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), StorageError>> {
+        async move {
+            let (answer, outcome) = oneshot::channel();
+            if self.commands.send(Command::Close(answer)).await.is_err() {
+                return Ok(());
+            }
+            let outcome = outcome.await.unwrap_or(Ok(()));
+            let writer = self.writer.lock().take();
+            if let Some(writer) = writer {
+                let joined = tokio::task::spawn_blocking(|| writer.join()).await;
+                if !matches!(joined, Ok(Ok(()))) {
+                    return Err(StorageError::Unavailable(String::from("the writer thread panicked")));
+                }
+            }
+            outcome
+        }
+        .boxed()
+    }
+}
+
+impl<V: LocalView> EngineSnapshot for LocalSnapshot<V> {
+    fn position(&self) -> BoxFuture<'_, Result<Position, StorageError>> {
+        std::future::ready(Ok(self.position.clone())).boxed()
+    }
+
+    fn get_many(&self, keys: Vec<RowKey>) -> BoxFuture<'_, Result<Vec<Option<Bytes>>, StorageError>> {
+        read(&self.view, move |view| keys.iter().map(|key| view.get(key)).collect())
+    }
+
+    fn scan(&self, range: RowRange) -> BoxFuture<'_, Result<RowPage, StorageError>> {
+        read(&self.view, move |view| view.scan(&range))
+    }
+}
+
+fn read<V: LocalView, T: Send + 'static>(
+    view: &Arc<V>,
+    work: impl FnOnce(&V) -> Result<T, StorageError> + Send + 'static,
+) -> BoxFuture<'static, Result<T, StorageError>> {
+    if !V::BLOCKS {
+        return std::future::ready(work(view)).boxed();
+    }
+    let view = Arc::clone(view);
+    async move {
+        let outcome = tokio::task::spawn_blocking(move || work(&view)).await;
+        outcome.unwrap_or_else(|_| Err(StorageError::Unavailable(String::from("a read was abandoned"))))
+    }
+    .boxed()
+}
+
+/// The writer thread.
+struct Writer<E: LocalEngine> {
+    engine: E,
+    queue: mpsc::Receiver<Command>,
+    sequence: u64,
+    /// Whether relaxed commits wait to be synced.
+    unsynced: bool,
+    recent: RecentOutcomes,
+    published: Arc<ArcSwap<LocalSnapshot<E::View>>>,
+    positions: watch::Sender<Position>,
+    runtime: Handle,
+}
+
+/// A transaction that waits for an answer.
+type Waiting = (Box<Transaction>, oneshot::Sender<Result<Commit, StorageError>>);
+
+impl<E: LocalEngine> Writer<E> {
+    fn run(mut self) {
+        let mut closing = None;
+        while closing.is_none() {
+            let Some(first) = self.next_command() else { break };
+            let mut waiting = Vec::new();
+            let mut command = Some(first);
+            while let Some(taken) = command {
+                match taken {
+                    Command::Commit(transaction, answer) => waiting.push((transaction, answer)),
+                    Command::Close(answer) => {
+                        self.queue.close();
+                        closing = Some(answer);
+                    }
+                }
+                command = if waiting.len() < MOST_IN_GROUP { self.queue.try_recv().ok() } else { None };
+            }
+            self.commit_group(waiting);
+        }
+        while let Ok(Command::Commit(transaction, answer)) = self.queue.try_recv() {
+            self.commit_group(vec![(transaction, answer)]);
+        }
+        let outcome = self.engine.sync();
+        // The engine's files are closed before anyone is told so.
+        drop(self.engine);
+        drop(self.published);
+        if let Some(answer) = closing {
+            let _ = answer.send(outcome);
+        }
+    }
+
+    /// The next command; `None` when all handles are gone. Syncs relaxed commits when none comes in time.
+    fn next_command(&mut self) -> Option<Command> {
+        if !self.unsynced {
+            return self.queue.blocking_recv();
+        }
+        let next = async { tokio::time::timeout(RELAXED_SYNC_AFTER, self.queue.recv()).await };
+        if let Ok(command) = self.runtime.block_on(next) {
+            return command;
+        }
+        match self.engine.sync() {
+            Ok(()) => self.unsynced = false,
+            Err(error) => tracing::error!(%error, "syncing relaxed commits failed"),
+        }
+        self.queue.blocking_recv()
+    }
+
+    fn commit_group(&mut self, waiting: Vec<Waiting>) {
+        let mut group = Group::new(WriterId::SINGLE, self.sequence);
+        let mut answers = Vec::with_capacity(waiting.len());
+        for (transaction, answer) in waiting {
+            let outcome = match self.recent.get(transaction.id) {
+                Some(commit) => Ok(commit),
+                None => group.admit(*transaction, |key| self.engine.get(key)),
+            };
+            answers.push((answer, outcome));
+        }
+        let failure = group.finish().and_then(|merged| self.write(&merged).err());
+        for (answer, outcome) in answers {
+            let outcome = match &failure {
+                Some(error) => outcome.and(Err(error.clone())),
+                None => outcome,
+            };
+            // A caller that went away does not withdraw its transaction.
+            let _ = answer.send(outcome);
+        }
+    }
+
+    fn write(&mut self, merged: &MergedWrites) -> Result<(), StorageError> {
+        self.engine.apply(merged)?;
+        let view = Arc::new(self.engine.view());
+        self.unsynced = !merged.durable;
+        self.sequence = merged.sequence;
+        self.recent.remember(&merged.admitted);
+        let position = position_of(WriterId::SINGLE, self.sequence);
+        self.published.store(Arc::new(LocalSnapshot { view, position: position.clone() }));
+        self.positions.send_if_modified(|published| {
+            let grew = *published != position;
+            *published = position;
+            grew
+        });
+        Ok(())
+    }
+}

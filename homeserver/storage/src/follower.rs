@@ -1,0 +1,104 @@
+use crate::{Keyspace, LogRecord, Position, StorageError, Store, Transaction, Watch};
+
+/// How far each follower has come, under its name.
+pub(crate) const CURSORS: Keyspace<String, Position> = Keyspace::new(3, "storage.cursors");
+
+/// Where a follower begins that has no cursor yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartFrom {
+    /// With the first commit ever.
+    Beginning,
+    /// With the next commit.
+    Now,
+}
+
+/// Reads the log from a stored cursor: in order, without a gap, from where it stood before a crash.
+///
+/// What a follower does with a record happens at least once: store the cursor in the same transaction as the effect
+/// ([`Follower::advance_in`]) and it happens exactly once.
+#[derive(Debug)]
+pub struct Follower {
+    store: Store,
+    name: String,
+    watch: Watch,
+    /// Up to where the log was handed out.
+    read: Position,
+    /// What is stored.
+    stored: Position,
+}
+
+impl Follower {
+    /// Opens the follower `name`, at its stored cursor if it has one.
+    pub async fn open(store: &Store, name: &str, start: StartFrom) -> Result<Self, StorageError> {
+        let snapshot = store.snapshot().await?;
+        let stored = match (snapshot.get(&CURSORS, name).await?, start) {
+            (Some(cursor), _) => cursor,
+            (None, StartFrom::Beginning) => Position::start(),
+            (None, StartFrom::Now) => snapshot.position().await?,
+        };
+        let follower = Self {
+            store: store.clone(),
+            name: name.to_owned(),
+            watch: store.watch(),
+            read: stored.clone(),
+            stored,
+        };
+        if start == StartFrom::Now {
+            let mut transaction = Transaction::new();
+            transaction.put(&CURSORS, name, &follower.stored);
+            store.commit(transaction).await?;
+        }
+        Ok(follower)
+    }
+
+    /// The next records, at most `limit`; waits until there are some.
+    ///
+    /// Safe to cancel: nothing is handed out by a call that did not return.
+    pub async fn next(&mut self, limit: usize) -> Result<Vec<LogRecord>, StorageError> {
+        loop {
+            self.watch.beyond(&self.read).await?;
+            let (records, reached) = self.store.read_log(&self.read, limit).await?;
+            if !records.is_empty() {
+                self.read = reached;
+                return Ok(records);
+            }
+        }
+    }
+
+    /// Up to where the log was handed out.
+    pub fn position(&self) -> &Position {
+        &self.read
+    }
+
+    /// Adds the cursor to the transaction that carries the effect of what was handed out. Call [`Follower::advanced`]
+    /// when it has been committed.
+    ///
+    /// Two processes that run the same follower by mistake conflict here instead of doing its work twice.
+    pub fn advance_in(&self, transaction: &mut Transaction) {
+        let stored = (self.stored != Position::start()).then_some(&self.stored);
+        transaction.check_unchanged(&CURSORS, self.name.as_str(), stored);
+        transaction.put(&CURSORS, self.name.as_str(), &self.read);
+    }
+
+    /// Notes that a transaction with [`Follower::advance_in`] has been committed.
+    pub fn advanced(&mut self) {
+        self.stored = self.read.clone();
+    }
+
+    /// Stores the cursor, for effects outside the store. After a crash, what was not stored is handed out again.
+    pub async fn advance(&mut self) -> Result<(), StorageError> {
+        if self.stored == self.read {
+            return Ok(());
+        }
+        let mut transaction = Transaction::new();
+        self.advance_in(&mut transaction);
+        self.store.commit(transaction).await?;
+        self.advanced();
+        Ok(())
+    }
+
+    /// Forgets what was handed out but not stored, to read it again.
+    pub fn rewind(&mut self) {
+        self.read = self.stored.clone();
+    }
+}
