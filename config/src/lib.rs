@@ -1,1 +1,31 @@
-//! 
+//! The settings of an Entente server: their types, defaults and checks, and the commented example file.
+//!
+//! [`Config::load`] reads them from a TOML file and from environment variables, and says everything that is wrong with them at
+//! once, with file and line. The environment is an argument; nothing here looks at the process's own.
+//!
+//! [`EXAMPLE`] shows and explains every setting; a test keeps it in step with the types.
+
+mod config;
+mod example;
+mod problem;
+mod reading;
+mod sections;
+mod validation;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::Config;
+pub use example::EXAMPLE;
+pub use problem::{ConfigError, Place, Problem};
+pub use sections::{
+    Accounts, Acme, Admin, Argon2, Engine, Federation, FederationPolicy, FileMedia, FjallStorage, Limits,
+    Listener, Log, LogFormat, Login, Media, MediaStore, Metrics, PerSecond, PostgresqlStorage, Rate,
+    RateLimits, Registration, Resource, S3Media, SledStorage, Storage, Support, SupportContact, Tls,
+    is_private_address,
+};
+pub use values::{
+    ByteSize, DomainName, EmailAddress, InvalidValue, Localpart, MatrixId, Secret, ServerName,
+    ServerNamePattern, SupportRole, TimeSpan,
+};

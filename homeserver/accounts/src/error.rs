@@ -22,11 +22,13 @@ pub enum AccountError {
     /// Somebody has, or had, this name.
     #[error("that name is taken")]
     UsernameTaken,
-    /// A password that is too short, or longer than 512 bytes.
-    #[error("the password must have at least {minimum} characters, and at most 512 bytes")]
+    /// A password that is too short, or too long.
+    #[error("the password must have at least {minimum} characters, and at most {maximum_bytes} bytes")]
     WeakPassword {
         /// The fewest characters.
         minimum: usize,
+        /// The most bytes: hashing more would cost the server more than it protects the user.
+        maximum_bytes: usize,
     },
     /// Wrong name or password; which one is not told.
     #[error("the name or the password is wrong")]
@@ -81,6 +83,14 @@ pub enum AccountError {
     LimitExceeded {
         /// When to try again.
         retry_after: Duration,
+    },
+    /// The store belongs to a server of another name.
+    #[error("the store belongs to the server {pinned}, and the configuration says server_name = \"{configured}\"")]
+    OtherServer {
+        /// The name in the store.
+        pinned: String,
+        /// The name in the configuration.
+        configured: String,
     },
     /// The storage failed or is unavailable.
     #[error(transparent)]

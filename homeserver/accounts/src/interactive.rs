@@ -113,7 +113,20 @@ impl Accounts {
         auth: Option<&AuthData>,
     ) -> Result<Proof, AccountError> {
         let localpart = self.local(user_id)?;
+        self.check_permitted(operation)?;
         self.prove(operation, Some(localpart), &[vec![AuthType::Password]], auth).await
+    }
+
+    fn check_permitted(&self, operation: Operation) -> Result<(), AccountError> {
+        match operation {
+            Operation::ChangePassword if !self.settings().change_password => {
+                Err(AccountError::Forbidden("passwords are not changed here; ask the administrator"))
+            }
+            Operation::Deactivate if !self.settings().deactivation => {
+                Err(AccountError::Forbidden("accounts are not closed here; ask the administrator"))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn prove(

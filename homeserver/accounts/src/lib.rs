@@ -18,13 +18,14 @@ mod registration_tokens;
 mod rows;
 mod sessions;
 mod settings;
+mod sweeping;
 mod tokens;
 mod users;
 
 use std::sync::Arc;
 
 use entente_environment::Environment;
-use entente_storage::{Snapshot, Store};
+use entente_storage::{Snapshot, Store, Transaction};
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
 pub use self::{
@@ -61,13 +62,15 @@ struct Inner {
 }
 
 impl Accounts {
-    /// The accounts in `store`, of the server `server_name`.
-    pub fn new(
+    /// The accounts in `store`, of the server `server_name`. A store belongs to one server name for ever: another is refused
+    /// with [`AccountError::OtherServer`].
+    pub async fn open(
         store: Store,
         environment: Environment,
         server_name: OwnedServerName,
         settings: Settings,
     ) -> Result<Self, AccountError> {
+        pin_server_name(&store, &server_name).await?;
         let passwords = Passwords::new(settings.argon2, environment.randomness().clone())?;
         let seen = SeenDevices::default();
         Ok(Self { inner: Arc::new(Inner { store, environment, server_name, settings, passwords, seen }) })
@@ -110,4 +113,25 @@ impl Accounts {
     async fn user_row(&self, snapshot: &Snapshot, localpart: &str) -> Result<UserRow, AccountError> {
         snapshot.get(&rows::USERS, localpart).await?.ok_or(AccountError::UserNotFound)
     }
+}
+
+/// User ids end in the server's name and are in everything that was ever sent: a server that took another name would be a
+/// stranger to its own users.
+async fn pin_server_name(store: &Store, server_name: &ServerName) -> Result<(), AccountError> {
+    const KEY: &str = "server_name";
+    store
+        .run(async |snapshot| {
+            let mut transaction = Transaction::new();
+            match snapshot.get(&rows::SERVER, KEY).await? {
+                Some(pinned) if pinned == server_name.as_str() => {}
+                Some(pinned) => return Err(AccountError::OtherServer { pinned, configured: server_name.to_string() }),
+                None => {
+                    transaction.check_absent(&rows::SERVER, KEY);
+                    transaction.put(&rows::SERVER, KEY, &server_name.to_string());
+                }
+            }
+            Ok((transaction, ()))
+        })
+        .await?;
+    Ok(())
 }

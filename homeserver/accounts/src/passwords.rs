@@ -8,8 +8,6 @@ use tokio::sync::Semaphore;
 
 use crate::{AccountError, Argon2Parameters};
 
-/// Longer passwords are refused: hashing them costs the server more than it protects the user.
-pub(crate) const MOST_PASSWORD_BYTES: usize = 512;
 /// Passwords that are hashed at the same time: each takes `argon2.memory_kib` of memory and a processor.
 const MOST_AT_ONCE: usize = 2;
 

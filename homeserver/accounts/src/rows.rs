@@ -36,8 +36,11 @@ pub(crate) const ACCOUNT_DATA: Keyspace<(String, String, String), Stamped<Bytes>
 /// Filters, by localpart and number: JSON objects.
 pub(crate) const FILTERS: Keyspace<(String, u64), Bytes> = Keyspace::new(0x010c, "accounts.filters");
 
+/// What never changes about a server, by the name of it: `server_name`.
+pub(crate) const SERVER: Keyspace<String, String> = Keyspace::new(0x010d, "accounts.server");
+
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 12] = [
+pub const KEYSPACES: [KeyspaceInfo; 13] = [
     USERS.info(),
     DEVICES.info(),
     SEEN.info(),
@@ -50,6 +53,7 @@ pub const KEYSPACES: [KeyspaceInfo; 12] = [
     PROFILES.info(),
     ACCOUNT_DATA.info(),
     FILTERS.info(),
+    SERVER.info(),
 ];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]

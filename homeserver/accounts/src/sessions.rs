@@ -160,7 +160,11 @@ impl Accounts {
     ) -> IssuedTokens {
         let randomness = self.inner.environment.randomness();
         let now = self.inner.environment.now();
-        let expires_in = with_refresh_token.then_some(self.settings().access_token_lifetime);
+        let expires_in = if with_refresh_token {
+            Some(self.settings().refreshable_access_token_lifetime)
+        } else {
+            self.settings().access_token_lifetime
+        };
         let row = |lifetime: Option<Duration>| TokenRow {
             localpart: localpart.to_owned(),
             device_id: device_id.to_owned(),

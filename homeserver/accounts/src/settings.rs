@@ -13,8 +13,12 @@ pub struct Settings {
     pub password_login: bool,
     /// The fewest characters of a password.
     pub minimum_password_length: usize,
+    /// The most bytes of a password.
+    pub maximum_password_bytes: usize,
     /// How long an access token lives that can be refreshed.
-    pub access_token_lifetime: Duration,
+    pub refreshable_access_token_lifetime: Duration,
+    /// How long an access token lives that can't be refreshed; `None`: until logout.
+    pub access_token_lifetime: Option<Duration>,
     /// How long a refresh token lives; `None`: until it is used.
     pub refresh_token_lifetime: Option<Duration>,
     /// How long a token from `POST /login/get_token` lives.
@@ -23,6 +27,10 @@ pub struct Settings {
     pub openid_token_lifetime: Duration,
     /// How long a client may take for user-interactive authentication.
     pub uia_session_lifetime: Duration,
+    /// Whether users may change their passwords.
+    pub change_password: bool,
+    /// Whether users may deactivate their accounts.
+    pub deactivation: bool,
     /// Whether users may change their display names.
     pub change_display_name: bool,
     /// Whether users may change their avatars.
@@ -58,11 +66,15 @@ impl Default for Settings {
             reserved_names: Vec::new(),
             password_login: true,
             minimum_password_length: 8,
-            access_token_lifetime: Duration::from_secs(5 * 60),
+            maximum_password_bytes: 512,
+            refreshable_access_token_lifetime: Duration::from_secs(5 * 60),
+            access_token_lifetime: None,
             refresh_token_lifetime: None,
             login_token_lifetime: Duration::from_secs(2 * 60),
             openid_token_lifetime: Duration::from_secs(60 * 60),
             uia_session_lifetime: Duration::from_secs(15 * 60),
+            change_password: true,
+            deactivation: true,
             change_display_name: true,
             change_avatar: true,
             validity: None,

@@ -3,7 +3,6 @@ use ruma::{UserId, api::client::uiaa::UserIdentifier};
 
 use crate::{
     AccountError, Accounts, Change,
-    passwords::MOST_PASSWORD_BYTES,
     rows::{self, UserRow},
 };
 
@@ -60,8 +59,9 @@ impl Accounts {
 
     pub(crate) fn check_password_policy(&self, password: &str) -> Result<(), AccountError> {
         let minimum = self.settings().minimum_password_length;
-        if password.chars().count() < minimum || password.len() > MOST_PASSWORD_BYTES {
-            return Err(AccountError::WeakPassword { minimum });
+        let maximum_bytes = self.settings().maximum_password_bytes;
+        if password.chars().count() < minimum || password.len() > maximum_bytes {
+            return Err(AccountError::WeakPassword { minimum, maximum_bytes });
         }
         Ok(())
     }
@@ -71,7 +71,7 @@ impl Accounts {
         if !self.settings().password_login {
             return Err(AccountError::PasswordLoginDisabled);
         }
-        if password.len() > MOST_PASSWORD_BYTES {
+        if password.len() > self.settings().maximum_password_bytes {
             return Err(AccountError::WrongCredentials);
         }
         let user = self.snapshot().await?.get(&rows::USERS, localpart).await?;

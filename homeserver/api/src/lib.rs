@@ -1,1 +1,105 @@
-//! 
+//! The HTTP surface of the homeserver: thin handlers over the domain crates, and the layers around them.
+//!
+//! [`router`] is what a public listener serves; [`Server`] serves it on sockets.
+
+mod address;
+mod client;
+mod endpoint;
+mod error;
+mod federation;
+mod health;
+mod landing;
+mod layers;
+mod limits;
+mod listener;
+mod metrics;
+mod pages;
+
+use std::sync::Arc;
+
+use axum::Router;
+use entente_accounts::Accounts;
+use ruma::OwnedUserId;
+use url::Url;
+
+pub use self::{
+    error::MatrixError,
+    health::Readiness,
+    layers::{HttpSettings, InFlight},
+    limits::{LimitKind, Limits, RateLimit},
+    listener::{Acme, ConnectionSettings, Listener, Server, ServerError, Tls},
+    metrics::{Metrics, metrics_router},
+};
+
+/// What handlers work with. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ApiState {
+    /// The accounts.
+    pub accounts: Accounts,
+    /// Whether what it needs is there.
+    pub readiness: Arc<dyn Readiness>,
+    /// The rate limits.
+    pub limits: Limits,
+    /// What the server tells about itself.
+    pub identity: Arc<Identity>,
+    /// What it tells Prometheus.
+    pub metrics: Metrics,
+    /// Bounds on requests.
+    pub http: HttpSettings,
+    /// The places for requests that are worked on.
+    pub in_flight: InFlight,
+}
+
+/// A part of what is served, so that a listener can leave the other to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// The client-server API and the pages.
+    Client,
+    /// The server-server API.
+    Federation,
+}
+
+/// What the server tells about itself.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Where clients reach it.
+    pub public_base_url: Url,
+    /// `host:port` where other servers reach it.
+    pub federation_address: String,
+    /// Whom to ask for help.
+    pub support: Support,
+}
+
+/// Whom to ask for help (C-S API, `GET /.well-known/matrix/support`).
+#[derive(Clone, Debug, Default)]
+pub struct Support {
+    /// People.
+    pub contacts: Vec<SupportContact>,
+    /// A page.
+    pub page: Option<String>,
+}
+
+/// Somebody to ask for help; at least one of the two addresses is there.
+#[derive(Clone, Debug)]
+pub struct SupportContact {
+    /// `m.role.admin`, `m.role.security`, or another.
+    pub role: String,
+    /// An e-mail address.
+    pub email_address: Option<String>,
+    /// A Matrix user.
+    pub matrix_id: Option<OwnedUserId>,
+}
+
+/// What a public listener serves: the given resources, and on every listener the health checks and `/.well-known/matrix/`.
+pub fn router(state: ApiState, serves: &[Resource]) -> Router {
+    let mut routes = Router::new().merge(client::discovery()).merge(federation::discovery()).merge(health::routes());
+    if serves.contains(&Resource::Client) {
+        routes = routes.merge(client::routes()).merge(landing::routes());
+    }
+    if serves.contains(&Resource::Federation) {
+        routes = routes.merge(federation::routes());
+    }
+    let routes =
+        routes.fallback(endpoint::unrecognized).method_not_allowed_fallback(endpoint::method_not_allowed);
+    layers::around(routes, &state).with_state(state)
+}

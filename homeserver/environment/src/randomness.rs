@@ -1,4 +1,7 @@
-#![expect(clippy::disallowed_methods, reason = "this is the one place that asks the machine for random bytes")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that asks the machine for random bytes"
+)]
 
 use std::{
     fmt,
@@ -59,7 +62,9 @@ impl Randomness {
     }
 
     fn text(&self, alphabet: &[u8], length: usize) -> String {
-        self.with(|rng| (0..length).map(|_| char::from(alphabet[rng.random_range(0..alphabet.len())])).collect())
+        self.with(|rng| {
+            (0..length).map(|_| char::from(alphabet[rng.random_range(0..alphabet.len())])).collect()
+        })
     }
 }
 

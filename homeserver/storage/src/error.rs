@@ -25,12 +25,22 @@ pub enum StorageError {
         reason: String,
     },
     /// The store was written by a newer version of this program.
-    #[error("the store has schema {found}, this program knows schemas up to {supported}; start a newer version")]
+    #[error(
+        "the store has schema {found}, this program knows schemas up to {supported}; start a newer version"
+    )]
     SchemaTooNew {
         /// The schema version in the store.
         found: u32,
         /// The newest one that this program can read.
         supported: u32,
+    },
+    /// A backup file is cut short, was changed since it was written, or is something else.
+    #[error("{} is not a whole backup: {reason}", path.display())]
+    DamagedBackup {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The store holds no data yet although it was asked for, or holds some where it must be empty.
     #[error("{0}")]

@@ -9,6 +9,7 @@
 //! - [`Transaction`]: checks, writes and log entries as data. Many are merged into one group commit.
 //! - [`Position`] and [`LogRecord`]: the change log, and [`Follower`], who reads it from a stored cursor.
 //! - [`engine`]: fjall (the embedded default), PostgreSQL, an in-memory engine with fault injection, and sled.
+//! - [`backup`]: copies of a running store in a file, from which a store of any engine is restored.
 
 pub mod backup;
 pub mod codec;

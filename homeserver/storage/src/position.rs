@@ -98,7 +98,8 @@ impl Position {
 /// `s<sequence>` for each writer, led by `w<writer>` unless that is writer 0: `s1742`, `s17w3s5`.
 impl fmt::Display for Position {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.sequence_of(WriterId::SINGLE) > 0 || self.sequences.iter().all(|&(_, sequence)| sequence == 0) {
+        if self.sequence_of(WriterId::SINGLE) > 0 || self.sequences.iter().all(|&(_, sequence)| sequence == 0)
+        {
             write!(formatter, "s{}", self.sequence_of(WriterId::SINGLE))?;
         }
         for (writer, sequence) in self.writers() {
@@ -154,19 +155,19 @@ fn leading_number(text: &str) -> Result<(u64, &str), ParsePositionError> {
     Ok((digits.parse().map_err(|_| ParsePositionError)?, rest))
 }
 
-impl minicbor::Encode<()> for Position {
+impl<C> minicbor::Encode<C> for Position {
     fn encode<W: minicbor::encode::Write>(
         &self,
         encoder: &mut minicbor::Encoder<W>,
-        (): &mut (),
+        _: &mut C,
     ) -> Result<(), minicbor::encode::Error<W::Error>> {
         encoder.str(&self.to_string())?;
         Ok(())
     }
 }
 
-impl<'b> minicbor::Decode<'b, ()> for Position {
-    fn decode(decoder: &mut minicbor::Decoder<'b>, (): &mut ()) -> Result<Self, minicbor::decode::Error> {
+impl<'b, C> minicbor::Decode<'b, C> for Position {
+    fn decode(decoder: &mut minicbor::Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
         decoder.str()?.parse().map_err(minicbor::decode::Error::custom)
     }
 }

@@ -124,6 +124,11 @@ impl<K, V> Clone for Scan<K, V> {
 }
 
 impl RowRange {
+    /// All rows of a keyspace, `limit` a page.
+    pub(crate) fn all_of(info: KeyspaceInfo, limit: usize) -> Self {
+        Self { info, lower: Bound::Included(Bytes::new()), upper: Bound::Unbounded, reverse: false, limit }
+    }
+
     /// Goes on behind the last row of an earlier page.
     pub fn resume(&mut self, Resume(last): Resume) {
         if self.reverse {
@@ -138,9 +143,10 @@ impl RowRange {
         match (&self.lower, &self.upper) {
             (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
             (Bound::Included(lower), Bound::Included(upper)) => lower > upper,
-            (Bound::Included(lower) | Bound::Excluded(lower), Bound::Included(upper) | Bound::Excluded(upper)) => {
-                lower >= upper
-            }
+            (
+                Bound::Included(lower) | Bound::Excluded(lower),
+                Bound::Included(upper) | Bound::Excluded(upper),
+            ) => lower >= upper,
         }
     }
 
@@ -148,7 +154,9 @@ impl RowRange {
         let raises = match (&self.lower, &bound) {
             (Bound::Unbounded, _) => true,
             (Bound::Included(old), Bound::Excluded(new)) => new >= old,
-            (Bound::Included(old) | Bound::Excluded(old), Bound::Included(new) | Bound::Excluded(new)) => new > old,
+            (Bound::Included(old) | Bound::Excluded(old), Bound::Included(new) | Bound::Excluded(new)) => {
+                new > old
+            }
             (_, Bound::Unbounded) => false,
         };
         if raises {
@@ -160,7 +168,9 @@ impl RowRange {
         let drops = match (&self.upper, &bound) {
             (Bound::Unbounded, _) => true,
             (Bound::Included(old), Bound::Excluded(new)) => new <= old,
-            (Bound::Included(old) | Bound::Excluded(old), Bound::Included(new) | Bound::Excluded(new)) => new < old,
+            (Bound::Included(old) | Bound::Excluded(old), Bound::Included(new) | Bound::Excluded(new)) => {
+                new < old
+            }
             (_, Bound::Unbounded) => false,
         };
         if drops {

@@ -1,13 +1,26 @@
 use futures_util::future::BoxFuture;
 
-use crate::{Catalogue, Keyspace, KeyspaceInfo, StorageError, Store, Transaction, follower, log};
+use crate::{
+    Bytes, Catalogue, Keyspace, KeyspaceInfo, Snapshot, StorageError, Store, Transaction, follower, log,
+    scan::RowRange,
+};
 
 /// The schema version that the store has.
 const SCHEMA: Keyspace<u8, u64> = Keyspace::new(0, "storage.schema");
 const VERSION_ROW: u8 = 0;
 
-pub(crate) const OWN_KEYSPACES: [KeyspaceInfo; 4] =
-    [SCHEMA.info(), log::LOG.info(), log::HEADS.info(), follower::CURSORS.info()];
+/// The digest of the backup that is being restored. The row goes in the transaction that writes the schema version, so that
+/// a store into which a restore was interrupted never looks complete.
+const RESTORING: Keyspace<u8, Bytes> = Keyspace::new(15, "storage.restoring");
+const RESTORING_ROW: u8 = 0;
+
+pub(crate) const OWN_KEYSPACES: [KeyspaceInfo; 5] =
+    [SCHEMA.info(), log::LOG.info(), log::HEADS.info(), follower::CURSORS.info(), RESTORING.info()];
+
+/// Whether the rows of a keyspace say how far the store itself has come, and so belong into no backup.
+pub(crate) fn is_of_the_store_itself(keyspace: KeyspaceInfo) -> bool {
+    [SCHEMA.info().id, RESTORING.info().id].contains(&keyspace.id)
+}
 
 /// What a program expects of a store.
 #[derive(Debug)]
@@ -39,8 +52,12 @@ pub(crate) async fn prepare(
     version: u32,
     migrations: &[Migration],
 ) -> Result<(), StorageError> {
-    let found = stored_version(store).await?;
-    let Some(found) = found else {
+    let snapshot = store.snapshot().await?;
+    let Some(found) = version_in(&snapshot).await? else {
+        if snapshot.get(&RESTORING, RESTORING_ROW).await?.is_some() {
+            return Err(interrupted_restore());
+        }
+        refuse_rows(&snapshot, &store.catalogue).await?;
         return write_version(store, None, version).await;
     };
     if found > version {
@@ -48,7 +65,12 @@ pub(crate) async fn prepare(
     }
     let mut reached = found;
     for migration in migrations.iter().filter(|migration| migration.to > found) {
-        tracing::info!(schema.from = reached, schema.to = migration.to, "migrating the store: {}", migration.name);
+        tracing::info!(
+            schema.from = reached,
+            schema.to = migration.to,
+            "migrating the store: {}",
+            migration.name
+        );
         (migration.run)(store).await?;
         write_version(store, Some(reached), migration.to).await?;
         reached = migration.to;
@@ -60,8 +82,29 @@ pub(crate) async fn prepare(
     }
 }
 
-pub(crate) async fn stored_version(store: &Store) -> Result<Option<u32>, StorageError> {
-    let version = store.snapshot().await?.get(&SCHEMA, VERSION_ROW).await?;
+fn interrupted_restore() -> StorageError {
+    StorageError::Refused(String::from(
+        "a restore into this store was interrupted: run it again with the same backup, or empty the store",
+    ))
+}
+
+/// Refuses a store that has rows, although it has no schema version.
+async fn refuse_rows(snapshot: &Snapshot, catalogue: &Catalogue) -> Result<(), StorageError> {
+    for keyspace in catalogue.iter() {
+        let page = snapshot.scan_rows(RowRange::all_of(keyspace, 1)).await?;
+        if !page.rows.is_empty() {
+            return Err(StorageError::Refused(format!(
+                "the store has rows in {} but no schema version: it is not a store of this program, or not a whole one",
+                keyspace.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The schema version that a snapshot shows; `None` if the store was not prepared yet.
+pub(crate) async fn version_in(snapshot: &Snapshot) -> Result<Option<u32>, StorageError> {
+    let version = snapshot.get(&SCHEMA, VERSION_ROW).await?;
     let corrupt = |_| StorageError::Corrupt {
         keyspace: SCHEMA.info().name,
         reason: String::from("the version is out of range"),
@@ -72,10 +115,57 @@ pub(crate) async fn stored_version(store: &Store) -> Result<Option<u32>, Storage
 async fn write_version(store: &Store, from: Option<u32>, to: u32) -> Result<(), StorageError> {
     let mut transaction = Transaction::new();
     transaction.check_unchanged(&SCHEMA, VERSION_ROW, from.map(u64::from).as_ref());
+    transaction.check_absent(&RESTORING, RESTORING_ROW);
     transaction.put(&SCHEMA, VERSION_ROW, &u64::from(to));
     match store.commit(transaction).await {
         // Another node of the same version was quicker.
-        Err(error) if error.is_conflict() && stored_version(store).await? == Some(to) => Ok(()),
+        Err(error) if error.is_conflict() && version_in(&store.snapshot().await?).await? == Some(to) => {
+            Ok(())
+        }
         outcome => outcome.map(|_| ()),
     }
+}
+
+/// Marks an empty store as one into which the backup with this digest is being restored. A store that bears the mark of
+/// the same backup already is taken as it is: its rows are some of those that follow.
+pub(crate) async fn begin_restore(store: &Store, digest: &Bytes) -> Result<(), StorageError> {
+    let snapshot = store.snapshot().await?;
+    if version_in(&snapshot).await?.is_some() {
+        return Err(StorageError::Refused(String::from(
+            "the store is in use already: a backup is restored into an empty one only",
+        )));
+    }
+    match snapshot.get(&RESTORING, RESTORING_ROW).await? {
+        Some(marked) if marked == *digest => return Ok(()),
+        Some(_) => {
+            return Err(StorageError::Refused(String::from(
+                "the restore of another backup into this store was interrupted: empty the store first",
+            )));
+        }
+        None => refuse_rows(&snapshot, &store.catalogue).await?,
+    }
+    let mut transaction = Transaction::new();
+    transaction.check_absent(&SCHEMA, VERSION_ROW);
+    transaction.check_absent(&RESTORING, RESTORING_ROW);
+    transaction.put(&RESTORING, RESTORING_ROW, digest);
+    store.commit(transaction).await.map(|_| ())
+}
+
+/// Requires that the backup with this digest still is the one that is being restored.
+pub(crate) fn check_restoring(transaction: &mut Transaction, digest: &Bytes) {
+    transaction.check_unchanged(&RESTORING, RESTORING_ROW, Some(digest));
+}
+
+/// Takes the mark away and writes the schema version: from here on the store is complete.
+pub(crate) async fn complete_restore(
+    store: &Store,
+    digest: &Bytes,
+    version: u32,
+) -> Result<(), StorageError> {
+    let mut transaction = Transaction::new();
+    check_restoring(&mut transaction, digest);
+    transaction.check_absent(&SCHEMA, VERSION_ROW);
+    transaction.delete(&RESTORING, RESTORING_ROW);
+    transaction.put(&SCHEMA, VERSION_ROW, &u64::from(version));
+    store.commit(transaction).await.map(|_| ())
 }

@@ -15,8 +15,8 @@ const PATIENT_ATTEMPTS: u32 = 8;
 /// The store that everything above holds. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    engine: Arc<dyn Engine>,
-    catalogue: Arc<Catalogue>,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) catalogue: Arc<Catalogue>,
 }
 
 impl Store {
@@ -124,6 +124,8 @@ impl Watch {
     /// Waits until the log reaches beyond `known`, and answers how far. Returns at once if it already does.
     pub async fn beyond(&mut self, known: &Position) -> Result<Position, StorageError> {
         let reached = self.positions.wait_for(|position| !known.covers(position)).await;
-        reached.map(|position| position.clone()).map_err(|_| StorageError::Unavailable(String::from("closed")))
+        reached
+            .map(|position| position.clone())
+            .map_err(|_| StorageError::Unavailable(String::from("closed")))
     }
 }

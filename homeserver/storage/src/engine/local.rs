@@ -3,11 +3,7 @@
 //!
 //! Readers never see what is not yet on disk: [`LocalStore::snapshot`] hands out the view that the writer published last.
 
-use std::{
-    sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{sync::Arc, thread::JoinHandle, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -22,7 +18,7 @@ use super::{
     Engine, EngineSnapshot, RowKey, RowPage, RowRange,
     group::{Group, MergedWrites, RecentOutcomes, position_of},
 };
-use crate::{Commit, Position, StorageError, Transaction, WriterId, log::HEADS, value::Value};
+use crate::{Commit, Keyspace, LogPosition, Position, StorageError, Transaction, WriterId, log::HEADS};
 
 /// Transactions that wait at the most before callers wait to hand theirs in.
 const QUEUE_LENGTH: usize = 4_096;
@@ -82,29 +78,45 @@ struct LocalSnapshot<V> {
 impl<E: LocalEngine> LocalStore<E> {
     /// Starts the writer thread. Must be called on a Tokio runtime with timers.
     pub(crate) fn start(mut engine: E) -> Result<Self, StorageError> {
-        let sequence = match engine.get(&HEADS.row_key(WriterId::SINGLE))? {
-            Some(bytes) => u64::decode(&bytes)
-                .map_err(|reason| StorageError::Corrupt { keyspace: HEADS.info().name, reason })?,
-            None => 0,
-        };
-        let position = position_of(WriterId::SINGLE, sequence);
-        let snapshot = LocalSnapshot { view: Arc::new(engine.view()), position: position.clone() };
+        let view = engine.view();
+        let position = stored_heads(&view)?;
+        let snapshot = LocalSnapshot { view: Arc::new(view), position: position.clone() };
         let published = Arc::new(ArcSwap::from_pointee(snapshot));
-        let (publish_position, positions) = watch::channel(position);
+        let (publish_position, positions) = watch::channel(position.clone());
         let (commands, queue) = mpsc::channel(QUEUE_LENGTH);
         let writer = Writer {
             engine,
             queue,
-            sequence,
+            sequence: position.sequence_of(WriterId::SINGLE),
+            position,
             unsynced: false,
             recent: RecentOutcomes::default(),
             published: Arc::clone(&published),
             positions: publish_position,
             runtime: Handle::current(),
         };
-        let writer = std::thread::Builder::new().name(String::from("storage-writer")).spawn(|| writer.run())?;
+        let writer =
+            std::thread::Builder::new().name(String::from("storage-writer")).spawn(|| writer.run())?;
         Ok(Self { commands, published, positions, writer: Mutex::new(Some(writer)) })
     }
+}
+
+fn stored_heads(view: &impl LocalView) -> Result<Position, StorageError> {
+    let mut position = Position::start();
+    let mut next = Some(RowRange::all_of(HEADS.info(), usize::MAX));
+    while let Some(mut range) = next {
+        let page = view.scan(&range)?;
+        for (key, value) in &page.rows {
+            let writer = Keyspace::<WriterId, u64>::decode_key(HEADS.info(), key)?;
+            let sequence = Keyspace::<WriterId, u64>::decode_value(HEADS.info(), value)?;
+            position.include(LogPosition { writer, sequence });
+        }
+        next = page.next().map(|at| {
+            range.resume(at);
+            range
+        });
+    }
+    Ok(position)
 }
 
 fn closed() -> StorageError {
@@ -189,6 +201,8 @@ struct Writer<E: LocalEngine> {
     engine: E,
     queue: mpsc::Receiver<Command>,
     sequence: u64,
+    /// How far the log reaches, other writers' commits included: a restored store can have some.
+    position: Position,
     /// Whether relaxed commits wait to be synced.
     unsynced: bool,
     recent: RecentOutcomes,
@@ -274,7 +288,8 @@ impl<E: LocalEngine> Writer<E> {
         self.unsynced = !merged.durable;
         self.sequence = merged.sequence;
         self.recent.remember(&merged.admitted);
-        let position = position_of(WriterId::SINGLE, self.sequence);
+        self.position.join(&position_of(WriterId::SINGLE, self.sequence));
+        let position = self.position.clone();
         self.published.store(Arc::new(LocalSnapshot { view, position: position.clone() }));
         self.positions.send_if_modified(|published| {
             let grew = *published != position;

@@ -1,0 +1,115 @@
+//! `[media]`: where uploads and files fetched from other servers are kept.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::{
+    validation::Contradictions,
+    values::{ByteSize, Secret},
+};
+
+/// Which store keeps the media, and how large they may be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Media {
+    /// The store. Changing it does not move the media.
+    pub store: MediaStore,
+    /// The largest upload, in bytes; announced to clients as `m.upload.size`.
+    pub max_upload_size: ByteSize,
+    /// Settings of the store `files`.
+    pub files: FileMedia,
+    /// Settings of the store `s3`.
+    pub s3: S3Media,
+}
+
+impl Default for Media {
+    fn default() -> Self {
+        Self {
+            store: MediaStore::default(),
+            max_upload_size: ByteSize::mebibytes(100),
+            files: FileMedia::default(),
+            s3: S3Media::default(),
+        }
+    }
+}
+
+/// What keeps the media.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MediaStore {
+    /// Files in a directory of this machine.
+    #[default]
+    Files,
+    /// A bucket of a store that speaks the S3 protocol; several Entente nodes can share it.
+    S3,
+}
+
+/// The store `files`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FileMedia {
+    /// The directory; absent: `media` in the data directory. Read it through [`crate::Config::media_path`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+}
+
+/// The store `s3`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct S3Media {
+    /// Where the store is reached; absent: at Amazon, in the region.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<Url>,
+    /// The bucket's name. Needed if it is the store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<String>,
+    /// The region that requests are signed for.
+    pub region: String,
+    /// The name of the access key. Needed if it is the store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_key_id: Option<String>,
+    /// The access key. Needed if it is the store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_access_key: Option<Secret>,
+    /// Whether the bucket stands in the path (`host/bucket/…`) rather than in the host's name (`bucket.host/…`).
+    pub path_style: bool,
+}
+
+impl Default for S3Media {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            bucket: None,
+            region: "us-east-1".to_owned(),
+            access_key_id: None,
+            secret_access_key: None,
+            path_style: false,
+        }
+    }
+}
+
+impl Media {
+    pub(crate) fn check(&self, found: &mut Contradictions) {
+        if self.max_upload_size == ByteSize::bytes(0) {
+            found.add(&["media.max_upload_size"], "nothing could be uploaded");
+        }
+        if let Some(endpoint) = &self.s3.endpoint
+            && !matches!(endpoint.scheme(), "http" | "https")
+        {
+            found.add(&["media.s3.endpoint"], "an http or https address is needed");
+        }
+        if self.store != MediaStore::S3 {
+            return;
+        }
+        let given = [
+            ("media.s3.bucket", self.s3.bucket.as_ref().is_some_and(|bucket| !bucket.is_empty())),
+            ("media.s3.access_key_id", self.s3.access_key_id.as_ref().is_some_and(|id| !id.is_empty())),
+            ("media.s3.secret_access_key", self.s3.secret_access_key.is_some()),
+        ];
+        for (setting, _) in given.into_iter().filter(|(_, is_given)| !is_given) {
+            found.add(&["media.store", setting], format!("the store \"s3\" needs {setting}"));
+        }
+    }
+}

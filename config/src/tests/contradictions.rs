@@ -1,0 +1,159 @@
+//! Settings that are valid one by one, and not together.
+
+use insta::assert_snapshot;
+
+use super::{errors, parse, variables};
+use crate::Config;
+
+#[test]
+fn engines() {
+    assert_snapshot!(errors("[storage]\nengine = \"postgresql\""), @r#"entente.toml:2:10: storage.engine: the engine "postgresql" needs storage.postgresql.url"#);
+    assert_snapshot!(errors("[storage]\nengine = \"memory\""), @r#"entente.toml:2:10: storage.engine: the engine "memory" forgets everything when the program ends; set storage.allow_data_loss = true if that is meant"#);
+    assert_snapshot!(errors("[storage]\n\nengine = \"sled\"\nallow_data_loss = false"), @r#"entente.toml:3:10: storage.engine: the engine "sled" does not survive power cuts; set storage.allow_data_loss = true if that is meant"#);
+    assert!(parse("[storage]\nengine = \"memory\"\nallow_data_loss = true").is_ok());
+    assert!(parse("[storage]\nengine = \"sled\"\nallow_data_loss = true").is_ok());
+    assert_snapshot!(
+        errors("[storage.fjall]\njournal_size = \"1 MiB\"\nmemtable_size = \"1 KiB\"\n"), @r#"
+entente.toml:2:16: storage.fjall.journal_size: at least 64 MiB is needed
+entente.toml:3:17: storage.fjall.memtable_size: at least 1 MiB is needed
+"#);
+}
+
+#[test]
+fn media_stores() {
+    assert_snapshot!(
+        errors("[media]\nstore = \"s3\"\nmax_upload_size = 0\n[media.s3]\nbucket = \"\"\nendpoint = \"ftp://x/\""), @r#"
+entente.toml:2:9: media.store: the store "s3" needs media.s3.access_key_id
+entente.toml:2:9: media.store: the store "s3" needs media.s3.bucket
+entente.toml:2:9: media.store: the store "s3" needs media.s3.secret_access_key
+entente.toml:3:19: media.max_upload_size: nothing could be uploaded
+entente.toml:6:12: media.s3.endpoint: an http or https address is needed
+"#);
+}
+
+#[test]
+fn listeners() {
+    assert_snapshot!(errors("listeners = []"), @r#"entente.toml:1:13: listeners: without a listener nobody can reach the server"#);
+    assert_snapshot!(errors(
+        r#"
+[metrics]
+address = "127.0.0.1:80"
+
+[[listeners]]
+address = "127.0.0.1:80"
+serves = []
+[[listeners]]
+address = "127.0.0.1:80"
+[[listeners]]
+address = "127.0.0.1:0"
+[[listeners]]
+address = "127.0.0.1:0"
+"#
+    ), @r#"
+entente.toml:3:11: metrics.address: a listener already has 127.0.0.1:80
+entente.toml:7:10: listeners.0.serves: a listener that serves nothing is of no use
+entente.toml:9:11: listeners.1.address: another listener already has 127.0.0.1:80
+"#);
+}
+
+#[test]
+fn certificates_of_an_authority() {
+    assert_snapshot!(errors(
+        r#"
+server_name = "192.0.2.1"
+[[listeners]]
+address = "0.0.0.0:443"
+tls = { acme = true }
+
+[acme]
+directory_url = "http://authority.example/"
+"#
+    ), @r#"
+entente.toml:5:7: listeners.0.tls: acme.domains is needed: the host of the public base URL is not a domain name
+entente.toml:5:7: listeners.0.tls: no certificate is issued before acme.terms_of_service_agreed = true: read the authority's terms
+entente.toml:8:17: acme.directory_url: an authority is spoken to over https only
+"#);
+}
+
+#[test]
+fn federation() {
+    assert_snapshot!(errors("[federation]\nallow = [\"example.org\"]"), @r#"entente.toml:2:9: federation.allow: under federation.policy = "open" every server is allowed; set it to "closed" to speak only to these, or remove the list"#);
+    assert_snapshot!(errors("[federation]\npolicy = \"disabled\"\nallow = [\"example.org\"]"), @r#"entente.toml:3:9: federation.allow: under federation.policy = "disabled" no server is spoken to; set it to "closed" to speak only to these, or remove the list"#);
+    assert_snapshot!(errors(
+        r#"
+[federation]
+policy = "closed"
+allow = ["example.net", "example.org"]
+deny = ["example.org"]
+"#
+    ), @r#"entente.toml:4:25: federation.allow.1: "example.org" is in federation.deny as well"#);
+    assert!(parse("[federation]\npolicy = \"closed\"\nallow = [\"example.org\"]").is_ok());
+}
+
+#[test]
+fn support_contacts() {
+    assert_snapshot!(errors(
+        r#"
+[[support.contacts]]
+role = "m.role.admin"
+matrix_id = "@admin:example.org"
+[[support.contacts]]
+role = "m.role.security"
+"#
+    ), @r#"entente.toml:5:1: support.contacts.1: a contact needs an email_address or a matrix_id"#);
+}
+
+#[test]
+fn passwords_tokens_and_limits() {
+    assert_snapshot!(errors(
+        r#"
+[accounts]
+minimum_password_length = 600
+validity_period = "0 s"
+argon2 = { memory_kib = 16, parallelism = 4 }
+
+[login]
+refresh_token_lifetime = "1 min"
+
+[limits]
+max_client_body = "1 KiB"
+header_timeout = "0 s"
+"#
+    ), @r#"
+entente.toml:3:27: accounts.minimum_password_length: no password is long enough for this and short enough for accounts.maximum_password_bytes
+entente.toml:4:19: accounts.validity_period: more than nothing is needed
+entente.toml:5:25: accounts.argon2.memory_kib: Argon2 needs at least 8 KiB for each of accounts.argon2.parallelism lanes
+entente.toml:8:26: login.refresh_token_lifetime: a refresh token has to outlive the access token (login.refreshable_access_token_lifetime)
+entente.toml:11:19: limits.max_client_body: at least 128 KiB is needed
+entente.toml:12:18: limits.header_timeout: more than nothing is needed
+"#);
+}
+
+#[test]
+fn public_base_urls() {
+    assert_snapshot!(errors("public_base_url = \"ftp://example.org/\""), @r#"entente.toml:1:19: public_base_url: expected an http or https address without user, query and fragment"#);
+    assert_snapshot!(errors("public_base_url = \"https://me:secret@example.org/?a#b\""), @r#"entente.toml:1:19: public_base_url: expected an http or https address without user, query and fragment"#);
+    assert_snapshot!(errors("public_base_url = \"https://my_host/\""), @r#"entente.toml:1:19: public_base_url: other servers can't be told this host; set federation.public_address"#);
+    assert!(
+        parse("public_base_url = \"https://my_host/\"\nfederation.public_address = \"a.example\"").is_ok()
+    );
+}
+
+#[test]
+fn a_variable_is_named_where_it_is_at_fault() {
+    let environment = variables(&[("ENTENTE_STORAGE__ENGINE", "memory")]);
+    let error =
+        Config::parse("[storage]\nengine = \"fjall\"", "entente.toml", environment).expect_err("refused");
+    assert_snapshot!(error, @r#"ENTENTE_STORAGE__ENGINE: storage.engine: the engine "memory" forgets everything when the program ends; set storage.allow_data_loss = true if that is meant"#);
+}
+
+/// A misspelt `url` is not missing as well.
+#[test]
+fn consequences_of_other_problems_are_not_reported() {
+    assert_snapshot!(errors("[storage]\nengine = \"postgresql\"\npostgresql.ulr = \"postgresql://localhost/\""), @r#"entente.toml:3:12: unknown setting "storage.postgresql.ulr"; did you mean "storage.postgresql.url"?"#);
+    assert_snapshot!(errors("[stroage]\npostgresql.url = \"x\"\n[storage]\nengine = \"postgresql\""), @r#"entente.toml:1:2: unknown setting "stroage"; did you mean "storage"?"#);
+    assert_snapshot!(errors("[log]\nformat = \"xml\"\n[storage]\nengine = \"postgresql\""), @r#"
+entente.toml:2:10: log.format: expected "human" or "json", found "xml"
+entente.toml:4:10: storage.engine: the engine "postgresql" needs storage.postgresql.url
+"#);
+}

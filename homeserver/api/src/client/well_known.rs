@@ -1,0 +1,43 @@
+use axum::extract::State;
+use ruma::api::client::discovery::{
+    discover_homeserver::{self, HomeserverInfo},
+    discover_support::{self, Contact},
+};
+
+use crate::{ApiState, MatrixError, SupportContact, endpoint::Anonymous};
+
+/// `GET /.well-known/matrix/client`.
+pub(super) async fn client(
+    State(state): State<ApiState>,
+    _: Anonymous,
+    _: discover_homeserver::Request,
+) -> Result<discover_homeserver::Response, MatrixError> {
+    let base_url = state.identity.public_base_url.as_str().trim_end_matches('/').to_owned();
+    Ok(discover_homeserver::Response::new(HomeserverInfo::new(base_url)))
+}
+
+/// `GET /.well-known/matrix/support`.
+pub(super) async fn support(
+    State(state): State<ApiState>,
+    _: Anonymous,
+    _: discover_support::Request,
+) -> Result<discover_support::Response, MatrixError> {
+    let support = &state.identity.support;
+    if support.contacts.is_empty() && support.page.is_none() {
+        return Err(MatrixError::not_found("the operator of this server names no contact"));
+    }
+    let mut response = discover_support::Response::with_contacts(support.contacts.iter().map(render).collect());
+    response.support_page = support.page.clone();
+    Ok(response)
+}
+
+fn render(contact: &SupportContact) -> Contact {
+    let role = contact.role.as_str().into();
+    let mut rendered = match (&contact.email_address, &contact.matrix_id) {
+        (Some(email_address), _) => Contact::with_email_address(role, email_address.clone()),
+        (None, Some(matrix_id)) => Contact::with_matrix_id(role, matrix_id.clone()),
+        (None, None) => Contact::with_email_address(role, String::new()),
+    };
+    rendered.matrix_id = contact.matrix_id.clone();
+    rendered
+}

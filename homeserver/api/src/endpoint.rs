@@ -1,0 +1,219 @@
+//! The way from `ruma`'s description of an endpoint to a handler: adding an endpoint is one function and one line.
+
+use std::{
+    future::Future,
+    net::IpAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{MatchedPath, RawPathParams, Request, State},
+    http::{Method, request::Parts},
+    response::{IntoResponse, Response},
+    routing::{MethodFilter, on},
+};
+use entente_accounts::Session;
+use ruma::api::{
+    IncomingRequest, IncomingRequestExt, OutgoingResponseExt,
+    auth_scheme::{
+        AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken, NoAuthentication,
+    },
+    path_builder::PathBuilder,
+};
+
+use crate::{
+    ApiState, LimitKind, MatrixError,
+    address::{ClientAddress, address_key},
+};
+
+/// Whoever sends a request that needs no proof of who it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Anonymous {
+    address: Option<IpAddr>,
+}
+
+impl Anonymous {
+    /// What limits are counted by: the address, an IPv6 one by its /64.
+    pub(crate) fn address_key(self) -> String {
+        address_key(self.address)
+    }
+}
+
+/// What a handler may learn of who is asking, for an endpoint with the authentication `A`. That the wrong kind does not
+/// compile is what keeps an endpoint from forgetting to ask.
+pub(crate) trait Caller<A>: Sized + Send {
+    /// Asks.
+    fn identify(
+        state: &ApiState,
+        parts: &Parts,
+        rate_limited: bool,
+    ) -> impl Future<Output = Result<Self, MatrixError>> + Send;
+}
+
+impl Caller<AccessToken> for Session {
+    async fn identify(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Self, MatrixError> {
+        let token = access_token::<AccessToken, _>(parts)?;
+        authenticate(state, parts, &token, rate_limited).await
+    }
+}
+
+impl Caller<AccessTokenOptional> for Option<Session> {
+    async fn identify(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Self, MatrixError> {
+        match access_token::<AccessTokenOptional, _>(parts)? {
+            Some(token) => authenticate(state, parts, &token, rate_limited).await.map(Some),
+            None => anonymous(state, parts, rate_limited).map(|_| None),
+        }
+    }
+}
+
+impl Caller<NoAccessToken> for Anonymous {
+    async fn identify(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Self, MatrixError> {
+        anonymous(state, parts, rate_limited)
+    }
+}
+
+impl Caller<NoAuthentication> for Anonymous {
+    async fn identify(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Self, MatrixError> {
+        anonymous(state, parts, rate_limited)
+    }
+}
+
+/// Logging in and registering, which application services may do with their own token.
+impl Caller<AppserviceTokenOptional> for Anonymous {
+    async fn identify(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Self, MatrixError> {
+        anonymous(state, parts, rate_limited)
+    }
+}
+
+fn access_token<A, T>(parts: &Parts) -> Result<T, MatrixError>
+where
+    A: AuthScheme<Output = T, ExtractAuthenticationError: std::fmt::Display>,
+{
+    let mut request = http::Request::new(());
+    *request.uri_mut() = parts.uri.clone();
+    if let Some(authorization) = parts.headers.get(http::header::AUTHORIZATION) {
+        request.headers_mut().insert(http::header::AUTHORIZATION, authorization.clone());
+    }
+    A::extract_authentication(&request).map_err(|_| MatrixError::missing_token())
+}
+
+async fn authenticate(
+    state: &ApiState,
+    parts: &Parts,
+    token: &str,
+    rate_limited: bool,
+) -> Result<Session, MatrixError> {
+    let address = ClientAddress::of(parts);
+    let session = match state.accounts.authenticate(token, address).await {
+        Ok(session) => session,
+        Err(error) => {
+            // Guessing tokens counts against the guesser.
+            state.limits.take(LimitKind::RequestsByAddress, &address_key(address))?;
+            return Err(error.into());
+        }
+    };
+    if rate_limited {
+        state.limits.take(LimitKind::RequestsByUser, session.user_id.as_str())?;
+    }
+    Ok(session)
+}
+
+fn anonymous(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Anonymous, MatrixError> {
+    let address = ClientAddress::of(parts);
+    if rate_limited {
+        state.limits.take(LimitKind::RequestsByAddress, &address_key(address))?;
+    }
+    Ok(Anonymous { address })
+}
+
+/// Registers endpoints by their handlers.
+pub(crate) trait Endpoints {
+    /// Serves an endpoint under all its paths. The request's type says which they are, by which method it is called, whose
+    /// token it needs and whether it is rate limited.
+    #[must_use]
+    fn endpoint<C, R, F, Fut>(self, handler: F) -> Self
+    where
+        C: Caller<R::Authentication> + 'static,
+        R: IncomingRequest + Send + 'static,
+        R::OutgoingResponse: Send,
+        F: Fn(State<ApiState>, C, R) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<R::OutgoingResponse, MatrixError>> + Send;
+}
+
+impl Endpoints for Router<ApiState> {
+    fn endpoint<C, R, F, Fut>(mut self, handler: F) -> Self
+    where
+        C: Caller<R::Authentication> + 'static,
+        R: IncomingRequest + Send + 'static,
+        R::OutgoingResponse: Send,
+        F: Fn(State<ApiState>, C, R) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<R::OutgoingResponse, MatrixError>> + Send,
+    {
+        let method = MethodFilter::try_from(R::METHOD).expect("the spec uses only standard methods");
+        for path in R::PATH_BUILDER.all_paths() {
+            let handler = handler.clone();
+            let serve = move |State(state): State<ApiState>, path_params: RawPathParams, request: Request| {
+                let handler = handler.clone();
+                async move {
+                    let outcome = answer(state, &path_params, request, handler).await;
+                    outcome.unwrap_or_else(IntoResponse::into_response)
+                }
+            };
+            self = self.route(path, on(method, serve));
+        }
+        self
+    }
+}
+
+async fn answer<C, R, F, Fut>(
+    state: ApiState,
+    path_params: &RawPathParams,
+    request: Request,
+    handler: F,
+) -> Result<Response, MatrixError>
+where
+    C: Caller<R::Authentication>,
+    R: IncomingRequest,
+    F: Fn(State<ApiState>, C, R) -> Fut,
+    Fut: Future<Output = Result<R::OutgoingResponse, MatrixError>>,
+{
+    let (parts, body) = request.into_parts();
+    let caller = C::identify(&state, &parts, R::RATE_LIMITED).await?;
+    let body = read_body(&parts, body, state.http.max_request_body).await?;
+    let path_args: Vec<&str> = path_params.iter().map(|(_, value)| value).collect();
+    let request = parse::<R>(parts, &body, &path_args)?;
+    let response = handler(State(state), caller, request).await?;
+    let response = response.try_into_http_response::<Vec<u8>>().map_err(MatrixError::internal)?;
+    Ok(response.map(Body::from))
+}
+
+async fn read_body(parts: &Parts, body: Body, most_bytes: usize) -> Result<Bytes, MatrixError> {
+    let body = axum::body::to_bytes(body, most_bytes).await;
+    let body = body.map_err(|error| MatrixError::unreadable_body(&error, most_bytes))?;
+    // Clients leave out the body where all its fields are optional.
+    if body.is_empty() && parts.method != Method::GET { Ok(Bytes::from_static(b"{}")) } else { Ok(body) }
+}
+
+fn parse<R: IncomingRequest>(parts: Parts, body: &Bytes, path_args: &[&str]) -> Result<R, MatrixError> {
+    let request = http::Request::from_parts(parts, body.as_ref());
+    // A deserialiser that panics on odd input must not cost the client its connection.
+    let parsed = catch_unwind(AssertUnwindSafe(|| R::try_from_http_request(request, path_args)));
+    match parsed {
+        Ok(parsed) => parsed.map_err(|error| MatrixError::unreadable_request(&error)),
+        Err(_) => Err(MatrixError::bad_json("the request does not have the shape that this endpoint needs")),
+    }
+}
+
+/// The answer to paths that nobody serves.
+pub(crate) async fn unrecognized() -> MatrixError {
+    MatrixError::unrecognized()
+}
+
+/// The answer to a method that a known path does not have.
+pub(crate) async fn method_not_allowed(path: Option<MatchedPath>) -> MatrixError {
+    tracing::debug!(http.route = path.as_ref().map(MatchedPath::as_str), "method not allowed");
+    MatrixError::method_not_allowed()
+}
+

@@ -1,0 +1,217 @@
+//! Matrix errors: every one with its status, its code, and a message that helps.
+
+use std::{fmt::Display, time::Duration};
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use entente_accounts::AccountError;
+use entente_storage::StorageError;
+use ruma::api::{
+    client::uiaa::UiaaInfo,
+    error::{DeserializationError, FromHttpRequestError},
+};
+use serde_json::{Value, json};
+
+/// When a client should try again that met a server in trouble.
+const TROUBLE_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// An answer that says why not.
+#[derive(Debug)]
+pub struct MatrixError {
+    status: StatusCode,
+    body: Value,
+    retry_after: Option<Duration>,
+}
+
+impl MatrixError {
+    fn new(status: StatusCode, errcode: &str, message: impl Display) -> Self {
+        let body = json!({ "errcode": errcode, "error": message.to_string() });
+        Self { status, body, retry_after: None }
+    }
+
+    /// 401, `M_MISSING_TOKEN`.
+    pub fn missing_token() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN", "an access token is needed, as a bearer token")
+    }
+
+    /// 403, `M_FORBIDDEN`.
+    pub fn forbidden(message: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "M_FORBIDDEN", message)
+    }
+
+    /// 404, `M_NOT_FOUND`.
+    pub fn not_found(message: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "M_NOT_FOUND", message)
+    }
+
+    /// 400, `M_INVALID_PARAM`.
+    pub fn invalid_param(message: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "M_INVALID_PARAM", message)
+    }
+
+    /// 400, `M_BAD_JSON`.
+    pub fn bad_json(message: impl Display) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "M_BAD_JSON", message)
+    }
+
+    /// 400, `M_UNKNOWN`: a `type` in a login that this server does not know.
+    pub fn unknown_login_type() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "this kind of login is not offered here; see GET /login")
+    }
+
+    /// 400, `M_MISSING_PARAM`: a login that names nobody.
+    pub fn missing_identifier() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "M_MISSING_PARAM", "the login needs an identifier")
+    }
+
+    /// 405, `M_BAD_JSON`: account data that has an endpoint of its own (C-S API, "Client Config").
+    pub fn managed_type(event_type: &str) -> Self {
+        let message = format!("{event_type} has an endpoint of its own and cannot be set as account data");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "M_BAD_JSON", message)
+    }
+
+    /// 404, `M_UNRECOGNIZED`.
+    pub fn unrecognized() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "M_UNRECOGNIZED", "this server does not know that endpoint")
+    }
+
+    /// 405, `M_UNRECOGNIZED`.
+    pub fn method_not_allowed() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED", "this endpoint is called by another method")
+    }
+
+    /// 429, `M_LIMIT_EXCEEDED`.
+    pub fn limit_exceeded(retry_after: Duration) -> Self {
+        let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED", "too many requests");
+        error.body["retry_after_ms"] = json!(retry_after.as_millis());
+        error.retry_after = Some(retry_after);
+        error
+    }
+
+    /// 503, `M_UNKNOWN`: the server has too much to do, or cannot reach what it needs.
+    pub fn unavailable(message: &str) -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message);
+        Self { retry_after: Some(TROUBLE_RETRY_AFTER), ..error }
+    }
+
+    /// 504, `M_UNKNOWN`: it took too long.
+    pub fn timed_out() -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", "the request took too long")
+    }
+
+    /// 500, `M_UNKNOWN`. The cause is logged here, once, and not told.
+    pub fn internal(error: impl Display) -> Self {
+        tracing::error!(%error, "a request failed inside the server");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", "the server made a mistake; it was logged")
+    }
+
+    /// 401 with what the client has to do next.
+    fn interactive(info: &UiaaInfo) -> Self {
+        match serde_json::to_value(info) {
+            Ok(body) => Self { status: StatusCode::UNAUTHORIZED, body, retry_after: None },
+            Err(error) => Self::internal(error),
+        }
+    }
+
+    /// A body that is too large, or that broke off.
+    pub(crate) fn unreadable_body(error: &axum::Error, most_bytes: usize) -> Self {
+        let is_too_large = std::error::Error::source(error).is_some_and(|source| {
+            source.to_string().contains("length limit exceeded")
+        });
+        if is_too_large {
+            let message = format!("a request has at most {most_bytes} bytes");
+            return Self::new(StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE", message);
+        }
+        Self::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "the request ended before it was complete")
+    }
+
+    /// A request that does not have the shape of its endpoint.
+    pub(crate) fn unreadable_request(error: &FromHttpRequestError) -> Self {
+        let FromHttpRequestError::Deserialization(error) = error else {
+            return Self::method_not_allowed();
+        };
+        match error {
+            DeserializationError::Json(error) if error.is_data() => Self::bad_json(error),
+            DeserializationError::Json(error) => {
+                Self::new(StatusCode::BAD_REQUEST, "M_NOT_JSON", format!("the body is not JSON: {error}"))
+            }
+            DeserializationError::Utf8(_) => {
+                Self::new(StatusCode::BAD_REQUEST, "M_NOT_JSON", "the body is not UTF-8")
+            }
+            DeserializationError::Query(error) if error.to_string().starts_with("missing field") => {
+                Self::new(StatusCode::BAD_REQUEST, "M_MISSING_PARAM", error)
+            }
+            error => Self::new(StatusCode::BAD_REQUEST, "M_INVALID_PARAM", error),
+        }
+    }
+}
+
+impl IntoResponse for MatrixError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body)).into_response();
+        if let Some(retry_after) = self.retry_after {
+            // Whole seconds, and never too early.
+            let seconds = retry_after.as_millis().div_ceil(1_000).max(1);
+            if let Ok(seconds) = HeaderValue::try_from(seconds.to_string()) {
+                response.headers_mut().insert(header::RETRY_AFTER, seconds);
+            }
+        }
+        response
+    }
+}
+
+impl From<AccountError> for MatrixError {
+    fn from(error: AccountError) -> Self {
+        let message = error.to_string();
+        let (status, errcode) = match error {
+            AccountError::Interactive(info) => return Self::interactive(&info),
+            AccountError::LimitExceeded { retry_after } => return Self::limit_exceeded(retry_after),
+            AccountError::Storage(error) => return error.into(),
+            AccountError::Internal(error) => return Self::internal(error),
+            AccountError::UnknownToken { soft_logout } => {
+                let mut error = Self::new(StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN", message);
+                error.body["soft_logout"] = json!(soft_logout);
+                return error;
+            }
+            AccountError::UserLocked => {
+                let mut error = Self::new(StatusCode::UNAUTHORIZED, "M_USER_LOCKED", message);
+                error.body["soft_logout"] = json!(true);
+                return error;
+            }
+            AccountError::RegistrationClosed
+            | AccountError::WrongCredentials
+            | AccountError::PasswordLoginDisabled
+            | AccountError::InvalidLoginToken
+            | AccountError::Forbidden(_) => (StatusCode::FORBIDDEN, "M_FORBIDDEN"),
+            AccountError::GuestsRefused => (StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN"),
+            AccountError::InvalidUsername => (StatusCode::BAD_REQUEST, "M_INVALID_USERNAME"),
+            AccountError::UsernameTaken => (StatusCode::BAD_REQUEST, "M_USER_IN_USE"),
+            AccountError::WeakPassword { .. } => (StatusCode::BAD_REQUEST, "M_WEAK_PASSWORD"),
+            AccountError::UserSuspended => (StatusCode::FORBIDDEN, "M_USER_SUSPENDED"),
+            AccountError::UserDeactivated => (StatusCode::FORBIDDEN, "M_USER_DEACTIVATED"),
+            AccountError::AccountExpired => (StatusCode::FORBIDDEN, "ORG_MATRIX_EXPIRED_ACCOUNT"),
+            AccountError::UserNotFound | AccountError::NotFound(_) => (StatusCode::NOT_FOUND, "M_NOT_FOUND"),
+            AccountError::InvalidParameter(_) => (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
+            AccountError::ProfileTooLarge => (StatusCode::BAD_REQUEST, "M_PROFILE_TOO_LARGE"),
+            AccountError::KeyTooLarge => (StatusCode::BAD_REQUEST, "M_KEY_TOO_LARGE"),
+            AccountError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),
+            error => return Self::internal(error),
+        };
+        Self::new(status, errcode, message)
+    }
+}
+
+impl From<StorageError> for MatrixError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Conflict { .. } | StorageError::Unavailable(_) => {
+                tracing::warn!(%error, "a request found no storage");
+                Self::unavailable("the server cannot store that at present; nothing was changed")
+            }
+            error => Self::internal(error),
+        }
+    }
+}

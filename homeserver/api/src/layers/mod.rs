@@ -1,0 +1,45 @@
+//! What every request goes through, from the outside in: panics are caught, the request gets its id and its log line, CORS
+//! headers, its place among those in flight, the client's address, a time limit, and compression of the answer.
+
+mod address;
+mod cors;
+mod in_flight;
+mod observe;
+mod panics;
+mod timeout;
+
+use std::time::Duration;
+
+use axum::{Router, middleware::{from_fn, from_fn_with_state}};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    compression::{CompressionLayer, predicate::SizeAbove},
+};
+
+pub use self::in_flight::InFlight;
+pub(crate) use self::address::TrustedProxies;
+use crate::ApiState;
+
+/// Smaller answers are sent as they are.
+const COMPRESS_FROM_BYTES: u64 = 1024;
+
+/// Bounds on requests.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpSettings {
+    /// The most bytes of a request's body, unless its endpoint says otherwise.
+    pub max_request_body: usize,
+    /// The longest that a request may take, long polls aside.
+    pub request_timeout: Duration,
+}
+
+/// Puts the layers around the routes.
+pub(crate) fn around(routes: Router<ApiState>, state: &ApiState) -> Router<ApiState> {
+    routes
+        .layer(CompressionLayer::new().gzip(true).compress_when(SizeAbove::new(COMPRESS_FROM_BYTES)))
+        .layer(from_fn_with_state(state.clone(), timeout::limit))
+        .layer(from_fn(address::find))
+        .layer(from_fn_with_state(state.in_flight.clone(), in_flight::limit))
+        .layer(cors::layer())
+        .layer(CatchPanicLayer::custom(panics::respond))
+        .layer(from_fn_with_state(state.clone(), observe::observe))
+}

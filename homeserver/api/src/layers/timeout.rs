@@ -1,0 +1,15 @@
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use crate::{ApiState, MatrixError};
+
+/// Ends a request that takes too long. What it handed to the store is stored all the same, as a whole or not at all.
+pub(super) async fn limit(State(state): State<ApiState>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(state.http.request_timeout, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => MatrixError::timed_out().into_response(),
+    }
+}

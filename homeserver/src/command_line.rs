@@ -1,0 +1,76 @@
+//! What can be asked of the program.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A sovereign messaging and calling server: a Matrix homeserver and call bridge in one program.
+#[derive(Debug, Parser)]
+#[command(name = "entente", version)]
+pub(crate) struct CommandLine {
+    /// The configuration file; without one the server runs as localhost:8008 with everything under ./data.
+    #[arg(long, short, global = true, env = "ENTENTE_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs the server. The default.
+    Serve,
+    /// Reads the configuration, says what is wrong with it, and stops.
+    CheckConfig,
+    /// Administers accounts, through the running server if there is one.
+    Admin {
+        #[command(subcommand)]
+        command: AdminCommand,
+    },
+    /// Writes a backup of the store, through the running server if there is one, while it goes on working.
+    Backup {
+        /// The file to write; it must not exist yet.
+        file: PathBuf,
+    },
+    /// Reads a backup into an empty store, whatever engine it came from.
+    Restore {
+        /// The backup.
+        file: PathBuf,
+    },
+    /// Reads a backup from beginning to end and says whether it is whole.
+    VerifyBackup {
+        /// The backup.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdminCommand {
+    /// Makes a user. The password is read from standard input.
+    CreateUser {
+        /// The part of the id before the server's name.
+        name: String,
+        /// Makes the user an administrator.
+        #[arg(long)]
+        admin: bool,
+    },
+    /// Gives a user a new password, read from standard input, and ends all of the user's sessions.
+    ResetPassword {
+        /// The user's name or whole id.
+        user: String,
+    },
+    /// Makes a token with which people can register, and prints it.
+    RegistrationToken(RegistrationTokenArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RegistrationTokenArguments {
+    /// How many people may use it; without it, any number.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) uses: Option<u64>,
+    /// How many seconds it is valid; without it, for ever.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) lifetime: Option<u64>,
+    /// Makes whoever uses it an administrator.
+    #[arg(long)]
+    pub(crate) admin: bool,
+}

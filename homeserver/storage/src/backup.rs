@@ -1,1 +1,0 @@
-//! Online backups that any engine can be restored from.
