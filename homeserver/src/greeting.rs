@@ -20,5 +20,6 @@ pub(crate) fn greet(config: &Config, addresses: &[SocketAddr], first_token: Opti
             "\nNobody has an account yet. The first administrator registers in Element with this token, once:  {token}\n"
         ));
     }
+    text.push_str("\nCtrl-C stops it.");
     output::say(&text);
 }

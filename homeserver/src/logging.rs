@@ -12,10 +12,10 @@ pub(crate) fn check(config: &Config) -> Result<(), String> {
 pub(crate) fn start(config: &Config) -> Result<(), String> {
     let filter = filter(config)?;
     let layer = match config.log.format {
-        LogFormat::Human => fmt::layer().with_writer(std::io::stderr).boxed(),
+        LogFormat::Human => fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
         LogFormat::Json => {
             fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false)
-                .with_writer(std::io::stderr).boxed()
+                .with_writer(std::io::stderr).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed()
         }
     };
     tracing_subscriber::registry()

@@ -10,7 +10,7 @@ use std::{
 use entente_config::{Config, Engine};
 use entente_storage::{
     Store,
-    engine::{self, fjall, memory},
+    engine::{self, fjall, memory, postgresql},
 };
 
 use crate::catalogue;
@@ -48,7 +48,10 @@ pub(crate) async fn open_engine(config: &Config) -> Result<Arc<dyn engine::Engin
             tokio::task::spawn_blocking(move || fjall::open(&path, options)).await.map_err(|error| error.to_string())?
         }
         Engine::Postgresql => {
-            return Err("PG".into());
+            let url = storage.postgresql.url.as_ref().map(|url| url.reveal().to_owned()).unwrap_or_default();
+            let max_connections = storage.postgresql.max_connections;
+            let ca_file = storage.postgresql.ca_file.clone();
+            postgresql::open(postgresql::Options { url, max_connections, ca_file }).await
         }
         Engine::Memory => memory::Disk::new().open(),
         Engine::Sled => return open_sled(config).await,

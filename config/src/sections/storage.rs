@@ -75,11 +75,19 @@ pub struct PostgresqlStorage {
     pub url: Option<Secret>,
     /// The most connections held at once.
     pub max_connections: NonZeroU32,
+    /// Roots, in PEM form, that the database's certificate may lead to, besides the public ones. Used with
+    /// `sslmode=require` in the URL, which encrypts the connection and verifies the certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
 }
 
 impl Default for PostgresqlStorage {
     fn default() -> Self {
-        Self { url: None, max_connections: NonZeroU32::new(16).expect("a constant above zero") }
+        Self {
+            url: None,
+            max_connections: NonZeroU32::new(16).expect("a constant above zero"),
+            ca_file: None,
+        }
     }
 }
 

@@ -87,7 +87,8 @@ impl Accounts {
             flows.push(vec![AuthType::Dummy]);
         }
         if self.settings().registration_tokens {
-            flows.push(vec![AuthType::RegistrationToken]);
+            // Clients that were written against Synapse expect a dummy stage to end the flow.
+            flows.push(vec![AuthType::RegistrationToken, AuthType::Dummy]);
         }
         flows
     }

@@ -1,0 +1,37 @@
+//! Unmodified clients against the server. `tests/run` installs what they need.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{path::PathBuf, process::Command};
+
+use entente_tests::{Server, Settings, run_well};
+
+const SETTINGS: Settings<'static> = &[("ENTENTE_LOGIN__REFRESHABLE_ACCESS_TOKEN_LIFETIME", "3s")];
+
+fn clients() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("clients")
+}
+
+/// Runs a client with the server's URL and a registration token as its arguments.
+fn drive(client: &mut Command) {
+    let server = Server::with(SETTINGS);
+    let token = run_well(&mut server.command(&["admin", "registration-token"]), "");
+    let url = server.base_url.replace("127.0.0.1", "localhost");
+    let output = client.arg(url).arg(token).output();
+    let output = output.expect("the client is not installed: run tests/run once");
+    let (printed, failed) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{printed}\n{failed}\n{}", server.log());
+}
+
+#[test]
+fn matrix_nio_uses_an_account() {
+    let directory = clients().join("nio");
+    drive(Command::new(directory.join(".venv/bin/python")).arg(directory.join("account.py")));
+}
+
+#[test]
+fn matrix_js_sdk_uses_an_account() {
+    let directory = clients().join("js-sdk");
+    assert!(directory.join("node_modules").is_dir(), "the client is not installed: run tests/run once");
+    drive(Command::new("node").arg(directory.join("account.mjs")));
+}
