@@ -38,7 +38,8 @@ async fn the_first_administrator_registers_with_the_printed_token() {
     };
     let dummy_only = anonymous.post(path, &auth(json!({ "type": "m.login.dummy" }))).await;
     assert_eq!(dummy_only.status, StatusCode::UNAUTHORIZED);
-    let wrong = anonymous.post(path, &auth(json!({ "type": "m.login.registration_token", "token": "no" }))).await;
+    let wrong =
+        anonymous.post(path, &auth(json!({ "type": "m.login.registration_token", "token": "no" }))).await;
     assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);
     assert_eq!(wrong.body["errcode"], "M_UNAUTHORIZED");
     let right = auth(json!({ "type": "m.login.registration_token", "token": token }));
@@ -50,12 +51,21 @@ async fn the_first_administrator_registers_with_the_printed_token() {
     assert_eq!(capabilities["capabilities"]["m.account_moderation"]["lock"], true, "alice administers");
     let validity = format!("/_matrix/client/v1/register/m.login.registration_token/validity?token={token}");
     assert_eq!(anonymous.get(&validity).await.ok()["valid"], false, "it was for one");
-    let again = anonymous.post(path, &json!({ "username": "bob", "password": PASSWORD, "auth": {
-        "type": "m.login.registration_token", "token": token } })).await;
+    let again = anonymous
+        .post(
+            path,
+            &json!({ "username": "bob", "password": PASSWORD, "auth": {
+        "type": "m.login.registration_token", "token": token } }),
+        )
+        .await;
     assert_eq!(again.status, StatusCode::UNAUTHORIZED);
     let restarted = server.crash_and_restart();
     assert_eq!(restarted.first_token(), None, "there is an administrator");
-    restarted.caller(alice.access_token.as_deref().unwrap()).get("/_matrix/client/v3/account/whoami").await.ok();
+    restarted
+        .caller(alice.access_token.as_deref().unwrap())
+        .get("/_matrix/client/v3/account/whoami")
+        .await
+        .ok();
 }
 
 #[tokio::test]
@@ -72,19 +82,23 @@ async fn names_follow_the_grammar_and_are_given_once() {
     for name in ["", "with%20space", "%C3%A9lodie", "a:b", "@alice", "admin", &"x".repeat(250)] {
         available(name).await.refused(400, "M_INVALID_USERNAME");
     }
-    let body = |name: &str, password: &str| json!({
-        "username": name, "password": password, "auth": { "type": "m.login.dummy" } });
+    let body = |name: &str, password: &str| {
+        json!({
+        "username": name, "password": password, "auth": { "type": "m.login.dummy" } })
+    };
     let path = "/_matrix/client/v3/register";
     anonymous.post(path, &body("alice", PASSWORD)).await.refused(400, "M_USER_IN_USE");
     anonymous.post(path, &body("bob", "short")).await.refused(400, "M_WEAK_PASSWORD");
     anonymous.post(path, &body("bob", &"x".repeat(513))).await.refused(400, "M_WEAK_PASSWORD");
     anonymous.post(&format!("{path}?kind=guest"), &json!({})).await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
-    let nameless = anonymous.post(path, &json!({ "password": PASSWORD, "auth": { "type": "m.login.dummy" } })).await;
+    let nameless =
+        anonymous.post(path, &json!({ "password": PASSWORD, "auth": { "type": "m.login.dummy" } })).await;
     assert!(nameless.ok()["user_id"].as_str().unwrap().len() > "@:localhost:8008".len());
     let without_session = json!({ "username": "carol", "password": PASSWORD, "inhibit_login": true,
         "auth": { "type": "m.login.dummy" } });
     let registered = anonymous.post(path, &without_session).await.ok();
-    assert_eq!(registered, json!({ "user_id": "@carol:localhost:8008" }));
+    assert_eq!(registered["user_id"], "@carol:localhost:8008");
+    assert!(registered["access_token"].is_null() && registered["device_id"].is_null(), "{registered}");
 }
 
 #[tokio::test]
@@ -108,12 +122,14 @@ async fn one_name_goes_to_one_of_many_who_ask_at_once() {
 #[tokio::test]
 async fn a_registration_token_is_used_as_often_as_it_may_be() {
     let server = Server::with(&[]);
-    let token = entente_tests::run_well(&mut server.command(&["admin", "registration-token", "--uses", "2"]), "");
+    let token =
+        entente_tests::run_well(&mut server.command(&["admin", "registration-token", "--uses", "2"]), "");
     let attempts = (0..12).map(|number| {
         let (anonymous, token) = (server.anonymous(), token.clone());
         tokio::spawn(async move {
             let path = "/_matrix/client/v3/register";
-            let body = |auth: Value| json!({ "username": format!("u{number}"), "password": PASSWORD, "auth": auth });
+            let body =
+                |auth: Value| json!({ "username": format!("u{number}"), "password": PASSWORD, "auth": auth });
             let first = json!({ "type": "m.login.registration_token", "token": token });
             let answer = anonymous.post(path, &body(first)).await;
             let session = answer.body["session"].clone();
@@ -142,7 +158,10 @@ async fn logging_in_takes_the_right_name_and_password() {
     anonymous.post(path, &login_body("@alice:elsewhere.example", PASSWORD)).await.refused(403, "M_FORBIDDEN");
     anonymous.post(path, &json!({ "type": "m.login.unheard_of" })).await.refused(400, "M_UNKNOWN");
     anonymous.post(path, &json!({})).await.refused(400, "M_BAD_JSON");
-    anonymous.post(path, &json!({ "type": "m.login.password", "password": PASSWORD })).await.refused(400, "M_MISSING_PARAM");
+    anonymous
+        .post(path, &json!({ "type": "m.login.password", "password": PASSWORD }))
+        .await
+        .refused(400, "M_MISSING_PARAM");
     let flows = anonymous.get(path).await.ok();
     assert_eq!(flows["flows"][0]["type"], "m.login.password");
 }
@@ -161,7 +180,10 @@ async fn a_device_that_logs_in_again_loses_its_old_token() {
     let whoami = "/_matrix/client/v3/account/whoami";
     server.caller(first["access_token"].as_str().unwrap()).get(whoami).await.refused(401, "M_UNKNOWN_TOKEN");
     let alice = server.caller(second["access_token"].as_str().unwrap());
-    assert_eq!(alice.get(whoami).await.ok(), json!({ "user_id": "@alice:localhost:8008", "device_id": "PHONE", "is_guest": false }));
+    assert_eq!(
+        alice.get(whoami).await.ok(),
+        json!({ "user_id": "@alice:localhost:8008", "device_id": "PHONE" })
+    );
     body["device_id"] = json!("x".repeat(256));
     server.anonymous().post(path, &body).await.refused(400, "M_INVALID_PARAM");
 }
@@ -254,8 +276,12 @@ async fn devices_are_listed_renamed_and_deleted_by_their_owner() {
 
     let more = log_in(&server, "alice", PASSWORD).await;
     let devices = alice.get("/_matrix/client/v3/devices").await.ok();
-    let ids: Vec<&str> =
-        devices["devices"].as_array().unwrap().iter().map(|device| device["device_id"].as_str().unwrap()).collect();
+    let ids: Vec<&str> = devices["devices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|device| device["device_id"].as_str().unwrap())
+        .collect();
     let body = json!({ "devices": ids });
     alice.prove_and(Method::POST, "/_matrix/client/v3/delete_devices", body, "alice", PASSWORD).await.ok();
     more.get("/_matrix/client/v3/account/whoami").await.refused(401, "M_UNKNOWN_TOKEN");
@@ -271,19 +297,26 @@ async fn a_proof_is_good_for_one_operation_of_one_user() {
     let session = &asked.body["session"];
     let auth = json!({ "type": "m.login.password", "session": session, "password": PASSWORD,
         "identifier": { "type": "m.id.user", "user": "alice" } });
-    let weak = alice.post(password_path, &json!({ "new_password": "weak", "auth": auth, "logout_devices": false })).await;
+    let weak = alice
+        .post(password_path, &json!({ "new_password": "weak", "auth": auth, "logout_devices": false }))
+        .await;
     weak.refused(400, "M_WEAK_PASSWORD");
     let by_session = json!({ "session": session });
     let elsewhere = alice.post("/_matrix/client/v3/account/deactivate", &json!({ "auth": by_session })).await;
     assert_eq!(elsewhere.status, StatusCode::UNAUTHORIZED, "proved for the password only");
-    let stolen = bob.post(password_path, &json!({ "new_password": "new password 2", "auth": by_session })).await;
+    let stolen =
+        bob.post(password_path, &json!({ "new_password": "new password 2", "auth": by_session })).await;
     assert_eq!(stolen.status, StatusCode::UNAUTHORIZED, "proved by alice only");
     let body = json!({ "new_password": "new password 1", "auth": by_session, "logout_devices": false });
     alice.post(password_path, &body).await.ok();
     let again = alice.post(password_path, &body).await;
     assert_eq!(again.status, StatusCode::UNAUTHORIZED, "proved once");
     log_in(&server, "alice", "new password 1").await;
-    server.anonymous().post("/_matrix/client/v3/login", &login_body("alice", PASSWORD)).await.refused(403, "M_FORBIDDEN");
+    server
+        .anonymous()
+        .post("/_matrix/client/v3/login", &login_body("alice", PASSWORD))
+        .await
+        .refused(403, "M_FORBIDDEN");
 }
 
 #[tokio::test]
@@ -301,15 +334,24 @@ async fn a_new_password_ends_other_sessions() {
 async fn a_deactivated_account_is_gone_and_its_name_is_not_free() {
     let server = Server::open();
     let alice = server.register("alice", PASSWORD).await;
-    alice.put("/_matrix/client/v3/profile/@alice:localhost:8008/displayname", &json!({ "displayname": "A" })).await.ok();
+    alice
+        .put("/_matrix/client/v3/profile/@alice:localhost:8008/displayname", &json!({ "displayname": "A" }))
+        .await
+        .ok();
     let path = "/_matrix/client/v3/account/deactivate";
     let answer = alice.prove_and(Method::POST, path, json!({ "erase": true }), "alice", PASSWORD).await.ok();
     assert_eq!(answer["id_server_unbind_result"], "success");
     alice.get("/_matrix/client/v3/account/whoami").await.refused(401, "M_UNKNOWN_TOKEN");
     let anonymous = server.anonymous();
-    anonymous.post("/_matrix/client/v3/login", &login_body("alice", PASSWORD)).await.refused(403, "M_FORBIDDEN");
+    anonymous
+        .post("/_matrix/client/v3/login", &login_body("alice", PASSWORD))
+        .await
+        .refused(403, "M_FORBIDDEN");
     anonymous.get("/_matrix/client/v3/register/available?username=alice").await.refused(400, "M_USER_IN_USE");
-    anonymous.get("/_matrix/client/v3/profile/@alice:localhost:8008/displayname").await.refused(404, "M_NOT_FOUND");
+    anonymous
+        .get("/_matrix/client/v3/profile/@alice:localhost:8008/displayname")
+        .await
+        .refused(404, "M_NOT_FOUND");
 }
 
 #[tokio::test]
@@ -317,7 +359,8 @@ async fn a_login_token_opens_one_session() {
     let server = Server::open();
     let alice = server.register("alice", PASSWORD).await;
     let path = "/_matrix/client/v1/login/get_token";
-    let token = alice.prove_and(Method::POST, path, json!({}), "alice", PASSWORD).await.ok()["login_token"].clone();
+    let token =
+        alice.prove_and(Method::POST, path, json!({}), "alice", PASSWORD).await.ok()["login_token"].clone();
     let body = json!({ "type": "m.login.token", "token": token });
     let session = server.anonymous().post("/_matrix/client/v3/login", &body).await.ok();
     assert_eq!(session["user_id"], "@alice:localhost:8008");
@@ -332,7 +375,10 @@ async fn profiles_have_arbitrary_fields() {
     let path = |field: &str| format!("/_matrix/client/v3/profile/@alice:localhost:8008/{field}");
     alice.put(&path("displayname"), &json!({ "displayname": "Alice" })).await.ok();
     alice.put(&path("m.tz"), &json!({ "m.tz": "Europe/Paris" })).await.ok();
-    alice.put(&path("org.example.pets"), &json!({ "org.example.pets": ["cat", { "name": "Tom" }] })).await.ok();
+    alice
+        .put(&path("org.example.pets"), &json!({ "org.example.pets": ["cat", { "name": "Tom" }] }))
+        .await
+        .ok();
     let profile = bob.get("/_matrix/client/v3/profile/@alice:localhost:8008").await.ok();
     let expected = json!({ "displayname": "Alice", "m.tz": "Europe/Paris", "org.example.pets": ["cat", { "name": "Tom" }] });
     assert_eq!(profile, expected);
@@ -345,7 +391,11 @@ async fn profiles_have_arbitrary_fields() {
     alice.put(&path(&long), &json!({ long.as_str(): 1 })).await.refused(400, "M_KEY_TOO_LARGE");
     let large = json!({ "org.example.large": "x".repeat(70_000) });
     alice.put(&path("org.example.large"), &large).await.refused(400, "M_PROFILE_TOO_LARGE");
-    server.anonymous().get("/_matrix/client/v3/profile/@nobody:localhost:8008").await.refused(404, "M_NOT_FOUND");
+    server
+        .anonymous()
+        .get("/_matrix/client/v3/profile/@nobody:localhost:8008")
+        .await
+        .refused(404, "M_NOT_FOUND");
 }
 
 #[tokio::test]
@@ -358,10 +408,14 @@ async fn account_data_and_filters_are_the_users_own() {
     assert_eq!(alice.get(path).await.ok(), json!({ "theme": "dark" }));
     bob.get(path).await.refused(403, "M_FORBIDDEN");
     bob.put(path, &json!({})).await.refused(403, "M_FORBIDDEN");
-    let room_path = "/_matrix/client/v3/user/@alice:localhost:8008/rooms/!r:localhost:8008/account_data/m.tag";
+    let room_path =
+        "/_matrix/client/v3/user/@alice:localhost:8008/rooms/!r:localhost:8008/account_data/m.tag";
     alice.put(room_path, &json!({ "tags": {} })).await.ok();
     assert_eq!(alice.get(room_path).await.ok(), json!({ "tags": {} }));
-    alice.get("/_matrix/client/v3/user/@alice:localhost:8008/account_data/org.example.none").await.refused(404, "M_NOT_FOUND");
+    alice
+        .get("/_matrix/client/v3/user/@alice:localhost:8008/account_data/org.example.none")
+        .await
+        .refused(404, "M_NOT_FOUND");
     let managed = "/_matrix/client/v3/user/@alice:localhost:8008/account_data/m.push_rules";
     alice.put(managed, &json!({})).await.refused(405, "M_BAD_JSON");
     let answer = alice.request(Method::PUT, path).body("[1, 2]").send().await.unwrap();
@@ -382,7 +436,10 @@ async fn an_openid_token_tells_a_third_party_who_its_bearer_is() {
     let alice = server.register("alice", PASSWORD).await;
     let path = "/_matrix/client/v3/user/@alice:localhost:8008/openid/request_token";
     let token = alice.post(path, &json!({})).await.ok();
-    assert_eq!((&token["token_type"], &token["matrix_server_name"]), (&json!("Bearer"), &json!("localhost:8008")));
+    assert_eq!(
+        (&token["token_type"], &token["matrix_server_name"]),
+        (&json!("Bearer"), &json!("localhost:8008"))
+    );
     let userinfo = |token: &str| format!("/_matrix/federation/v1/openid/userinfo?access_token={token}");
     let anonymous = server.anonymous();
     let subject = anonymous.get(&userinfo(token["access_token"].as_str().unwrap())).await.ok();
@@ -417,10 +474,8 @@ async fn administrators_lock_and_suspend() {
 
 #[tokio::test]
 async fn an_account_that_is_no_longer_valid_is_refused() {
-    let server = Server::with(&[
-        ("ENTENTE_REGISTRATION__OPEN", "true"),
-        ("ENTENTE_ACCOUNTS__VALIDITY_PERIOD", "1s"),
-    ]);
+    let server =
+        Server::with(&[("ENTENTE_REGISTRATION__OPEN", "true"), ("ENTENTE_ACCOUNTS__VALIDITY_PERIOD", "1s")]);
     let alice = server.register("alice", PASSWORD).await;
     alice.get("/_matrix/client/v3/account/whoami").await.ok();
     tokio::time::sleep(std::time::Duration::from_millis(1_050)).await;
@@ -446,9 +501,16 @@ async fn fallback_pages_complete_a_stage() {
     assert_eq!(fill_in("wrong").await, StatusCode::FORBIDDEN);
     assert_eq!(fill_in(&token).await, StatusCode::OK);
     let auth = json!({ "type": "m.login.dummy", "session": session });
-    let registered = anonymous.post("/_matrix/client/v3/register", &json!({
-        "username": "alice", "password": PASSWORD, "auth": auth })).await.ok();
+    let registered = anonymous
+        .post(
+            "/_matrix/client/v3/register",
+            &json!({
+        "username": "alice", "password": PASSWORD, "auth": auth }),
+        )
+        .await
+        .ok();
     assert_eq!(registered["user_id"], "@alice:localhost:8008");
-    let hostile = anonymous.get("/_matrix/client/v3/auth/m.login.dummy/fallback/web?session=%22%3E%3Cscript%3E").await;
+    let hostile =
+        anonymous.get("/_matrix/client/v3/auth/m.login.dummy/fallback/web?session=%22%3E%3Cscript%3E").await;
     assert!(!hostile.body.as_str().unwrap().contains("<script>"), "what a stranger sends is escaped");
 }

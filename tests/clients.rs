@@ -1,7 +1,5 @@
 //! Unmodified clients against the server. `tests/run` installs what they need.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::{path::PathBuf, process::Command};
 
 use entente_tests::{Server, Settings, run_well};
@@ -19,7 +17,8 @@ fn drive(client: &mut Command) {
     let url = server.base_url.replace("127.0.0.1", "localhost");
     let output = client.arg(url).arg(token).output();
     let output = output.expect("the client is not installed: run tests/run once");
-    let (printed, failed) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (printed, failed) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{printed}\n{failed}\n{}", server.log());
 }
 

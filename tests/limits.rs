@@ -42,10 +42,10 @@ async fn logins_are_limited_by_address() {
 
 #[tokio::test]
 async fn guessing_a_password_is_limited_by_account_whoever_guesses() {
-    let server = server(&[(
-        "ENTENTE_LISTENERS",
-        r#"[{ address = "127.0.0.1:0", trusted_proxies = ["127.0.0.0/8"] }]"#,
-    ), ("ENTENTE_RATE_LIMITS__FAILED_LOGIN_BY_ACCOUNT", "{ per_second = 0.01, burst = 2 }")]);
+    let server = server(&[
+        ("ENTENTE_LISTENERS", r#"[{ address = "127.0.0.1:0", trusted_proxies = ["127.0.0.0/8"] }]"#),
+        ("ENTENTE_RATE_LIMITS__FAILED_LOGIN_BY_ACCOUNT", "{ per_second = 0.01, burst = 2 }"),
+    ]);
     server.register("alice", PASSWORD).await;
     server.register("bob", PASSWORD).await;
     let from = async |address: String, user: &str, password: &str| {
@@ -107,12 +107,14 @@ async fn too_many_requests_at_once_are_sent_away() {
     let server = Server::with_only(&[
         ("ENTENTE_RATE_LIMITS__ENABLED", "false"),
         ("ENTENTE_LIMITS__MAX_REQUESTS_IN_FLIGHT", "2"),
-        ("ENTENTE_ACCOUNTS__ARGON2__ITERATIONS", "20"),
+        ("ENTENTE_ACCOUNTS__ARGON2__ITERATIONS", "6"),
     ]);
     let attempts: Vec<_> = (0..12)
         .map(|_| {
             let anonymous = server.anonymous();
-            tokio::spawn(async move { anonymous.post("/_matrix/client/v3/login", &login("nobody", PASSWORD)).await })
+            tokio::spawn(async move {
+                anonymous.post("/_matrix/client/v3/login", &login("nobody", PASSWORD)).await
+            })
         })
         .collect();
     let (mut answered, mut sent_away) = (0, 0);

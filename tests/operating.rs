@@ -1,7 +1,5 @@
 //! What an operator does: configure, start, stop, crash, administer, back up, watch.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::{io::Write as _, net::TcpStream, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use entente_tests::{SOON, Server, entente, read_to_end, run, run_well};
@@ -28,7 +26,8 @@ fn a_wrong_configuration_is_refused_with_its_line() {
     std::fs::write(&file, "server_name = \"example.org\"\n").unwrap();
     let answer = run_well(entente(directory.path()).args(["--config", "wrong.toml", "check-config"]), "");
     assert_eq!(answer, "the configuration is good");
-    let unknown = run(entente(directory.path()).env("ENTENTE_REGISTRATION__OPNE", "true").arg("check-config"), "");
+    let unknown =
+        run(entente(directory.path()).env("ENTENTE_REGISTRATION__OPNE", "true").arg("check-config"), "");
     assert_eq!(unknown.status.code(), Some(78));
 }
 
@@ -49,7 +48,11 @@ async fn what_was_acknowledged_survives_a_crash() {
         user.put(&path, &json!({ "round": round })).await.ok();
         server = server.crash_and_restart();
         for earlier in 0..=round {
-            server.anonymous().post("/_matrix/client/v3/login", &login(&format!("user{earlier}"), PASSWORD)).await.ok();
+            server
+                .anonymous()
+                .post("/_matrix/client/v3/login", &login(&format!("user{earlier}"), PASSWORD))
+                .await
+                .ok();
         }
         let user = server.caller(user.access_token.as_deref().unwrap());
         assert_eq!(user.get(&path).await.ok(), json!({ "round": round }));
@@ -63,7 +66,10 @@ async fn a_stop_finishes_what_was_accepted() {
     let body = login("alice", PASSWORD).to_string();
     let mut stream = TcpStream::connect(server.base_url.strip_prefix("http://").unwrap()).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
-    let head = format!("POST /_matrix/client/v3/login HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST /_matrix/client/v3/login HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     let (first, rest) = body.split_at(10);
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(first.as_bytes()).unwrap();
@@ -100,8 +106,8 @@ async fn accounts_are_administered_while_the_server_runs_and_while_it_does_not()
     let weak = run(&mut server.command(&["admin", "create-user", "bob"]), "short");
     assert!(!weak.status.success());
     let socket = server.directory().join("data/admin.sock");
-    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600, "for the server's own user only");
+    let permissions = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(permissions & 0o777, 0o600, "for the server's own user only");
 
     let directory = server.stop();
     let offline = |arguments: &[&str], input| {
@@ -118,13 +124,19 @@ async fn accounts_are_administered_while_the_server_runs_and_while_it_does_not()
 #[tokio::test]
 async fn one_store_has_one_server_and_one_name() {
     let server = Server::open();
-    let second = run(server.command(&["serve"]).env("ENTENTE_LISTENERS", r#"[{ address = "127.0.0.1:0" }]"#), "");
+    let second =
+        run(server.command(&["serve"]).env("ENTENTE_LISTENERS", r#"[{ address = "127.0.0.1:0" }]"#), "");
     assert!(!second.status.success());
     let message = String::from_utf8(second.stderr).unwrap();
     assert!(message.contains("in use by another process"), "{message}");
     server.anonymous().get("/health").await.ok();
     let directory = server.stop();
-    let renamed = run(entente(directory.path()).env("ENTENTE_SERVER_NAME", "other.example").env("ENTENTE_CONFIG", "entente.toml"), "");
+    let renamed = run(
+        entente(directory.path())
+            .env("ENTENTE_SERVER_NAME", "other.example")
+            .env("ENTENTE_CONFIG", "entente.toml"),
+        "",
+    );
     assert!(!renamed.status.success());
     let message = String::from_utf8(renamed.stderr).unwrap();
     assert!(message.contains("localhost:8008") && message.contains("other.example"), "{message}");
@@ -146,8 +158,16 @@ async fn a_backup_of_a_running_server_is_restored_elsewhere() {
     let again = run(entente(elsewhere.path()).args(["restore", file]), "");
     assert!(!again.status.success(), "only into an empty store");
     let restored = Server::start(elsewhere, &[]);
-    restored.caller(alice.access_token.as_deref().unwrap()).get("/_matrix/client/v3/account/whoami").await.ok();
-    restored.anonymous().post("/_matrix/client/v3/login", &login("late", PASSWORD)).await.refused(403, "M_FORBIDDEN");
+    restored
+        .caller(alice.access_token.as_deref().unwrap())
+        .get("/_matrix/client/v3/account/whoami")
+        .await
+        .ok();
+    restored
+        .anonymous()
+        .post("/_matrix/client/v3/login", &login("late", PASSWORD))
+        .await
+        .refused(403, "M_FORBIDDEN");
 }
 
 #[tokio::test]
@@ -159,7 +179,8 @@ async fn metrics_are_on_a_listener_of_their_own() {
     server.anonymous().get("/_matrix/client/v3/a/made/up/path").await.refused(404, "M_UNRECOGNIZED");
     server.anonymous().get("/metrics").await.refused(404, "M_UNRECOGNIZED");
     let text = reqwest::get(format!("http://{address}/metrics")).await.unwrap().text().await.unwrap();
-    let counted = r#"entente_http_requests_total{method="GET",route="/_matrix/client/versions",status="200"} 1"#;
+    let counted =
+        r#"entente_http_requests_total{method="GET",route="/_matrix/client/versions",status="200"} 1"#;
     assert!(text.contains(counted), "{text}");
     assert!(!text.contains("made/up"), "paths of a stranger's choice are no labels");
     assert!(text.ends_with("# EOF\n"));

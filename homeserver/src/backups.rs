@@ -15,7 +15,8 @@ pub(crate) async fn write(store: &Store, file: &Path) -> Result<String, String> 
     if file.exists() {
         return Err(format!("{} exists already", file.display()));
     }
-    let report = backup::write(store, file).await.map_err(|error| format!("no backup was written: {error}"))?;
+    let report =
+        backup::write(store, file).await.map_err(|error| format!("no backup was written: {error}"))?;
     tracing::info!(file = %file.display(), rows = report.rows, bytes = report.file_bytes, "backup written");
     Ok(format!("{} holds {}", file.display(), describe(&report)))
 }
@@ -31,8 +32,9 @@ pub(crate) async fn restore(config: &Config, file: &Path) -> Result<String, Stri
 
 /// Reads a backup to its end.
 pub(crate) async fn verify(file: &Path) -> Result<String, String> {
-    let report =
-        backup::verify(file).await.map_err(|error| format!("{} is no good backup: {error}", file.display()))?;
+    let report = backup::verify(file)
+        .await
+        .map_err(|error| format!("{} is no good backup: {error}", file.display()))?;
     Ok(format!("{} is whole: {}", file.display(), describe(&report)))
 }
 

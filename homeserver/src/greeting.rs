@@ -16,9 +16,9 @@ pub(crate) fn greet(config: &Config, addresses: &[SocketAddr], first_token: Opti
         config.server_name
     );
     if let Some(token) = first_token {
-        text.push_str(&format!(
-            "\nNobody has an account yet. The first administrator registers in Element with this token, once:  {token}\n"
-        ));
+        text.push_str("\nNobody has an account yet. The first administrator registers in Element with this token, once:  ");
+        text.push_str(token);
+        text.push('\n');
     }
     text.push_str("\nCtrl-C stops it.");
     output::say(&text);

@@ -1,7 +1,9 @@
 //! Logs through `tracing`, for people or for programs, on standard error.
 
 use entente_config::{Config, LogFormat};
-use tracing_subscriber::{EnvFilter, Layer as _, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter, Layer as _, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 /// Whether the filter can be read.
 pub(crate) fn check(config: &Config) -> Result<(), String> {
@@ -12,11 +14,18 @@ pub(crate) fn check(config: &Config) -> Result<(), String> {
 pub(crate) fn start(config: &Config) -> Result<(), String> {
     let filter = filter(config)?;
     let layer = match config.log.format {
-        LogFormat::Human => fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
-        LogFormat::Json => {
-            fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false)
-                .with_writer(std::io::stderr).with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed()
-        }
+        LogFormat::Human => fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .boxed(),
+        LogFormat::Json => fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .boxed(),
     };
     tracing_subscriber::registry()
         .with(layer.with_filter(filter))
@@ -24,7 +33,10 @@ pub(crate) fn start(config: &Config) -> Result<(), String> {
         .map_err(|error| format!("logging cannot start: {error}"))?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
-        tracing::error!(place, "a panic: {}", panic.payload_as_str().unwrap_or("without a message"));
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let message = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        tracing::error!(place, "a panic: {}", message.unwrap_or("without a message"));
     }));
     Ok(())
 }

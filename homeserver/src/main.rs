@@ -96,7 +96,9 @@ fn admin_request(command: AdminCommand) -> Result<AdminRequest, String> {
         AdminCommand::CreateUser { name, admin } => {
             AdminRequest::CreateUser { name, password: read_password()?, admin }
         }
-        AdminCommand::ResetPassword { user } => AdminRequest::ResetPassword { user, password: read_password()? },
+        AdminCommand::ResetPassword { user } => {
+            AdminRequest::ResetPassword { user, password: read_password()? }
+        }
         AdminCommand::RegistrationToken(arguments) => AdminRequest::RegistrationToken {
             uses: arguments.uses,
             lifetime_seconds: arguments.lifetime,
@@ -115,5 +117,9 @@ fn read_password() -> Result<String, String> {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).map_err(unreadable)?;
     let password = line.trim_end_matches(['\r', '\n']);
-    if password.is_empty() { Err(String::from("standard input holds no password")) } else { Ok(password.to_owned()) }
+    if password.is_empty() {
+        Err(String::from("standard input holds no password"))
+    } else {
+        Ok(password.to_owned())
+    }
 }

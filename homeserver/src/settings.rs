@@ -4,10 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use entente_accounts::Argon2Parameters;
 use entente_api::{
-    Acme, ConnectionSettings, HttpSettings, Identity, LimitKind, Limits, Listener, RateLimit, Resource, Support,
-    SupportContact, Tls,
+    Acme, ConnectionSettings, HttpSettings, Identity, LimitKind, Limits, Listener, RateLimit, Resource,
+    Support, SupportContact, Tls,
 };
-use entente_config::{Config, Rate};
+use entente_config::{Config, Rate, TimeSpan};
 use entente_environment::Clock;
 use ruma::{OwnedServerName, ServerName};
 
@@ -25,15 +25,15 @@ pub(crate) fn accounts(config: &Config) -> entente_accounts::Settings {
         minimum_password_length: as_usize(accounts.minimum_password_length),
         maximum_password_bytes: as_usize(accounts.maximum_password_bytes),
         refreshable_access_token_lifetime: login.refreshable_access_token_lifetime.duration(),
-        access_token_lifetime: login.access_token_lifetime.map(|span| span.duration()),
-        refresh_token_lifetime: login.refresh_token_lifetime.map(|span| span.duration()),
+        access_token_lifetime: login.access_token_lifetime.map(TimeSpan::duration),
+        refresh_token_lifetime: login.refresh_token_lifetime.map(TimeSpan::duration),
         login_token_lifetime: login.login_token_lifetime.duration(),
         openid_token_lifetime: login.openid_token_lifetime.duration(),
         change_password: accounts.allow_password_changes,
         deactivation: accounts.allow_deactivation,
         change_display_name: accounts.allow_displayname_changes,
         change_avatar: accounts.allow_avatar_changes,
-        validity: accounts.validity_period.map(|span| span.duration()),
+        validity: accounts.validity_period.map(TimeSpan::duration),
         argon2: Argon2Parameters {
             memory_kib: accounts.argon2.memory_kib.get(),
             iterations: accounts.argon2.iterations.get(),

@@ -45,7 +45,9 @@ pub(crate) async fn open_engine(config: &Config) -> Result<Arc<dyn engine::Engin
                 memtable_bytes: storage.fjall.memtable_size.as_u64(),
             };
             make_private_dir(&path)?;
-            tokio::task::spawn_blocking(move || fjall::open(&path, options)).await.map_err(|error| error.to_string())?
+            tokio::task::spawn_blocking(move || fjall::open(&path, options))
+                .await
+                .map_err(|error| error.to_string())?
         }
         Engine::Postgresql => {
             let url = storage.postgresql.url.as_ref().map(|url| url.reveal().to_owned()).unwrap_or_default();
@@ -63,8 +65,8 @@ pub(crate) async fn open_engine(config: &Config) -> Result<Arc<dyn engine::Engin
 async fn open_sled(config: &Config) -> Result<Arc<dyn engine::Engine>, String> {
     let path = config.sled_path();
     make_private_dir(&path)?;
-    let options = engine::sled::Options { cache_bytes: config.storage.sled.cache_size.as_u64() };
-    tokio::task::spawn_blocking(move || engine::sled::open(&path, options))
+    let cache_bytes = config.storage.sled.cache_size.as_u64();
+    tokio::task::spawn_blocking(move || engine::sled::open(&path, cache_bytes))
         .await
         .map_err(|error| error.to_string())?
         .map_err(|error| format!("the store cannot be opened: {error}"))
@@ -79,5 +81,7 @@ async fn open_sled(_: &Config) -> Result<Arc<dyn engine::Engine>, String> {
 /// Opens the store, and migrates it forward if an older program wrote it.
 pub(crate) async fn open(config: &Config) -> Result<Store, String> {
     let engine = open_engine(config).await?;
-    Store::open(engine, catalogue::schema()).await.map_err(|error| format!("the store cannot be opened: {error}"))
+    Store::open(engine, catalogue::schema())
+        .await
+        .map_err(|error| format!("the store cannot be opened: {error}"))
 }

@@ -58,7 +58,14 @@ impl Caller {
     }
 
     /// Does what needs the user's own password, by user-interactive authentication.
-    pub async fn prove_and(&self, method: Method, path: &str, body: Value, user: &str, password: &str) -> Answer {
+    pub async fn prove_and(
+        &self,
+        method: Method,
+        path: &str,
+        body: Value,
+        user: &str,
+        password: &str,
+    ) -> Answer {
         let first = Answer::to(self.request(method.clone(), path).json(&body)).await;
         assert_eq!(first.status, StatusCode::UNAUTHORIZED, "proof is asked for: {first:?}");
         let mut body = body;

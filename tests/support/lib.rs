@@ -98,10 +98,16 @@ impl Server {
 
     fn start_with(directory: TempDir, settings: Vec<(String, String)>) -> Self {
         if !settings.iter().any(|(name, _)| name == "ENTENTE_CONFIG") {
-            std::fs::write(directory.path().join("entente.toml"), "[[listeners]]\naddress = \"127.0.0.1:0\"\n").unwrap();
+            std::fs::write(
+                directory.path().join("entente.toml"),
+                "[[listeners]]\naddress = \"127.0.0.1:0\"\n",
+            )
+            .unwrap();
         }
         let mut command = entente(directory.path());
-        command.env("ENTENTE_CONFIG", "entente.toml").envs(settings.iter().map(|(name, value)| (name, value)));
+        command
+            .env("ENTENTE_CONFIG", "entente.toml")
+            .envs(settings.iter().map(|(name, value)| (name, value)));
         let mut child = command.stdout(Stdio::piped()).stderr(log_file(directory.path())).spawn().unwrap();
         let (greeting, address) = read_greeting(&mut child, directory.path());
         Self { child, base_url: format!("http://{address}"), directory, settings, greeting }
@@ -189,6 +195,7 @@ impl Server {
     }
 
     /// Ends it by [`Server::kill`] and starts it again in the same place.
+    #[must_use]
     pub fn crash_and_restart(self) -> Self {
         let settings = self.settings.clone();
         Self::start_with(self.kill(), settings)
@@ -217,13 +224,14 @@ fn read_greeting(child: &mut Child, directory: &Path) -> (String, String) {
     let mut address = None;
     loop {
         let mut line = String::new();
-        if lines.read_line(&mut line).unwrap() == 0 {
-            panic!("no server: {greeting}{}", std::fs::read_to_string(directory.join("log")).unwrap_or_default());
-        }
+        let read = lines.read_line(&mut line).unwrap();
+        let log = || std::fs::read_to_string(directory.join("log")).unwrap_or_default();
+        assert!(read > 0, "no server: {greeting}{}", log());
         greeting.push_str(&line);
         if let Some((_, listens)) = line.split_once("is running as ") {
             let (_, addresses) = listens.split_once(" on ").unwrap();
-            address = Some(addresses.split([',', ' ']).next().unwrap().trim_end_matches(['.', '\n']).to_owned());
+            address =
+                Some(addresses.split([',', ' ']).next().unwrap().trim_end_matches(['.', '\n']).to_owned());
         }
         if line.starts_with("Ctrl-C") {
             return (greeting, address.unwrap());

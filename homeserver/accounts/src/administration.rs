@@ -6,6 +6,7 @@ use crate::{AccountError, Accounts, Change, rows, rows::UserRow};
 
 /// What an administrator sees of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a decision of its own")]
 pub struct AccountStatus {
     /// Whether the user is an administrator.
     pub admin: bool,

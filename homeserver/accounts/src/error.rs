@@ -85,7 +85,9 @@ pub enum AccountError {
         retry_after: Duration,
     },
     /// The store belongs to a server of another name.
-    #[error("the store belongs to the server {pinned}, and the configuration says server_name = \"{configured}\"")]
+    #[error(
+        "the store belongs to the server {pinned}, and the configuration says server_name = \"{configured}\""
+    )]
     OtherServer {
         /// The name in the store.
         pinned: String,

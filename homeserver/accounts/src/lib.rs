@@ -124,7 +124,9 @@ async fn pin_server_name(store: &Store, server_name: &ServerName) -> Result<(), 
             let mut transaction = Transaction::new();
             match snapshot.get(&rows::SERVER, KEY).await? {
                 Some(pinned) if pinned == server_name.as_str() => {}
-                Some(pinned) => return Err(AccountError::OtherServer { pinned, configured: server_name.to_string() }),
+                Some(pinned) => {
+                    return Err(AccountError::OtherServer { pinned, configured: server_name.to_string() });
+                }
                 None => {
                     transaction.check_absent(&rows::SERVER, KEY);
                     transaction.put(&rows::SERVER, KEY, &server_name.to_string());

@@ -80,8 +80,8 @@ impl Accounts {
                     let row = row.ok_or(AccountError::RegistrationClosed)?;
                     transaction.check_unchanged(&rows::REGISTRATION_TOKENS, token, Some(&row));
                     user.admin |= row.admin;
-                    let used = RegistrationTokenRow { completed: row.completed + 1, ..row };
-                    transaction.put(&rows::REGISTRATION_TOKENS, token, &used);
+                    let counted = RegistrationTokenRow { completed: row.completed + 1, ..row };
+                    transaction.put(&rows::REGISTRATION_TOKENS, token, &counted);
                 }
                 transaction.put(&rows::USERS, localpart, &user);
                 Change::Registered { localpart: localpart.clone() }.log_in(&mut transaction);

@@ -58,6 +58,7 @@ pub const KEYSPACES: [KeyspaceInfo; 13] = [
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a decision of its own")]
 pub(crate) struct UserRow {
     /// In the PHC string format; `None`: the user cannot log in with a password.
     #[n(0)]

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 /// What the operator decides about accounts.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a decision of its own")]
 pub struct Settings {
     /// Whether anybody may register without a token.
     pub open_registration: bool,

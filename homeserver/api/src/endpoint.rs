@@ -18,7 +18,8 @@ use entente_accounts::Session;
 use ruma::api::{
     IncomingRequest, IncomingRequestExt, OutgoingResponseExt,
     auth_scheme::{
-        AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken, NoAuthentication,
+        AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken,
+        NoAuthentication,
     },
     path_builder::PathBuilder,
 };
@@ -218,7 +219,11 @@ fn without_empty_auth(body: &[u8]) -> Option<Vec<u8>> {
     serde_json::to_vec(&body).ok()
 }
 
-fn parse_strictly<R: IncomingRequest>(parts: Parts, body: &[u8], path_args: &[&str]) -> Result<R, MatrixError> {
+fn parse_strictly<R: IncomingRequest>(
+    parts: Parts,
+    body: &[u8],
+    path_args: &[&str],
+) -> Result<R, MatrixError> {
     let request = http::Request::from_parts(parts, body);
     // A deserialiser that panics on odd input must not cost the client its connection.
     let parsed = catch_unwind(AssertUnwindSafe(|| R::try_from_http_request(request, path_args)));
@@ -238,4 +243,3 @@ pub(crate) async fn method_not_allowed(path: Option<MatchedPath>) -> MatrixError
     tracing::debug!(http.route = path.as_ref().map(MatchedPath::as_str), "method not allowed");
     MatrixError::method_not_allowed()
 }
-

@@ -59,7 +59,11 @@ impl MatrixError {
 
     /// 400, `M_UNKNOWN`: a `type` in a login that this server does not know.
     pub fn unknown_login_type() -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "this kind of login is not offered here; see GET /login")
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "M_UNKNOWN",
+            "this kind of login is not offered here; see GET /login",
+        )
     }
 
     /// 400, `M_MISSING_PARAM`: a login that names nobody.
@@ -80,7 +84,11 @@ impl MatrixError {
 
     /// 405, `M_UNRECOGNIZED`.
     pub fn method_not_allowed() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED", "this endpoint is called by another method")
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "M_UNRECOGNIZED",
+            "this endpoint is called by another method",
+        )
     }
 
     /// 429, `M_LIMIT_EXCEEDED`.
@@ -118,9 +126,8 @@ impl MatrixError {
 
     /// A body that is too large, or that broke off.
     pub(crate) fn unreadable_body(error: &axum::Error, most_bytes: usize) -> Self {
-        let is_too_large = std::error::Error::source(error).is_some_and(|source| {
-            source.to_string().contains("length limit exceeded")
-        });
+        let is_too_large = std::error::Error::source(error)
+            .is_some_and(|source| source.to_string().contains("length limit exceeded"));
         if is_too_large {
             let message = format!("a request has at most {most_bytes} bytes");
             return Self::new(StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE", message);

@@ -17,7 +17,10 @@ pub trait Readiness: fmt::Debug + Send + Sync {
 }
 
 pub(crate) fn routes() -> Router<ApiState> {
-    Router::new().route("/health", get(ready)).route("/health/live", get(live)).route("/health/ready", get(ready))
+    Router::new()
+        .route("/health", get(ready))
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
 }
 
 /// The process answers.

@@ -92,7 +92,8 @@ pub struct SupportContact {
 
 /// What a public listener serves: the given resources, and on every listener the health checks and `/.well-known/matrix/`.
 pub fn router(state: ApiState, serves: &[Resource]) -> Router {
-    let mut routes = Router::new().merge(client::discovery()).merge(federation::discovery()).merge(health::routes());
+    let mut routes =
+        Router::new().merge(client::discovery()).merge(federation::discovery()).merge(health::routes());
     if serves.contains(&Resource::Client) {
         routes = routes.merge(client::routes()).merge(landing::routes());
     }

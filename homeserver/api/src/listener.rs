@@ -21,8 +21,8 @@ use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinSet;
 
-pub use self::{acme::Acme, connections::ConnectionSettings};
 use self::connections::Places;
+pub use self::{acme::Acme, connections::ConnectionSettings};
 use crate::{ApiState, Resource, layers::TrustedProxies};
 
 /// Connections that wait to be accepted.
@@ -161,8 +161,10 @@ impl Server {
             None => self.tasks.spawn(server.acceptor(places.admit(DefaultAcceptor::new())).serve(service)),
             Some(Tls::Files { certificate, private_key }) => {
                 let config = RustlsConfig::from_pem_file(&certificate, &private_key).await;
-                let config =
-                    config.map_err(|source| ServerError::Certificate { certificate: certificate.clone(), source })?;
+                let config = config.map_err(|source| ServerError::Certificate {
+                    certificate: certificate.clone(),
+                    source,
+                })?;
                 tokio::spawn(reload(config.clone(), certificate, private_key));
                 self.tasks.spawn(server.acceptor(places.admit(RustlsAcceptor::new(config))).serve(service))
             }

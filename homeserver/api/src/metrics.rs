@@ -75,7 +75,9 @@ impl Metrics {
         let method = if is_standard(method) { method.as_str() } else { "other" };
         let labels = RequestLabels { method: method.to_owned(), route: route.to_owned(), status };
         self.requests.get_or_create(&labels).inc();
-        self.durations.get_or_create(&RouteLabels { route: route.to_owned() }).observe(duration.as_secs_f64());
+        self.durations
+            .get_or_create(&RouteLabels { route: route.to_owned() })
+            .observe(duration.as_secs_f64());
     }
 }
 

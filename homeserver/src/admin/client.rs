@@ -18,9 +18,9 @@ pub(crate) async fn send(
 ) -> Result<String, String> {
     let socket = &config.admin_socket();
     let answer = match UnixStream::connect(socket).await {
-        Ok(stream) => over_socket(stream, &request)
-            .await
-            .map_err(|error| format!("the connection to the server at {} broke: {error}", socket.display()))?,
+        Ok(stream) => over_socket(stream, &request).await.map_err(|error| {
+            format!("the connection to the server at {} broke: {error}", socket.display())
+        })?,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
             on_store(request, config, environment).await?
         }

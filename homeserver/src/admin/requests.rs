@@ -83,8 +83,8 @@ impl AdminRequest {
                 Ok(format!("{user_id} has a new password, and was logged out everywhere"))
             }
             Self::RegistrationToken { uses, lifetime_seconds, admin } => {
-                let expires_at = lifetime_seconds
-                    .map(|seconds| environment.now().after(Duration::from_secs(seconds)));
+                let expires_at =
+                    lifetime_seconds.map(|seconds| environment.now().after(Duration::from_secs(seconds)));
                 let new = RegistrationToken { uses_allowed: uses, expires_at, admin, ..Default::default() };
                 let token =
                     accounts.create_registration_token(&new).await.map_err(|error| error.to_string())?;

@@ -23,41 +23,37 @@ pub struct Follower {
     watch: Watch,
     /// Up to where the log was handed out.
     read: Position,
-    /// What is stored.
-    stored: Position,
+    /// What is stored; `None` if the follower has no cursor yet.
+    stored: Option<Position>,
 }
 
 impl Follower {
     /// Opens the follower `name`, at its stored cursor if it has one.
     pub async fn open(store: &Store, name: &str, start: StartFrom) -> Result<Self, StorageError> {
         let snapshot = store.snapshot().await?;
-        let stored = match (snapshot.get(&CURSORS, name).await?, start) {
-            (Some(cursor), _) => cursor,
-            (None, StartFrom::Beginning) => Position::start(),
-            (None, StartFrom::Now) => snapshot.position().await?,
-        };
-        let follower = Self {
+        let stored = snapshot.get(&CURSORS, name).await?;
+        let mut follower = Self {
             store: store.clone(),
             name: name.to_owned(),
             watch: store.watch(),
-            read: stored.clone(),
+            read: stored.clone().unwrap_or_default(),
             stored,
         };
-        if start == StartFrom::Now {
-            let mut transaction = Transaction::new();
-            transaction.put(&CURSORS, name, &follower.stored);
-            store.commit(transaction).await?;
+        if start == StartFrom::Now && follower.stored.is_none() {
+            // Noted at once: what is committed from here on is not lost if nothing is read before a crash.
+            follower.read = snapshot.position().await?;
+            follower.advance().await?;
         }
         Ok(follower)
     }
 
-    /// The next records, at most `limit`; waits until there are some.
+    /// The next records, at most `limit` (at least 1); waits until there are some.
     ///
     /// Safe to cancel: nothing is handed out by a call that did not return.
     pub async fn next(&mut self, limit: usize) -> Result<Vec<LogRecord>, StorageError> {
         loop {
             self.watch.beyond(&self.read).await?;
-            let (records, reached) = self.store.read_log(&self.read, limit).await?;
+            let (records, reached) = self.store.read_log(&self.read, limit.max(1)).await?;
             if !records.is_empty() {
                 self.read = reached;
                 return Ok(records);
@@ -75,19 +71,18 @@ impl Follower {
     ///
     /// Two processes that run the same follower by mistake conflict here instead of doing its work twice.
     pub fn advance_in(&self, transaction: &mut Transaction) {
-        let stored = (self.stored != Position::start()).then_some(&self.stored);
-        transaction.check_unchanged(&CURSORS, self.name.as_str(), stored);
+        transaction.check_unchanged(&CURSORS, self.name.as_str(), self.stored.as_ref());
         transaction.put(&CURSORS, self.name.as_str(), &self.read);
     }
 
     /// Notes that a transaction with [`Follower::advance_in`] has been committed.
     pub fn advanced(&mut self) {
-        self.stored = self.read.clone();
+        self.stored = Some(self.read.clone());
     }
 
     /// Stores the cursor, for effects outside the store. After a crash, what was not stored is handed out again.
     pub async fn advance(&mut self) -> Result<(), StorageError> {
-        if self.stored == self.read {
+        if self.stored.as_ref() == Some(&self.read) {
             return Ok(());
         }
         let mut transaction = Transaction::new();
@@ -99,6 +94,6 @@ impl Follower {
 
     /// Forgets what was handed out but not stored, to read it again.
     pub fn rewind(&mut self) {
-        self.read = self.stored.clone();
+        self.read = self.stored.clone().unwrap_or_default();
     }
 }

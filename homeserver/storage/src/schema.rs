@@ -1,3 +1,5 @@
+use std::cmp::Ordering;
+
 use futures_util::future::BoxFuture;
 
 use crate::{
@@ -53,18 +55,18 @@ pub(crate) async fn prepare(
     migrations: &[Migration],
 ) -> Result<(), StorageError> {
     let snapshot = store.snapshot().await?;
-    let Some(found) = version_in(&snapshot).await? else {
-        if snapshot.get(&RESTORING, RESTORING_ROW).await?.is_some() {
-            return Err(interrupted_restore());
+    let mut reached = match version_in(&snapshot).await? {
+        Some(found) => found,
+        None if snapshot.get(&RESTORING, RESTORING_ROW).await?.is_some() => return Err(interrupted_restore()),
+        None => {
+            refuse_rows(&snapshot, &store.catalogue).await?;
+            write_version(store, None, version).await?
         }
-        refuse_rows(&snapshot, &store.catalogue).await?;
-        return write_version(store, None, version).await;
     };
-    if found > version {
-        return Err(StorageError::SchemaTooNew { found, supported: version });
-    }
-    let mut reached = found;
-    for migration in migrations.iter().filter(|migration| migration.to > found) {
+    for migration in migrations {
+        if migration.to <= reached {
+            continue;
+        }
         tracing::info!(
             schema.from = reached,
             schema.to = migration.to,
@@ -72,13 +74,14 @@ pub(crate) async fn prepare(
             migration.name
         );
         (migration.run)(store).await?;
-        write_version(store, Some(reached), migration.to).await?;
-        reached = migration.to;
+        reached = write_version(store, Some(reached), migration.to).await?;
     }
-    if reached == version {
-        Ok(())
-    } else {
-        Err(StorageError::Refused(format!("no migration leads from schema {reached} to {version}")))
+    match reached.cmp(&version) {
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(StorageError::SchemaTooNew { found: reached, supported: version }),
+        Ordering::Less => {
+            Err(StorageError::Refused(format!("no migration leads from schema {reached} to {version}")))
+        }
     }
 }
 
@@ -112,17 +115,19 @@ pub(crate) async fn version_in(snapshot: &Snapshot) -> Result<Option<u32>, Stora
     version.map(|version| version.try_into().map_err(corrupt)).transpose()
 }
 
-async fn write_version(store: &Store, from: Option<u32>, to: u32) -> Result<(), StorageError> {
+/// Answers the version that the store has then: perhaps a later one, if another node was quicker.
+async fn write_version(store: &Store, from: Option<u32>, to: u32) -> Result<u32, StorageError> {
     let mut transaction = Transaction::new();
     transaction.check_unchanged(&SCHEMA, VERSION_ROW, from.map(u64::from).as_ref());
     transaction.check_absent(&RESTORING, RESTORING_ROW);
     transaction.put(&SCHEMA, VERSION_ROW, &u64::from(to));
     match store.commit(transaction).await {
-        // Another node of the same version was quicker.
-        Err(error) if error.is_conflict() && version_in(&store.snapshot().await?).await? == Some(to) => {
-            Ok(())
+        Ok(_) => Ok(to),
+        Err(error) if error.is_conflict() => {
+            let found = version_in(&store.snapshot().await?).await?;
+            found.filter(|&found| found >= to).ok_or(error)
         }
-        outcome => outcome.map(|_| ()),
+        Err(error) => Err(error),
     }
 }
 

@@ -9,6 +9,10 @@ use crate::{
     value::Value,
 };
 
+/// Encoded keys are no longer: PostgreSQL cannot index one of 2700 bytes, fjall cannot store one of 64 KiB, and either would
+/// fail everybody's transactions that are in the same group.
+pub(crate) const MOST_KEY_BYTES: usize = 2_560;
+
 /// Names a transaction within this process, so that one whose outcome is unknown (its caller was cancelled, the database
 /// went away) can be handed in again: it is applied once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -203,6 +207,13 @@ impl Transaction {
     pub(crate) fn validate(&self) -> Result<(), StorageError> {
         if self.durability == Durability::Relaxed && !self.entries.is_empty() {
             return Err(StorageError::InvalidTransaction("a relaxed transaction cannot append to the log"));
+        }
+        let checked = self.checks.iter().map(|(key, _)| key);
+        let written = self.writes.iter().map(|write| match write {
+            Write::Put { key, .. } | Write::Delete { key } => key,
+        });
+        if checked.chain(written).any(|key| key.key.len() > MOST_KEY_BYTES) {
+            return Err(StorageError::InvalidTransaction("an encoded key is longer than 2560 bytes"));
         }
         let is_stamped =
             |write: &Write| matches!(write, Write::Put { stamps, .. } if *stamps != Stamps::default());

@@ -18,7 +18,8 @@ pub(super) async fn capabilities(
 ) -> Result<Response, MatrixError> {
     let settings = state.accounts.settings();
     let mut capabilities = Capabilities::new();
-    capabilities.change_password = ChangePasswordCapability::new(settings.password_login && settings.change_password);
+    capabilities.change_password =
+        ChangePasswordCapability::new(settings.password_login && settings.change_password);
     capabilities.get_login_token = GetLoginTokenCapability::new(settings.password_login);
     capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
     let mut fields = ProfileFieldsCapability::new(true);

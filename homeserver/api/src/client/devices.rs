@@ -78,7 +78,6 @@ fn render(device: entente_accounts::Device) -> Device {
     let mut rendered = Device::new(device.device_id);
     rendered.display_name = device.display_name;
     rendered.last_seen_ip = device.last_seen_address;
-    rendered.last_seen_ts =
-        device.last_seen_at.and_then(UInt::new).map(MilliSecondsSinceUnixEpoch);
+    rendered.last_seen_ts = device.last_seen_at.and_then(UInt::new).map(MilliSecondsSinceUnixEpoch);
     rendered
 }

@@ -45,17 +45,21 @@ async fn show(Path(stage): Path<String>, Query(query): Query<Session>) -> Result
 }
 
 async fn complete(
-    State(state): State<ApiState>,
+    State(api): State<ApiState>,
     Path(stage): Path<String>,
     Form(answers): Form<Answers>,
 ) -> Result<Response, MatrixError> {
     let auth_type = AuthType::from(stage.as_str());
     let completed =
-        state.accounts.complete_fallback_stage(&answers.session, &auth_type, answers.token.as_deref()).await;
+        api.accounts.complete_fallback_stage(&answers.session, &auth_type, answers.token.as_deref()).await;
     match completed {
         Ok(true) => Ok(page(StatusCode::OK, AUTHENTICATION_DONE.to_owned())),
-        Ok(false) => form(&stage, &answers.session, "That was not accepted. Try again.", StatusCode::FORBIDDEN),
-        Err(AccountError::NotFound(problem)) => form(&stage, &answers.session, problem, StatusCode::NOT_FOUND),
+        Ok(false) => {
+            form(&stage, &answers.session, "That was not accepted. Try again.", StatusCode::FORBIDDEN)
+        }
+        Err(AccountError::NotFound(problem)) => {
+            form(&stage, &answers.session, problem, StatusCode::NOT_FOUND)
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -36,7 +36,6 @@ pub(super) async fn login(
     let localpart = match &request.login_info {
         LoginInfo::Password(password) => verify_password(&state, password).await?,
         LoginInfo::Token(Token { token, .. }) => state.accounts.take_login_token(token).await?,
-        LoginInfo::ApplicationService(_) => return Err(MatrixError::unknown_login_type()),
         _ => return Err(MatrixError::unknown_login_type()),
     };
     let session_request = SessionRequest {

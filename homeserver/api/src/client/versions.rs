@@ -1,16 +1,16 @@
 use std::collections::BTreeMap;
 
 use axum::extract::State;
-use ruma::api::client::discovery::get_supported_versions::{Request, Response};
 use entente_accounts::Session;
+use ruma::api::client::discovery::get_supported_versions::{Request, Response};
 
 use crate::{ApiState, MatrixError};
 
 /// The versions of the spec that clients may take this server to follow. Clients refuse a server that names none of v1.1
 /// to v1.13.
 const VERSIONS: [&str; 19] = [
-    "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12", "v1.13",
-    "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
+    "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12",
+    "v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
 ];
 
 /// Features that are named by their unstable identifiers because clients ask for them so. Exactly those that work.

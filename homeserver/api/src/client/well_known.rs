@@ -26,8 +26,9 @@ pub(super) async fn support(
     if support.contacts.is_empty() && support.page.is_none() {
         return Err(MatrixError::not_found("the operator of this server names no contact"));
     }
-    let mut response = discover_support::Response::with_contacts(support.contacts.iter().map(render).collect());
-    response.support_page = support.page.clone();
+    let mut response =
+        discover_support::Response::with_contacts(support.contacts.iter().map(render).collect());
+    response.support_page.clone_from(&support.page);
     Ok(response)
 }
 
@@ -38,6 +39,6 @@ fn render(contact: &SupportContact) -> Contact {
         (None, Some(matrix_id)) => Contact::with_matrix_id(role, matrix_id.clone()),
         (None, None) => Contact::with_email_address(role, String::new()),
     };
-    rendered.matrix_id = contact.matrix_id.clone();
+    rendered.matrix_id.clone_from(&contact.matrix_id);
     rendered
 }

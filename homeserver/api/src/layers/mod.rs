@@ -10,14 +10,17 @@ mod timeout;
 
 use std::time::Duration;
 
-use axum::{Router, middleware::{from_fn, from_fn_with_state}};
+use axum::{
+    Router,
+    middleware::{from_fn, from_fn_with_state},
+};
 use tower_http::{
     catch_panic::CatchPanicLayer,
     compression::{CompressionLayer, predicate::SizeAbove},
 };
 
-pub use self::in_flight::InFlight;
 pub(crate) use self::address::TrustedProxies;
+pub use self::in_flight::InFlight;
 use crate::ApiState;
 
 /// Smaller answers are sent as they are.

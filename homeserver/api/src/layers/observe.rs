@@ -17,7 +17,8 @@ pub(super) async fn observe(State(state): State<ApiState>, request: Request, nex
     let request_id = format!("{:x}", NEXT.fetch_add(1, Ordering::Relaxed));
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let method = request.method().clone();
-    let span = tracing::info_span!("request", request.id = %request_id, http.method = %method, http.route = %route);
+    let span =
+        tracing::info_span!("request", request.id = %request_id, http.method = %method, http.route = %route);
     let clock = state.limits.clock();
     let began_at = clock.monotonic();
     let in_flight = state.metrics.request_began();

@@ -2,7 +2,10 @@ use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{Extension, middleware::AddExtension};
 use axum_server::accept::Accept;
-use tokio::{net::TcpStream, sync::{OwnedSemaphorePermit, Semaphore}};
+use tokio::{
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tower::Layer;
 
 /// Bounds on connections.

@@ -74,7 +74,7 @@ impl Home {
             Candidate::Memory => self.disk.open(),
             Candidate::Fjall => fjall::open(self.directory.path(), fjall::Options::default()),
             #[cfg(feature = "engine-sled")]
-            Candidate::Sled => entente_storage::engine::sled::open(self.directory.path()),
+            Candidate::Sled => entente_storage::engine::sled::open(self.directory.path(), 64 * 1024 * 1024),
         }
     }
 

@@ -4,35 +4,46 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, BufReader, BufWriter},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
 };
 
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// A file that is being written. Goes when it is dropped before [`PartialFile::complete`].
+/// A file that is being written. Goes when it is dropped before [`PartialFile::complete`]; what a process that died left
+/// behind is overwritten by the next one.
 pub(super) struct PartialFile {
     destination: PathBuf,
     temporary: PathBuf,
     completed: bool,
+    /// Held until the file has its own name or is gone: nobody else writes under the temporary one meanwhile.
+    _lock: File,
 }
 
 impl PartialFile {
     /// Creates the file beside its destination. Only its owner may read it: a backup holds every secret of the store.
     pub(super) fn create(destination: &Path) -> io::Result<(Self, BufWriter<File>)> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = destination
             .file_name()
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the backup needs a file name"))?;
         let mut temporary_name = name.to_owned();
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        temporary_name.push(format!(".{}-{number}.partial", std::process::id()));
+        temporary_name.push(".partial");
         let temporary = destination.with_file_name(temporary_name);
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
+        // Not truncated before it is known to be nobody's.
+        options.write(true).create(true).truncate(false);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let file = options.open(&temporary)?;
-        let partial = Self { destination: destination.to_owned(), temporary, completed: false };
+        if file.try_lock().is_err() || !is_still_at(&file, &temporary) {
+            let message = "another backup is being written to the same place";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
+        }
+        let partial = Self {
+            destination: destination.to_owned(),
+            temporary,
+            completed: false,
+            _lock: file.try_clone()?,
+        };
+        file.set_len(0)?;
         Ok((partial, BufWriter::with_capacity(BUFFER_BYTES, file)))
     }
 
@@ -55,6 +66,22 @@ impl Drop for PartialFile {
             tracing::warn!(%error, path = %self.temporary.display(), "an unfinished backup stays behind");
         }
     }
+}
+
+/// Whether nobody completed or removed the file between its opening and its locking.
+#[cfg(unix)]
+fn is_still_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+
+    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let there = std::fs::symlink_metadata(path).map(identity);
+    there.is_ok_and(|there| file.metadata().map(identity).is_ok_and(|ours| ours == there))
+}
+
+/// Elsewhere a file that is open can be neither renamed nor removed.
+#[cfg(not(unix))]
+fn is_still_at(_: &File, _: &Path) -> bool {
+    true
 }
 
 fn sync_directory_of(path: &Path) -> io::Result<()> {

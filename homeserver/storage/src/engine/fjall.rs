@@ -3,6 +3,8 @@
 //! Two trees: small rows, and large values kept apart from their keys ([`Layout`]). Rows of all keyspaces share a tree, each
 //! led by its keyspace's number, so that an idle keyspace holds back no journal file and costs no memory.
 
+mod journal;
+
 use std::{ops::Bound, path::Path, sync::Arc};
 
 use bytes::Bytes;
@@ -15,7 +17,7 @@ use super::{
     group::MergedWrites,
     local::{LocalEngine, LocalStore, LocalView},
 };
-use crate::{Layout, StorageError, keyspace::KeyspaceInfo, scan::successor};
+use crate::{Layout, StorageError, keyspace::KeyspaceInfo, scan::successor, transaction::MOST_KEY_BYTES};
 
 /// Settings of the engine.
 #[derive(Clone, Copy, Debug)]
@@ -44,13 +46,10 @@ const SEPARATE_FROM_BYTES: u32 = 256;
 
 /// Opens or creates the database in the directory `path`. Only one process can have it open.
 pub fn open(path: &Path, options: Options) -> Result<Arc<dyn Engine>, StorageError> {
-    let database = Database::builder(path)
-        .cache_size(options.cache_bytes)
-        .max_journaling_size(options.journal_bytes.max(64 * 1024 * 1024))
-        .manual_journal_persist(true)
-        .worker_threads(2)
-        .open()
-        .map_err(|error| open_error(path, error))?;
+    let database = match open_database(path, options) {
+        Err(fjall::Error::JournalRecovery(damage)) => open_without_torn_batch(path, options, damage)?,
+        outcome => outcome.map_err(|error| open_error(path, error))?,
+    };
     let tree = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
     let separation = KvSeparationOptions::default().separation_threshold(SEPARATE_FROM_BYTES);
     let trees = Trees {
@@ -60,6 +59,38 @@ pub fn open(path: &Path, options: Options) -> Result<Arc<dyn Engine>, StorageErr
             .map_err(StorageError::engine)?,
     };
     Ok(Arc::new(LocalStore::start(FjallEngine { database, trees })?))
+}
+
+fn open_database(path: &Path, options: Options) -> fjall::Result<Database> {
+    Database::builder(path)
+        .cache_size(options.cache_bytes)
+        .max_journaling_size(options.journal_bytes.max(64 * 1024 * 1024))
+        .manual_journal_persist(true)
+        .worker_threads(2)
+        .open()
+}
+
+/// Opens the database without the newest batch of its journal, provided that this is the damaged one.
+fn open_without_torn_batch(
+    path: &Path,
+    options: Options,
+    damage: fjall::JournalRecoveryError,
+) -> Result<Database, StorageError> {
+    let Some(end) = journal::cut_newest_end(path)? else { return Err(StorageError::engine(damage)) };
+    match open_database(path, options) {
+        Ok(database) => {
+            tracing::warn!(
+                storage.path = %path.display(),
+                %damage,
+                "the newest write was torn by a power cut before it was acknowledged, and is discarded"
+            );
+            Ok(database)
+        }
+        Err(error) => {
+            end.put_back()?;
+            Err(open_error(path, error))
+        }
+    }
 }
 
 fn open_error(path: &Path, error: fjall::Error) -> StorageError {
@@ -134,7 +165,8 @@ impl LocalView for FjallView {
     const BLOCKS: bool = true;
 
     fn get(&self, key: &RowKey) -> Result<Option<Bytes>, StorageError> {
-        let value = self.snapshot.get(self.trees.of(key.info), key.prefixed()).map_err(StorageError::engine)?;
+        let value =
+            self.snapshot.get(self.trees.of(key.info), key.prefixed()).map_err(StorageError::engine)?;
         Ok(value.map(Bytes::from))
     }
 
@@ -153,6 +185,11 @@ impl LocalView for FjallView {
     }
 }
 
+/// The part of a key that a stored key can have. fjall panics over bounds that it could not have stored.
+fn storable(key: &Bytes) -> &[u8] {
+    key.get(..MOST_KEY_BYTES).unwrap_or(key)
+}
+
 fn prefixed(prefix: [u8; 2], key: &[u8]) -> Vec<u8> {
     [&prefix, key].concat()
 }
@@ -160,6 +197,10 @@ fn prefixed(prefix: [u8; 2], key: &[u8]) -> Vec<u8> {
 fn lower_bound(prefix: [u8; 2], bound: &Bound<Bytes>) -> Bound<Vec<u8>> {
     match bound {
         Bound::Unbounded => Bound::Included(prefix.to_vec()),
+        // No stored key lies between the longest part of the bound that can be stored and the bound itself.
+        Bound::Included(key) | Bound::Excluded(key) if key.len() > MOST_KEY_BYTES => {
+            Bound::Excluded(prefixed(prefix, storable(key)))
+        }
         bound => bound.as_ref().map(|key| prefixed(prefix, key)),
     }
 }
@@ -167,6 +208,9 @@ fn lower_bound(prefix: [u8; 2], bound: &Bound<Bytes>) -> Bound<Vec<u8>> {
 fn upper_bound(prefix: [u8; 2], bound: &Bound<Bytes>) -> Bound<Vec<u8>> {
     match bound {
         Bound::Unbounded => successor(&prefix).map_or(Bound::Unbounded, Bound::Excluded),
+        Bound::Included(key) | Bound::Excluded(key) if key.len() > MOST_KEY_BYTES => {
+            Bound::Included(prefixed(prefix, storable(key)))
+        }
         bound => bound.as_ref().map(|key| prefixed(prefix, key)),
     }
 }

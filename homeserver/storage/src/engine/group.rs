@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use bytes::Bytes;
 
 use crate::{
-    Commit, Durability, LogPosition, Position, StorageError, Transaction, TransactionId, WriterId, Write,
+    Commit, Durability, LogPosition, Position, StorageError, Transaction, TransactionId, Write, WriterId,
     keyspace::RowKey,
     log::{HEADS, LOG, StoredEntries},
     value::Value,

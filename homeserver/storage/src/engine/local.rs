@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
+    time::Instant,
 };
 
 use super::{
@@ -89,7 +90,7 @@ impl<E: LocalEngine> LocalStore<E> {
             queue,
             sequence: position.sequence_of(WriterId::SINGLE),
             position,
-            unsynced: false,
+            sync_by: None,
             recent: RecentOutcomes::default(),
             published: Arc::clone(&published),
             positions: publish_position,
@@ -203,8 +204,8 @@ struct Writer<E: LocalEngine> {
     sequence: u64,
     /// How far the log reaches, other writers' commits included: a restored store can have some.
     position: Position,
-    /// Whether relaxed commits wait to be synced.
-    unsynced: bool,
+    /// When the oldest relaxed commit that is not on disk yet has to be.
+    sync_by: Option<Instant>,
     recent: RecentOutcomes,
     published: Arc<ArcSwap<LocalSnapshot<E::View>>>,
     positions: watch::Sender<Position>,
@@ -216,6 +217,8 @@ type Waiting = (Box<Transaction>, oneshot::Sender<Result<Commit, StorageError>>)
 
 impl<E: LocalEngine> Writer<E> {
     fn run(mut self) {
+        let runtime = self.runtime.clone();
+        let _timers = runtime.enter();
         let mut closing = None;
         while closing.is_none() {
             let Some(first) = self.next_command() else { break };
@@ -245,18 +248,21 @@ impl<E: LocalEngine> Writer<E> {
         }
     }
 
-    /// The next command; `None` when all handles are gone. Syncs relaxed commits when none comes in time.
+    /// The next command; `None` when all handles are gone. Syncs relaxed commits when their time has come, also when there is
+    /// always a next command.
     fn next_command(&mut self) -> Option<Command> {
-        if !self.unsynced {
-            return self.queue.blocking_recv();
-        }
-        let next = async { tokio::time::timeout(RELAXED_SYNC_AFTER, self.queue.recv()).await };
-        if let Ok(command) = self.runtime.block_on(next) {
-            return command;
-        }
-        match self.engine.sync() {
-            Ok(()) => self.unsynced = false,
-            Err(error) => tracing::error!(%error, "syncing relaxed commits failed"),
+        while let Some(sync_by) = self.sync_by {
+            if Instant::now() < sync_by {
+                let next = async { tokio::time::timeout_at(sync_by, self.queue.recv()).await };
+                if let Ok(command) = self.runtime.block_on(next) {
+                    return command;
+                }
+            }
+            self.sync_by = None;
+            if let Err(error) = self.engine.sync() {
+                tracing::error!(%error, "syncing relaxed commits failed");
+                self.sync_by = Some(Instant::now() + RELAXED_SYNC_AFTER);
+            }
         }
         self.queue.blocking_recv()
     }
@@ -285,7 +291,11 @@ impl<E: LocalEngine> Writer<E> {
     fn write(&mut self, merged: &MergedWrites) -> Result<(), StorageError> {
         self.engine.apply(merged)?;
         let view = Arc::new(self.engine.view());
-        self.unsynced = !merged.durable;
+        self.sync_by = match self.sync_by {
+            _ if merged.durable => None,
+            None => Some(Instant::now() + RELAXED_SYNC_AFTER),
+            earlier => earlier,
+        };
         self.sequence = merged.sequence;
         self.recent.remember(&merged.admitted);
         self.position.join(&position_of(WriterId::SINGLE, self.sequence));

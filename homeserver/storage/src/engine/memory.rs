@@ -30,7 +30,7 @@ struct State {
     /// How often it was opened: an engine that was opened earlier has lost its disk.
     generation: u64,
     faults: VecDeque<PlannedFault>,
-    operations: u64,
+    operations: [u64; Operation::Sync as usize + 1],
 }
 
 #[derive(Debug)]
@@ -80,9 +80,9 @@ impl Disk {
         self.state.lock().cut_power();
     }
 
-    /// How many operations there were so far.
-    pub fn operations(&self) -> u64 {
-        self.state.lock().operations
+    /// How many operations of a kind there were so far, failed ones included.
+    pub fn operations(&self, operation: Operation) -> u64 {
+        self.state.lock().operations[operation as usize]
     }
 
     /// Opens an engine on this disk. One that was opened earlier fails from now on.
@@ -101,7 +101,7 @@ impl Disk {
             if state.generation != generation {
                 return Err(lost());
             }
-            state.operations += 1;
+            state.operations[operation as usize] += 1;
             state.next_fault(operation)
         };
         match fault {

@@ -1,7 +1,7 @@
 //! Engines: what keeps the rows.
 //!
-//! Above them nobody knows which one is in use. The embedded ones share a group committer ([`local`]); all of them decide
-//! transactions by the same rules ([`group`]).
+//! Above them nobody knows which one is in use. The embedded ones share a group committer (`local`); all of them decide
+//! transactions by the same rules (`group`).
 
 use std::sync::Arc;
 
@@ -9,14 +9,15 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+use crate::{Commit, Position, StorageError, Transaction};
 pub use crate::{
     keyspace::RowKey,
     scan::{RowPage, RowRange},
 };
-use crate::{Commit, Position, StorageError, Transaction};
 
 pub mod fjall;
 pub mod memory;
+pub mod postgresql;
 #[cfg(feature = "engine-sled")]
 pub mod sled;
 

@@ -1,0 +1,165 @@
+//! A PostgreSQL server of the tests' own: an empty cluster in a temporary directory, on a port that was free, gone when the
+//! test process is, however that ended.
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tokio_postgres::NoTls;
+
+/// A server is looked for this often, every 50 ms, before a test gives up.
+const MOST_LOOKS: u32 = 1_200;
+
+/// A running server.
+pub(crate) struct TemporaryPostgres {
+    port: u16,
+    binaries: PathBuf,
+    directory: PathBuf,
+    /// Ends the server when its standard input closes, which happens with this process at the latest.
+    guard: Child,
+}
+
+impl TemporaryPostgres {
+    /// The server that all tests of this process share. Starts at the first call.
+    pub(crate) fn shared() -> &'static Self {
+        static SHARED: OnceLock<TemporaryPostgres> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// A server of the caller's own.
+    pub(crate) fn start() -> Self {
+        let binaries = binaries();
+        let directory = TempDir::with_prefix("entente-postgresql-").unwrap().keep();
+        if is_root() {
+            let owned = Command::new("chown").arg("postgres").arg(&directory).status().unwrap();
+            assert!(owned.success());
+        }
+        let data = directory.join("data");
+        let made = as_server_user(&binaries.join("initdb"))
+            .args(["--auth=trust", "--username=entente", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"])
+            .arg(&data)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let guard = start_server(&binaries, &directory, port);
+        let mut server = Self { port, binaries, directory, guard };
+        for _ in 0..MOST_LOOKS {
+            if server.answers() {
+                return server;
+            }
+            assert!(server.guard.try_wait().unwrap().is_none(), "PostgreSQL ended at once");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("PostgreSQL did not start; see {}", server.directory.display());
+    }
+
+    /// A database of its own, as a URL.
+    pub(crate) async fn create_database(&self) -> String {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("entente_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.execute(&format!("CREATE DATABASE {name}")).await;
+        format!("postgresql://entente@127.0.0.1:{}/{name}", self.port)
+    }
+
+    /// Runs a statement as the administrator.
+    pub(crate) async fn execute(&self, statement: &str) {
+        let url = format!("postgresql://entente@127.0.0.1:{}/postgres", self.port);
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+        let driver = tokio::spawn(connection);
+        client.batch_execute(statement).await.unwrap();
+        drop(client);
+        driver.await.unwrap().unwrap();
+    }
+
+    /// Stops the server as a crash would, and starts it again.
+    pub(crate) fn crash_and_restart(&self) {
+        let data = self.directory.join("data");
+        for arguments in [["stop", "-m", "immediate"].as_slice(), ["start"].as_slice()] {
+            let status = as_server_user(&self.binaries.join("pg_ctl"))
+                .args(arguments)
+                .args(["-w", "-s", "-D"])
+                .arg(&data)
+                .args(["-o", &options(&self.directory, self.port)])
+                .args(["-l"])
+                .arg(self.directory.join("log"))
+                .stdout(Stdio::null())
+                .status()
+                .unwrap();
+            assert!(status.success(), "pg_ctl {arguments:?}");
+        }
+    }
+
+    fn answers(&self) -> bool {
+        let status = Command::new(self.binaries.join("pg_isready"))
+            .args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()])
+            .status();
+        status.unwrap().success()
+    }
+}
+
+impl Drop for TemporaryPostgres {
+    fn drop(&mut self) {
+        drop(self.guard.stdin.take());
+        let _ = self.guard.wait();
+    }
+}
+
+fn options(directory: &Path, port: u16) -> String {
+    format!("-h 127.0.0.1 -p {port} -k {} -c max_connections=200", directory.display())
+}
+
+/// A shell stands between: it stops the server and removes the directory when its standard input ends.
+fn start_server(binaries: &Path, directory: &Path, port: u16) -> Child {
+    let script = r#"
+        "$1/pg_ctl" start -s -D "$2/data" -l "$2/log" -o "$3" || exit 1
+        read -r _
+        "$1/pg_ctl" stop -s -m immediate -D "$2/data"
+        rm -rf "$2"
+    "#;
+    as_server_user(Path::new("/bin/sh"))
+        .args(["-c", script, "sh"])
+        .arg(binaries)
+        .arg(directory)
+        .arg(options(directory, port))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().unwrap();
+    id.stdout.trim_ascii() == b"0"
+}
+
+/// PostgreSQL refuses to run as root.
+fn as_server_user(program: &Path) -> Command {
+    if is_root() {
+        let mut command = Command::new("runuser");
+        command.args(["-u", "postgres", "--"]).arg(program);
+        command
+    } else {
+        Command::new(program)
+    }
+}
+
+/// Where Debian keeps the newest version, or wherever `pg_config` says.
+fn binaries() -> PathBuf {
+    let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let newest =
+        debian.map(|version| version.path().join("bin")).filter(|path| path.join("initdb").exists()).max();
+    newest.unwrap_or_else(|| {
+        let output = Command::new("pg_config").arg("--bindir").output();
+        let output = output.expect("PostgreSQL is not installed: apt-get install postgresql");
+        PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+    })
+}
