@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use entente_config::{Config, Engine};
+use entente_config::{Config, Engine, Tls};
 use entente_storage::{
     Store,
     engine::{self, fjall, memory, postgresql},
@@ -15,9 +15,13 @@ use entente_storage::{
 
 use crate::catalogue;
 
-/// Makes the data directory, for the server's own user only.
-pub(crate) fn make_data_dir(config: &Config) -> Result<(), String> {
-    make_private_dir(&config.data_dir)
+/// Makes the directories that hold secrets, for the server's own user only.
+fn make_private_dirs(config: &Config) -> Result<(), String> {
+    make_private_dir(&config.data_dir)?;
+    if config.listeners.iter().any(|listener| listener.tls == Some(Tls::Acme)) {
+        make_private_dir(&config.acme_cache_dir())?;
+    }
+    Ok(())
 }
 
 fn make_private_dir(path: &Path) -> Result<(), String> {
@@ -34,7 +38,7 @@ fn make_private_dir(path: &Path) -> Result<(), String> {
 
 /// Opens the engine that the settings name.
 pub(crate) async fn open_engine(config: &Config) -> Result<Arc<dyn engine::Engine>, String> {
-    make_data_dir(config)?;
+    make_private_dirs(config)?;
     let storage = &config.storage;
     let opened = match storage.engine {
         Engine::Fjall => {

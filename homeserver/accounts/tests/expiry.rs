@@ -5,8 +5,8 @@
 use std::{sync::Arc, time::Duration};
 
 use entente_accounts::{
-    AccountError, Accounts, Argon2Parameters, KEYSPACES, NewAccount, Operation, RegistrationToken, SessionRequest,
-    Settings,
+    AccountError, Accounts, Argon2Parameters, KEYSPACES, NewAccount, Operation, RegistrationToken,
+    SessionRequest, Settings,
 };
 use entente_environment::{Environment, ManualClock, Randomness, Timestamp};
 use entente_storage::{Catalogue, Schema, Store, engine::memory::Disk};
@@ -28,7 +28,8 @@ async fn home(settings: Settings) -> Home {
     let environment = Environment::new(clock.clone(), Randomness::from_seed(1));
     let argon2 = Argon2Parameters { memory_kib: 64, iterations: 1, parallelism: 1 };
     let settings = Settings { argon2, ..settings };
-    let accounts = Accounts::open(store, environment, server_name!("example.org").to_owned(), settings).await.unwrap();
+    let accounts =
+        Accounts::open(store, environment, server_name!("example.org").to_owned(), settings).await.unwrap();
     let alice = NewAccount {
         username: Some("alice".to_owned()),
         password: Some("correct horse".to_owned()),
@@ -87,7 +88,10 @@ async fn access_tokens_end_as_the_operator_says() {
     assert!(matches!(expired, AccountError::UnknownToken { soft_logout: true }));
     accounts.delete_expired().await.unwrap();
     let still_soft = accounts.authenticate(&refreshable.access_token, None).await.unwrap_err();
-    assert!(matches!(still_soft, AccountError::UnknownToken { soft_logout: true }), "sweeping forgets no session");
+    assert!(
+        matches!(still_soft, AccountError::UnknownToken { soft_logout: true }),
+        "sweeping forgets no session"
+    );
 
     clock.advance(minutes(60));
     assert!(accounts.authenticate(&fixed.access_token, None).await.is_err());

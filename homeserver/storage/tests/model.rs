@@ -20,8 +20,7 @@ const ROWS: Keyspace<Vec<u8>, Bytes> = support::BYTES;
 const OTHERS: Keyspace<u64, Bytes> = support::BLOBS;
 
 /// Few keys, so that histories meet; with the bytes that the codec escapes, and with prefixes of each other.
-const KEYS: [&[u8]; 8] =
-    [b"", b"\0", b"\0\0", b"\x01", b"a", b"a\0", b"ab", b"\xff\xff"];
+const KEYS: [&[u8]; 8] = [b"", b"\0", b"\0\0", b"\x01", b"a", b"a\0", b"ab", b"\xff\xff"];
 
 type Rows = BTreeMap<Vec<u8>, Bytes>;
 
@@ -61,7 +60,12 @@ struct Ends {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Commit { checks: Vec<Checked>, changes: Vec<Change>, entries: usize, relaxed: bool },
+    Commit {
+        checks: Vec<Checked>,
+        changes: Vec<Change>,
+        entries: usize,
+        relaxed: bool,
+    },
     /// Hands in the newest transaction that was applied once more.
     CommitAgain,
     GetMany(Vec<usize>),
@@ -233,8 +237,12 @@ impl<H: Home> Run<'_, H> {
         match step {
             Step::Commit { checks, changes, entries, relaxed } => {
                 let mut transaction = if *relaxed { Transaction::relaxed() } else { Transaction::new() };
-                checks.iter().for_each(|check| check.add_to(&mut transaction, &self.model));
-                changes.iter().for_each(|change| change.add_to(&mut transaction));
+                for check in checks {
+                    check.add_to(&mut transaction, &self.model);
+                }
+                for change in changes {
+                    change.add_to(&mut transaction);
+                }
                 for entry in 0..*entries {
                     transaction.log(TOPIC, format!("{} {entry}", self.model.log.len()));
                 }
@@ -249,7 +257,10 @@ impl<H: Home> Run<'_, H> {
                 let keys: Vec<_> = keys.iter().map(|&key| KEYS[key]).collect();
                 let snapshot = self.store().snapshot().await.unwrap();
                 let found = snapshot.get_many(&ROWS, keys.iter().copied()).await.unwrap();
-                assert_eq!(found, keys.iter().map(|&key| self.model.rows.get(key).cloned()).collect::<Vec<_>>());
+                assert_eq!(
+                    found,
+                    keys.iter().map(|&key| self.model.rows.get(key).cloned()).collect::<Vec<_>>()
+                );
             }
             Step::Scan(ends) => {
                 let rows = self.store().snapshot().await.unwrap().scan_all(ends.scan()).await.unwrap();
@@ -286,7 +297,9 @@ impl<H: Home> Run<'_, H> {
         if checks.iter().all(|check| check.holds(&self.model)) {
             let commit = outcome.unwrap();
             assert_eq!(commit.position.is_some(), entries > 0);
-            changes.iter().for_each(|change| change.apply(&mut self.model));
+            for change in changes {
+                change.apply(&mut self.model);
+            }
             let number = self.model.log.len();
             self.model.log.extend((0..entries).map(|entry| format!("{number} {entry}")));
             self.newest = Some((transaction, commit));

@@ -1,6 +1,7 @@
 //! What only PostgreSQL has: several processes over one database, lost connections, servers that crash.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "the counts are what one wants to see")]
 
 mod support;
 

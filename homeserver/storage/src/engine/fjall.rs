@@ -165,6 +165,10 @@ impl LocalView for FjallView {
     const BLOCKS: bool = true;
 
     fn get(&self, key: &RowKey) -> Result<Option<Bytes>, StorageError> {
+        // fjall panics over a key that it could not have stored.
+        if key.key.len() > MOST_KEY_BYTES {
+            return Ok(None);
+        }
         let value =
             self.snapshot.get(self.trees.of(key.info), key.prefixed()).map_err(StorageError::engine)?;
         Ok(value.map(Bytes::from))

@@ -96,7 +96,8 @@ pub(crate) async fn an_overlong_key_is_refused(home: impl Home) {
         let snapshot = store.snapshot().await.unwrap();
         // To ask for it is no mistake.
         assert_eq!(snapshot.get(&BYTES, &key).await.unwrap(), None);
-        let scans = [BYTES.scan(()).from(&key), BYTES.scan(()).to(&key), BYTES.scan(()).after(&key).reverse()];
+        let scans =
+            [BYTES.scan(()).from(&key), BYTES.scan(()).to(&key), BYTES.scan(()).after(&key).reverse()];
         for scan in scans {
             assert_eq!(snapshot.scan_all(scan).await.unwrap(), []);
         }

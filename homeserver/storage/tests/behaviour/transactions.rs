@@ -16,6 +16,9 @@ async fn number(store: &Store, key: u64) -> Option<u64> {
     store.snapshot().await.unwrap().get(&NUMBERS, key).await.unwrap()
 }
 
+/// Adds a check of the row under a key.
+type AddCheck = fn(&mut Transaction, u64);
+
 /// A change that is seen in all ways in which a transaction can change something.
 fn visible_change(transaction: &mut Transaction) {
     transaction.put(&NUMBERS, 1_000, &1);
@@ -25,7 +28,7 @@ fn visible_change(transaction: &mut Transaction) {
 
 pub(crate) async fn checks_decide(home: impl Home) {
     let store = home.store().await;
-    let check_absent: fn(&mut Transaction, u64) = |transaction, key| transaction.check_absent(&NUMBERS, key);
+    let check_absent: AddCheck = |transaction, key| transaction.check_absent(&NUMBERS, key);
     let check_present = |transaction: &mut Transaction, key| transaction.check_present(&NUMBERS, key);
     let check_seven =
         |transaction: &mut Transaction, key| transaction.check_unchanged(&NUMBERS, key, Some(&7));
@@ -34,7 +37,7 @@ pub(crate) async fn checks_decide(home: impl Home) {
         transaction.check_version(&NUMBERS, key, Version::of(&7_u64.encode()));
     };
     // What each check says of no row, of 7, and of 8.
-    let cases: [(&str, fn(&mut Transaction, u64), [bool; 3]); 5] = [
+    let cases: [(&str, AddCheck, [bool; 3]); 5] = [
         ("absent", check_absent, [true, false, false]),
         ("present", check_present, [false, true, true]),
         ("unchanged from 7", check_seven, [false, true, false]),

@@ -2,9 +2,9 @@
 //! database; each is a writer of its own.
 //!
 //! All rows are in one table under the number of their keyspace. Waiting transactions are merged into group commits like
-//! everywhere ([`Group`](super::group::Group)), one SERIALIZABLE transaction each ([`writer`]). Snapshots are REPEATABLE READ
-//! transactions on pooled connections ([`snapshot`]). `NOTIFY` tells the other processes how far the log reaches
-//! ([`listener`]).
+//! everywhere (`engine/group.rs`), one SERIALIZABLE transaction each (`writer.rs`). Snapshots are REPEATABLE READ
+//! transactions on pooled connections (`snapshot.rs`). `NOTIFY` tells the other processes how far the log reaches
+//! (`listener.rs`).
 
 mod connect;
 mod listener;
