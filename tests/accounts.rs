@@ -156,6 +156,7 @@ async fn logging_in_takes_the_right_name_and_password() {
     anonymous.post(path, &login_body("alice", "wrong")).await.refused(403, "M_FORBIDDEN");
     anonymous.post(path, &login_body("nobody", PASSWORD)).await.refused(403, "M_FORBIDDEN");
     anonymous.post(path, &login_body("@alice:elsewhere.example", PASSWORD)).await.refused(403, "M_FORBIDDEN");
+    anonymous.post(path, &login_body(&"x".repeat(100_000), PASSWORD)).await.refused(403, "M_FORBIDDEN");
     anonymous.post(path, &json!({ "type": "m.login.unheard_of" })).await.refused(400, "M_UNKNOWN");
     anonymous.post(path, &json!({})).await.refused(400, "M_BAD_JSON");
     anonymous
@@ -418,6 +419,9 @@ async fn account_data_and_filters_are_the_users_own() {
         .refused(404, "M_NOT_FOUND");
     let managed = "/_matrix/client/v3/user/@alice:localhost:8008/account_data/m.push_rules";
     alice.put(managed, &json!({})).await.refused(405, "M_BAD_JSON");
+    let long = format!("/_matrix/client/v3/user/@alice:localhost:8008/account_data/{}", "x".repeat(5_000));
+    alice.put(&long, &json!({})).await.refused(413, "M_TOO_LARGE");
+    alice.get(&long).await.refused(404, "M_NOT_FOUND");
     let answer = alice.request(Method::PUT, path).body("[1, 2]").send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
 

@@ -49,6 +49,9 @@ impl Accounts {
             return Err(AccountError::WrongCredentials);
         };
         let named = identifier.user.as_str();
+        if named.len() > MOST_USER_ID_BYTES {
+            return Err(AccountError::WrongCredentials);
+        }
         if named.starts_with('@') {
             let user_id = UserId::parse(named).map_err(|_| AccountError::WrongCredentials)?;
             let localpart = self.local(&user_id).map_err(|_| AccountError::WrongCredentials)?;

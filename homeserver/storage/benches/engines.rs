@@ -37,11 +37,11 @@ struct Fixture {
 impl Fixture {
     fn new(candidate: &Candidate) -> Self {
         let runtime = Runtime::new().expect("a runtime starts");
-        let home = Home::new(candidate);
+        let home = runtime.block_on(Home::new(candidate));
         let store = runtime.block_on(async {
             let catalogue = Catalogue::new([ROWS.info(), COUNTER.info()]);
             let schema = Schema { catalogue, version: 1, migrations: Vec::new() };
-            Store::open(home.open()?, schema).await
+            Store::open(home.open().await?, schema).await
         });
         Self { runtime, store: store.expect("the store opens"), _home: home }
     }

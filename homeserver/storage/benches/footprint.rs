@@ -125,7 +125,7 @@ async fn load(store: &Store) -> Result<u64, StorageError> {
     Ok(bytes)
 }
 
-/// What the process has used so far.
+/// What the process has used so far, and with it the database server whose files are in a directory.
 #[derive(Clone, Copy)]
 struct Usage {
     processor: Duration,
@@ -133,30 +133,58 @@ struct Usage {
 }
 
 impl Usage {
-    fn now() -> Self {
-        Self { processor: processor_time(), written_bytes: written_bytes() }
+    fn now(server_directory: &Path) -> Self {
+        let mut usage = Self { processor: processor_time("self"), written_bytes: written_bytes("self") };
+        for process in server_processes(server_directory) {
+            usage.processor += processor_time(&process);
+            usage.written_bytes += written_bytes(&process);
+        }
+        usage
     }
 }
 
-/// User and system time of all threads, ended ones included, from `/proc/self/stat`.
-fn processor_time() -> Duration {
+/// The processes of a PostgreSQL server: the first one names its directory, the others are its children. What ended ones
+/// used is counted with the first.
+fn server_processes(directory: &Path) -> Vec<String> {
+    let mut processes = Vec::new();
+    let mut parents = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("this is Linux").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Some((_, fields)) = stat.rsplit_once(") ").filter(|(name, _)| name.ends_with("(postgres")) else {
+            continue;
+        };
+        let command_line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        let parent = fields.split_whitespace().nth(1).unwrap_or_default().to_owned();
+        if command_line.contains(&*directory.to_string_lossy()) {
+            parents.push(name.clone());
+        }
+        processes.push((name, parent));
+    }
+    let belongs = |(name, parent): &(String, String)| parents.contains(name) || parents.contains(parent);
+    processes.into_iter().filter(belongs).map(|(name, _)| name).collect()
+}
+
+/// User and system time of a process: of all its threads and of children that ended, from `/proc/<process>/stat`. Nothing for
+/// one that is gone.
+fn processor_time(process: &str) -> Duration {
     // The unit is 1/100 s on every Linux that this is run on (`getconf CLK_TCK`).
     const TICK: Duration = Duration::from_millis(10);
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("this is Linux");
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{process}/stat")) else { return Duration::ZERO };
     // The fields are counted behind the program's name, which may itself have blanks and parentheses.
     let (_, fields) = stat.rsplit_once(')').expect("the name stands in parentheses");
     let ticks: u32 = fields
         .split_whitespace()
         .skip(11)
-        .take(2)
+        .take(4)
         .map(|field| field.parse::<u32>().expect("times are numbers"))
         .sum();
     TICK * ticks
 }
 
-/// Bytes that the process has caused to be sent to the disk, from `/proc/self/io`.
-fn written_bytes() -> u64 {
-    let io = std::fs::read_to_string("/proc/self/io").expect("this is Linux");
+/// Bytes that a process has caused to be sent to the disk, from `/proc/<process>/io`. Nothing for one that is gone.
+fn written_bytes(process: &str) -> u64 {
+    let Ok(io) = std::fs::read_to_string(format!("/proc/{process}/io")) else { return 0 };
     let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).expect("there is such a line");
     line.parse().expect("bytes are a number")
 }
@@ -184,11 +212,12 @@ struct Footprint {
 }
 
 fn measure(candidate: &Candidate, idle: Duration) -> Footprint {
-    let home = Home::new(candidate);
     let runtime = Runtime::new().expect("a runtime starts");
+    let home = runtime.block_on(Home::new(candidate));
     let footprint = runtime.block_on(async {
-        let store = Store::open(home.open()?, schema()).await?;
-        let before = Usage::now();
+        let store = Store::open(home.open().await?, schema()).await?;
+        let disk_before = bytes_on_disk(home.directory());
+        let before = Usage::now(home.directory());
         let watch = Stopwatch::start();
         let data_bytes = load(&store).await?;
         let load = watch.elapsed();
@@ -196,11 +225,11 @@ fn measure(candidate: &Candidate, idle: Duration) -> Footprint {
         store.close().await?;
         drop(store);
         let close = watch.elapsed();
-        let after = Usage::now();
-        let disk_bytes = bytes_on_disk(home.directory());
+        let after = Usage::now(home.directory());
+        let disk_bytes = bytes_on_disk(home.directory()).saturating_sub(disk_before);
 
         let watch = Stopwatch::start();
-        let store = Store::open(home.open()?, schema()).await?;
+        let store = Store::open(home.open().await?, schema()).await?;
         let reopen = watch.elapsed();
         let last = event_id(EVENT_COUNT - 1);
         assert!(store.snapshot().await?.get(&EVENTS, last.as_str()).await?.is_some(), "the load was kept");
@@ -220,11 +249,11 @@ fn measure(candidate: &Candidate, idle: Duration) -> Footprint {
 
 /// Processor time for making the events alone, which is not the engine's.
 fn making_the_events() -> Duration {
-    let before = processor_time();
+    let before = processor_time("self");
     for number in 0..EVENT_COUNT {
         std::hint::black_box(store_event(number));
     }
-    processor_time().saturating_sub(before)
+    processor_time("self").saturating_sub(before)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the table shows three digits")]

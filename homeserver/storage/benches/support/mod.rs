@@ -1,6 +1,11 @@
 //! What both benchmarks share: the engines that take part, and a stopwatch.
 
+#[path = "../../tests/support/postgresql.rs"]
+#[allow(dead_code, reason = "shared with the tests, which use all of it")]
+mod postgresql;
+
 use std::{
+    num::NonZeroU32,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -8,9 +13,11 @@ use std::{
 
 use entente_storage::{
     StorageError,
-    engine::{Engine, fjall, memory::Disk},
+    engine::{self, Engine, fjall, memory::Disk},
 };
 use tempfile::TempDir;
+
+use self::postgresql::TemporaryPostgres;
 
 /// Measures how long something takes.
 pub(crate) struct Stopwatch(Instant);
@@ -31,6 +38,7 @@ impl Stopwatch {
 pub(crate) enum Candidate {
     Memory,
     Fjall,
+    Postgresql,
     #[cfg(feature = "engine-sled")]
     Sled,
 }
@@ -40,6 +48,7 @@ impl Candidate {
         vec![
             Self::Memory,
             Self::Fjall,
+            Self::Postgresql,
             #[cfg(feature = "engine-sled")]
             Self::Sled,
         ]
@@ -49,6 +58,7 @@ impl Candidate {
         match self {
             Self::Memory => "memory",
             Self::Fjall => "fjall",
+            Self::Postgresql => "postgresql",
             #[cfg(feature = "engine-sled")]
             Self::Sled => "sled",
         }
@@ -60,26 +70,39 @@ pub(crate) struct Home {
     candidate: Candidate,
     directory: TempDir,
     disk: Disk,
+    postgresql: Option<(TemporaryPostgres, String)>,
 }
 
 impl Home {
     /// An empty one, in the directory for temporary files: set `TMPDIR` to choose the disk.
-    pub(crate) fn new(candidate: &Candidate) -> Self {
+    pub(crate) async fn new(candidate: &Candidate) -> Self {
         let directory = TempDir::new().expect("a temporary directory can be made");
-        Self { candidate: candidate.clone(), directory, disk: Disk::new() }
+        let postgresql = if *candidate == Candidate::Postgresql {
+            let server = TemporaryPostgres::start();
+            let url = server.create_database().await;
+            Some((server, url))
+        } else {
+            None
+        };
+        Self { candidate: candidate.clone(), directory, disk: Disk::new(), postgresql }
     }
 
-    pub(crate) fn open(&self) -> Result<Arc<dyn Engine>, StorageError> {
+    pub(crate) async fn open(&self) -> Result<Arc<dyn Engine>, StorageError> {
+        if let Some((_, url)) = &self.postgresql {
+            let max_connections = NonZeroU32::new(16).expect("above zero");
+            let options = engine::postgresql::Options { url: url.clone(), max_connections, ca_file: None };
+            return engine::postgresql::open(options).await;
+        }
         match &self.candidate {
-            Candidate::Memory => self.disk.open(),
+            Candidate::Memory | Candidate::Postgresql => self.disk.open(),
             Candidate::Fjall => fjall::open(self.directory.path(), fjall::Options::default()),
             #[cfg(feature = "engine-sled")]
-            Candidate::Sled => entente_storage::engine::sled::open(self.directory.path(), 64 * 1024 * 1024),
+            Candidate::Sled => engine::sled::open(self.directory.path(), 64 * 1024 * 1024),
         }
     }
 
     #[allow(dead_code, reason = "used by only one of the benchmarks")]
     pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
+        self.postgresql.as_ref().map_or(self.directory.path(), |(server, _)| server.directory())
     }
 }

@@ -9,6 +9,7 @@ use std::{
     ops::Bound,
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -25,6 +26,10 @@ use crate::{StorageError, scan::successor};
 /// Rows that are read from sled at once before the notes are laid over them.
 const CHUNK_ROWS: usize = 256;
 
+/// A database that is locked is tried this often: sled lets go of its lock some time after it was closed.
+const MOST_ATTEMPTS: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Opens or creates the database in the directory `path`, with `cache_bytes` of pages kept in memory, and warns: it does not
 /// keep what it acknowledged. Only one process can have it open.
 pub fn open(path: &Path, cache_bytes: u64) -> Result<Arc<dyn Engine>, StorageError> {
@@ -32,25 +37,33 @@ pub fn open(path: &Path, cache_bytes: u64) -> Result<Arc<dyn Engine>, StorageErr
         storage.path = %path.display(),
         "the sled engine is not durable: a power cut loses acknowledged commits, and possibly the whole store; it is for measuring only"
     );
-    let database = sled::Config::new()
-        .path(path)
-        .cache_capacity(cache_bytes)
-        .flush_every_ms(None)
-        .open()
-        .map_err(|error| open_error(path, error))?;
+    let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None);
+    let mut attempt = 1;
+    let database = loop {
+        match config.open() {
+            Err(error) if is_locked(&error) && attempt < MOST_ATTEMPTS => {
+                attempt += 1;
+                std::thread::sleep(PAUSE);
+            }
+            outcome => break outcome.map_err(|error| open_error(path, error))?,
+        }
+    };
     Ok(Arc::new(LocalStore::start(SledEngine { database, history: Arc::default() })?))
 }
 
+/// sled tells it only in words.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"))
+}
+
 fn open_error(path: &Path, error: sled::Error) -> StorageError {
-    match error {
-        sled::Error::Io(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-            StorageError::Unavailable(format!(
-                "{} is in use by another process; is the server running already?",
-                path.display()
-            ))
-        }
-        error => StorageError::engine(error),
+    if is_locked(&error) {
+        return StorageError::Unavailable(format!(
+            "{} is in use by another process; is the server running already?",
+            path.display()
+        ));
     }
+    StorageError::engine(error)
 }
 
 /// Rows of a range, and the key at which the next ones begin.

@@ -70,6 +70,11 @@ impl TemporaryPostgres {
         format!("postgresql://entente@127.0.0.1:{}/{name}", self.port)
     }
 
+    /// Where its files are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Runs a statement as the administrator.
     pub(crate) async fn execute(&self, statement: &str) {
         let url = format!("postgresql://entente@127.0.0.1:{}/postgres", self.port);
