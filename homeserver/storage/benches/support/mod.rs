@@ -1,7 +1,7 @@
 //! What both benchmarks share: the engines that take part, and a stopwatch.
 
 #[path = "../../tests/support/postgresql.rs"]
-#[allow(dead_code, reason = "shared with the tests, which use all of it")]
+#[allow(dead_code, clippy::unwrap_used, reason = "shared with the tests, which use all of it")]
 mod postgresql;
 
 use std::{
