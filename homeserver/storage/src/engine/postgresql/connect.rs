@@ -10,7 +10,7 @@ use tokio::{
     sync::mpsc,
 };
 use tokio_postgres::{
-    AsyncMessage, Client, Config, Connection, NoTls, Notification, config::SslMode, error::SqlState,
+    AsyncMessage, Client, Config, Connection, NoTls, Notification, config::SslMode, error::Severity,
     types::Type,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -47,11 +47,12 @@ pub(super) enum Tls {
 impl Connector {
     pub(super) fn new(options: &Options) -> Result<Self, StorageError> {
         // The error's own text may quote the URL, password included; its source does not.
-        let mut config: Config = options.url.parse().map_err(|error: tokio_postgres::Error| {
-            let reason =
-                std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
-            StorageError::Refused(format!("the database's URL cannot be read{reason}"))
-        })?;
+        let mut config: Config =
+            spelt_for_the_client(&options.url).parse().map_err(|error: tokio_postgres::Error| {
+                let reason = std::error::Error::source(&error)
+                    .map_or_else(String::new, |source| format!(": {source}"));
+                StorageError::Refused(format!("the database's URL cannot be read{reason}"))
+            })?;
         config.connect_timeout(CONNECT_TIMEOUT).keepalives_idle(LOST_AFTER).tcp_user_timeout(LOST_AFTER);
         let tls = if config.get_ssl_mode() == SslMode::Require {
             Tls::Verified(MakeRustlsConnect::new(verifying(options.ca_file.as_deref())?))
@@ -118,9 +119,20 @@ impl Connector {
             .await
             .map_err(StorageError::engine)?;
         transaction.batch_execute(statements::TABLES).await.map_err(StorageError::engine)?;
-        transaction.execute(statements::FORGET_GROUPS, &[]).await.map_err(StorageError::engine)?;
+        transaction.execute(statements::FORGET_MARKS, &[]).await.map_err(StorageError::engine)?;
         transaction.commit().await.map_err(StorageError::engine)
     }
+}
+
+/// The URL with `sslmode=verify-full` as the client library has it: its `require` is no weaker here, because certificates are
+/// always verified.
+fn spelt_for_the_client(url: &str) -> String {
+    let ends = |character: char| matches!(character, '?' | '&') || character.is_whitespace();
+    let spell = |part: &str| match part.strip_prefix("sslmode=verify-full") {
+        Some(end) if end.chars().all(ends) => format!("sslmode=require{end}"),
+        _ => part.to_owned(),
+    };
+    url.split_inclusive(ends).map(spell).collect()
 }
 
 fn verifying(ca_file: Option<&Path>) -> Result<ClientConfig, StorageError> {
@@ -186,17 +198,10 @@ pub(super) async fn read_heads(client: &Client) -> Result<Position, StorageError
 
 /// What a failed statement means: a database that is away, or one that answers with an error.
 pub(super) fn failure(error: &tokio_postgres::Error) -> StorageError {
-    let is_away = |code: &SqlState| {
-        [
-            SqlState::ADMIN_SHUTDOWN,
-            SqlState::CRASH_SHUTDOWN,
-            SqlState::CANNOT_CONNECT_NOW,
-            SqlState::TOO_MANY_CONNECTIONS,
-        ]
-        .contains(code)
-    };
+    // After a fatal error the server closes the connection: it shuts down, or waited for too long.
+    let is_fatal = |severity| matches!(severity, Some(Severity::Fatal | Severity::Panic));
     match error.as_db_error() {
-        Some(db) if !is_away(db.code()) => {
+        Some(db) if !is_fatal(db.parsed_severity()) => {
             StorageError::engine(std::io::Error::other(format!("{} ({})", db.message(), db.code().code())))
         }
         _ => unavailable(error),
@@ -211,4 +216,32 @@ pub(super) fn unavailable(error: &tokio_postgres::Error) -> StorageError {
         (None, None) => error.to_string(),
     };
     StorageError::Unavailable(format!("the database: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_verification_is_understood_wherever_it_stands() {
+        let spelt = [
+            ("postgresql://host/db?sslmode=verify-full", "postgresql://host/db?sslmode=require"),
+            (
+                "postgresql://host/db?sslmode=verify-full&user=u",
+                "postgresql://host/db?sslmode=require&user=u",
+            ),
+            (
+                "postgresql://host/db?user=u&sslmode=verify-full",
+                "postgresql://host/db?user=u&sslmode=require",
+            ),
+            ("host=h sslmode=verify-full user=u", "host=h sslmode=require user=u"),
+        ];
+        for (url, expected) in spelt {
+            assert_eq!(spelt_for_the_client(url), expected);
+            assert_eq!(expected.parse::<Config>().expect("valid").get_ssl_mode(), SslMode::Require);
+        }
+        for untouched in ["postgresql://sslmode=verify-full:x@host/db", "host=h sslmode=verify-ca"] {
+            assert_eq!(spelt_for_the_client(untouched), untouched);
+        }
+    }
 }

@@ -36,6 +36,8 @@ use crate::{Commit, Position, StorageError, Transaction};
 const QUEUE_LENGTH: usize = 4_096;
 /// The longest that a snapshot waits for a connection.
 const CONNECTION_PATIENCE: Duration = Duration::from_secs(10);
+/// A snapshot that finds its connection broken is tried this often, each time on another connection.
+const MOST_ATTEMPTS: u32 = 3;
 /// Connections that are not for snapshots: the writer's and the listener's.
 const OWN_CONNECTIONS: usize = 2;
 
@@ -43,7 +45,7 @@ const OWN_CONNECTIONS: usize = 2;
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where the database is: `postgresql://user:password@host:port/database`, or `host=… user=…` as libpq has it. With
-    /// `sslmode=require` the connection is encrypted and the server's certificate verified.
+    /// `sslmode=require` or `sslmode=verify-full` the connection is encrypted, and the server's certificate and name verified.
     pub url: String,
     /// The most connections held at once, at least 3: one writes, one listens, the others read.
     pub max_connections: NonZeroU32,
@@ -61,10 +63,11 @@ pub async fn open(options: Options) -> Result<Arc<dyn Engine>, StorageError> {
     let pool = build_pool(&connector, options.max_connections)?;
     let (positions, watched) = watch::channel(Position::start());
     let positions = Arc::new(positions);
-    let listener = tokio::spawn(listener::listen(connector.clone(), Arc::clone(&positions)));
     let (commands, queue) = mpsc::channel(QUEUE_LENGTH);
-    let writer = Writer::start(connector, positions).await?;
+    let writer = Writer::start(connector.clone(), Arc::clone(&positions)).await?;
+    // Nothing can fail from here on: a task would go on for ever.
     let writer = tokio::spawn(writer.run(queue));
+    let listener = tokio::spawn(listener::listen(connector, positions));
     let tasks = Mutex::new(Some(Tasks { writer, listener }));
     Ok(Arc::new(PostgresEngine { commands, pool, watched, tasks }))
 }
@@ -133,9 +136,16 @@ impl Engine for PostgresEngine {
 
     fn snapshot(&self) -> BoxFuture<'_, Result<Arc<dyn EngineSnapshot>, StorageError>> {
         async move {
-            let client = self.pool.get().await.map_err(pool_error)?;
-            let snapshot: Arc<dyn EngineSnapshot> = Arc::new(PostgresSnapshot::begin(client).await?);
-            Ok(snapshot)
+            let mut attempt = 1;
+            loop {
+                let client = self.pool.get().await.map_err(pool_error)?;
+                match PostgresSnapshot::begin(client).await {
+                    Ok(snapshot) => return Ok(Arc::new(snapshot) as Arc<dyn EngineSnapshot>),
+                    // The connection broke while it was idle, perhaps; the pool soon knows and makes another.
+                    Err(StorageError::Unavailable(_)) if attempt < MOST_ATTEMPTS => attempt += 1,
+                    Err(error) => return Err(error),
+                }
+            }
         }
         .boxed()
     }

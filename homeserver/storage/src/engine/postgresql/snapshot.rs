@@ -3,6 +3,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use deadpool_postgres::Object;
 use futures_util::{FutureExt, future::BoxFuture};
+use tokio::runtime::Handle;
 
 use super::{
     connect::{failure, read_heads},
@@ -20,12 +21,15 @@ const FETCH_ROWS: usize = 256;
 pub(super) struct PostgresSnapshot {
     client: Option<Object>,
     position: Position,
+    /// Where the transaction is ended: a snapshot may be dropped on a thread that has no runtime.
+    runtime: Handle,
 }
 
 impl PostgresSnapshot {
     /// Takes the view. PostgreSQL takes it at the first read, which is why the heads are read here.
     pub(super) async fn begin(client: Object) -> Result<Self, StorageError> {
-        let mut snapshot = Self { client: Some(client), position: Position::start() };
+        let mut snapshot =
+            Self { client: Some(client), position: Position::start(), runtime: Handle::current() };
         let client = snapshot.client()?;
         // Both are on their way before the first is answered.
         let begun = client.batch_execute(statements::BEGIN_SNAPSHOT);
@@ -136,10 +140,8 @@ impl EngineSnapshot for PostgresSnapshot {
 
 impl Drop for PostgresSnapshot {
     fn drop(&mut self) {
-        let (Some(client), Ok(runtime)) = (self.client.take(), tokio::runtime::Handle::try_current()) else {
-            return;
-        };
-        runtime.spawn(async move {
+        let Some(client) = self.client.take() else { return };
+        self.runtime.spawn(async move {
             // A connection whose transaction cannot be ended is of no use to the next reader.
             if client.batch_execute("ROLLBACK").await.is_err() {
                 drop(Object::take(client));

@@ -1,7 +1,8 @@
 //! The SQL that is more than a word long.
 
-/// The tables. `entente_rows` holds everything; `entente_groups` the newest group commit of each session, by which an
-/// unknown outcome is settled.
+/// The tables. `entente_rows` holds everything; `entente_marks` the newest group commit of each session, by which an unknown
+/// outcome is settled. A page of it is left half empty, so that a mark is moved on without a change of the index: that would
+/// look to SERIALIZABLE as if writers depended on one another.
 pub(super) const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS entente_rows (
         space int4 NOT NULL,
@@ -9,12 +10,11 @@ pub(super) const TABLES: &str = "
         value bytea NOT NULL,
         PRIMARY KEY (space, key)
     );
-    CREATE TABLE IF NOT EXISTS entente_groups (
-        session uuid NOT NULL,
+    CREATE TABLE IF NOT EXISTS entente_marks (
+        session uuid NOT NULL PRIMARY KEY,
         number int8 NOT NULL,
-        committed_at timestamptz NOT NULL DEFAULT now(),
-        PRIMARY KEY (session, number)
-    );
+        marked_at timestamptz NOT NULL DEFAULT now()
+    ) WITH (fillfactor = 50);
 ";
 
 /// Settings of every session. Rows are found by their keys, always: a plan that reads the whole table would also have
@@ -29,6 +29,16 @@ pub(super) const SESSION: &str = "
     SET plan_cache_mode = force_generic_plan;
     SET idle_in_transaction_session_timeout = 0;
     SET statement_timeout = 0;
+    SET lock_timeout = 0;
+    SET tcp_keepalives_idle = 30;
+    SET tcp_keepalives_interval = 10;
+    SET tcp_keepalives_count = 3;
+";
+
+/// Further settings of a session that writes. Its transactions wait for this process a few milliseconds at the most: one that
+/// waits for longer has lost its client, and would keep others from its rows.
+pub(super) const WRITER_SESSION: &str = "
+    SET idle_in_transaction_session_timeout = '30s';
 ";
 
 pub(super) const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -54,22 +64,21 @@ pub(super) const DELETE_MANY: &str = "
     USING unnest($1::int4[], $2::bytea[]) AS k (space, key)
     WHERE r.space = k.space AND r.key = k.key";
 
-/// Marks a group as committed, in its own transaction: session, number.
-pub(super) const MARK_GROUP: &str =
-    "INSERT INTO entente_groups (session, number) VALUES ($1::text::uuid, $2)";
+/// Marks a group as committed, in its own transaction: session, number. Reads nothing that SERIALIZABLE would take note of.
+pub(super) const MARK_GROUP: &str = "
+    INSERT INTO entente_marks (session, number) VALUES ($1::text::uuid, $2)
+    ON CONFLICT (session) DO UPDATE SET number = excluded.number, marked_at = excluded.marked_at";
 
-/// The mark of the group before says nothing any more.
-pub(super) const UNMARK_GROUP: &str =
-    "DELETE FROM entente_groups WHERE session = $1::text::uuid AND number = $2";
-
-/// Settles whether a group was committed. If its transaction is still open, this waits for its end. If there was no mark,
-/// there is one now, so that the transaction can never be committed later.
-pub(super) const SETTLE_GROUP: &str =
-    "INSERT INTO entente_groups (session, number) VALUES ($1::text::uuid, $2) ON CONFLICT DO NOTHING";
+/// Settles whether a group was committed: session, number. If its transaction is still open, this waits for its end. No row
+/// is changed if the mark is there; otherwise there is one now that the group's transaction does not know, so that it can
+/// never be committed later.
+pub(super) const SETTLE_GROUP: &str = "
+    INSERT INTO entente_marks AS m (session, number) VALUES ($1::text::uuid, $2)
+    ON CONFLICT (session) DO UPDATE SET number = excluded.number, marked_at = excluded.marked_at
+    WHERE m.number < excluded.number";
 
 /// Marks that sessions of the past left behind.
-pub(super) const FORGET_GROUPS: &str =
-    "DELETE FROM entente_groups WHERE committed_at < now() - interval '7 days'";
+pub(super) const FORGET_MARKS: &str = "DELETE FROM entente_marks WHERE marked_at < now() - interval '7 days'";
 
 /// Rows of a range in either direction: keyspace, lower end (included), most rows, and, with `bounded`, the upper end
 /// (excluded).

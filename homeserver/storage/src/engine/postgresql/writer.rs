@@ -1,8 +1,8 @@
 //! The writer: one task, one connection, one SERIALIZABLE transaction at a time.
 //!
-//! A lost connection can leave open whether the last transaction was committed. Each group therefore leaves a mark in its own
-//! transaction. Before anything else is done on a new connection, the same mark is made there: if that succeeds, the group
-//! was not committed and never will be, for its own mark would now be one too many; otherwise it was.
+//! A lost connection can leave open whether the last transaction was committed. Each group therefore moves its session's mark
+//! on in its own transaction. Before anything else is done on a new connection, the same is tried there: if the mark still was
+//! behind, the group was not committed and never will be, for it would find the mark changed by another; otherwise it was.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -22,7 +22,7 @@ use super::{
     listener, statements,
 };
 use crate::{
-    Commit, Keyspace, LogPosition, Position, StorageError, Transaction, WriterId,
+    Commit, Keyspace, LogPosition, Position, StorageError, Transaction, Write, WriterId,
     engine::{
         RowKey,
         group::{Group, MergedWrites, RecentOutcomes, position_of},
@@ -32,10 +32,14 @@ use crate::{
 
 /// Transactions in a group commit at the most.
 const MOST_IN_GROUP: usize = 512;
+/// A group that has this many bytes of rows and entries takes no further transaction.
+const MOST_GROUP_BYTES: usize = 16 * 1024 * 1024;
 /// Writers that can share a database.
 const MOST_WRITERS: i32 = 1_000;
 /// A group that loses against other writers is tried this often.
 const MOST_ATTEMPTS: u32 = 20;
+/// A group during which the connection is lost this often is given up: it may itself be the reason.
+const MOST_LOST_CONNECTIONS: u32 = 5;
 /// Callers wait this long for a database that is away.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Between attempts to connect again.
@@ -83,7 +87,6 @@ struct Statements {
     put_many: Statement,
     delete_many: Statement,
     mark: Statement,
-    unmark: Statement,
     notify: Statement,
 }
 
@@ -96,7 +99,7 @@ enum GroupError {
     /// The connection broke before anything was to be committed.
     Disconnected(StorageError),
     /// The connection broke when everything was on its way.
-    Unknown(Mark, MergedWrites),
+    Unknown(Mark, MergedWrites, StorageError),
 }
 
 impl Writer {
@@ -121,15 +124,19 @@ impl Writer {
         let mut closing = None;
         while let Some(mut command) = queue.recv().await {
             let mut waiting = Vec::new();
+            let mut bytes = 0;
             loop {
                 match command {
-                    Command::Commit(transaction, answer) => waiting.push((transaction, answer)),
+                    Command::Commit(transaction, answer) => {
+                        bytes += size_of(&transaction);
+                        waiting.push((transaction, answer));
+                    }
                     Command::Close(answer) => {
                         queue.close();
                         closing = Some(answer);
                     }
                 }
-                if waiting.len() == MOST_IN_GROUP {
+                if waiting.len() == MOST_IN_GROUP || bytes >= MOST_GROUP_BYTES {
                     break;
                 }
                 match queue.try_recv() {
@@ -137,7 +144,9 @@ impl Writer {
                     Err(_) => break,
                 }
             }
-            self.commit(waiting).await;
+            if !waiting.is_empty() {
+                self.commit(waiting).await;
+            }
         }
         // The id is free for others before anyone is told.
         drop(self.session);
@@ -160,13 +169,13 @@ impl Writer {
     async fn commit_all(&mut self, transactions: &[Transaction]) -> Vec<Result<Commit, StorageError>> {
         let all = |error: StorageError| transactions.iter().map(|_| Err(error.clone())).collect();
         let give_up_at = Instant::now() + PATIENCE;
-        let mut attempt = 0;
+        let (mut attempt, mut lost_connections) = (0, 0);
         loop {
             if let Err(error) = self.be_connected(give_up_at).await {
                 return all(error);
             }
             let Some(session) = &mut self.session else { continue };
-            match session.commit_group(transactions, &self.recent).await {
+            let lost = match session.commit_group(transactions, &self.recent).await {
                 Ok((outcomes, merged)) => {
                     if let Some(merged) = merged {
                         let writer = session.writer;
@@ -179,18 +188,21 @@ impl Writer {
                     // Writers that collided should not meet again: each waits by its own id.
                     let stagger = u64::from(session.writer.0 % 7 + 1) * u64::from(attempt.min(10));
                     sleep(Duration::from_millis(stagger)).await;
+                    continue;
                 }
                 Err(GroupError::Lost) => return all(StorageError::Conflict { keyspace: HEADS.info().id.0 }),
                 Err(GroupError::Failed(error)) => return all(error),
-                Err(GroupError::Disconnected(error)) => {
-                    tracing::warn!(%error, "the writer's connection was lost");
-                    self.session = None;
+                Err(GroupError::Disconnected(error)) => error,
+                Err(GroupError::Unknown(mark, merged, error)) => {
+                    self.unsettled = Some(Unsettled { mark, writer: session.writer, merged });
+                    error
                 }
-                Err(GroupError::Unknown(mark, merged)) => {
-                    let writer = session.writer;
-                    self.session = None;
-                    self.unsettled = Some(Unsettled { mark, writer, merged });
-                }
+            };
+            tracing::warn!(error = %lost, "the writer's connection was lost");
+            self.session = None;
+            lost_connections += 1;
+            if lost_connections == MOST_LOST_CONNECTIONS {
+                return all(lost);
             }
         }
     }
@@ -239,6 +251,7 @@ impl Session {
     async fn open(connector: &Connector) -> Result<Self, StorageError> {
         let client = connector.connect(None).await.map_err(|error| unavailable(&error))?;
         let opened = async {
+            client.batch_execute(statements::WRITER_SESSION).await?;
             let row = client
                 .query_one("SELECT gen_random_uuid()::text, current_setting('synchronous_commit')", &[])
                 .await?;
@@ -252,7 +265,6 @@ impl Session {
                 put_many: client.prepare(statements::PUT_MANY).await?,
                 delete_many: client.prepare(statements::DELETE_MANY).await?,
                 mark: client.prepare(statements::MARK_GROUP).await?,
-                unmark: client.prepare(statements::UNMARK_GROUP).await?,
                 notify: client.prepare("SELECT pg_notify($1, $2)").await?,
             };
             Ok::<_, tokio_postgres::Error>((session, statements))
@@ -268,8 +280,21 @@ impl Session {
         marked.map(|rows| rows == 0).map_err(|error| failure(&error))
     }
 
-    /// Decides the transactions, and commits those that pass.
+    /// Decides the transactions, and commits those that pass. Leaves no transaction open.
     async fn commit_group(
+        &mut self,
+        transactions: &[Transaction],
+        recent: &RecentOutcomes,
+    ) -> Result<(Vec<Result<Commit, StorageError>>, Option<MergedWrites>), GroupError> {
+        let outcome = self.try_group(transactions, recent).await;
+        if matches!(outcome, Ok((_, None)) | Err(GroupError::Lost | GroupError::Failed(_))) {
+            let ended = self.client.batch_execute("ROLLBACK").await;
+            ended.map_err(|error| GroupError::Disconnected(unavailable(&error)))?;
+        }
+        outcome
+    }
+
+    async fn try_group(
         &mut self,
         transactions: &[Transaction],
         recent: &RecentOutcomes,
@@ -288,22 +313,18 @@ impl Session {
             None => group.admit(transaction.clone(), |key| Ok(stored.get(key).cloned())),
         };
         let outcomes = transactions.iter().map(decide).collect();
-        let Some(merged) = group.finish() else {
-            self.client.batch_execute("ROLLBACK").await.map_err(|error| before_commit(&error))?;
-            return Ok((outcomes, None));
-        };
+        let Some(merged) = group.finish() else { return Ok((outcomes, None)) };
         self.mark.number += 1;
         match self.write(&merged, merged.sequence > sequence).await {
             Ok(()) => Ok((outcomes, Some(merged))),
-            // A server that shuts down can have committed before it says so.
-            Err(error) if matches!(failure(&error), StorageError::Unavailable(_)) => {
-                Err(GroupError::Unknown(self.mark.clone(), merged))
-            }
-            Err(error) => {
+            Err(error) => match failure(&error) {
+                // A server that shuts down can have committed before it says so.
+                error @ StorageError::Unavailable(_) => {
+                    Err(GroupError::Unknown(self.mark.clone(), merged, error))
+                }
                 // The COMMIT behind the statement that failed was a rollback.
-                let _ = self.client.batch_execute("ROLLBACK").await;
-                Err(before_commit(&error))
-            }
+                _ => Err(before_commit(&error)),
+            },
         }
     }
 
@@ -336,7 +357,6 @@ impl Session {
         let deleted = merged.rows.iter().filter(|(_, value)| value.is_none()).map(|(key, _)| key);
         let (delete_spaces, delete_keys) = columns(deleted);
         let position = LogPosition { writer: self.writer, sequence: merged.sequence };
-        let previous = mark.number - 1;
         let put = async {
             if puts.is_empty() {
                 return Ok(0);
@@ -362,12 +382,20 @@ impl Session {
             put,
             delete,
             async { client.execute(&statements.mark, &[&mark.session, &mark.number]).await },
-            async { client.execute(&statements.unmark, &[&mark.session, &previous]).await },
             announce,
             client.batch_execute(commit),
         )?;
         Ok(())
     }
+}
+
+/// The bytes that a transaction has the database write, about.
+fn size_of(transaction: &Transaction) -> usize {
+    let writes = transaction.writes.iter().map(|write| match write {
+        Write::Put { key, value, .. } => key.key.len() + value.len(),
+        Write::Delete { key } => key.key.len(),
+    });
+    writes.chain(transaction.entries.iter().map(|entry| entry.payload.len())).sum()
 }
 
 fn columns<'a>(keys: impl Iterator<Item = &'a RowKey>) -> (Vec<i32>, Vec<&'a [u8]>) {
