@@ -5,6 +5,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use entente_accounts::Accounts;
 use entente_api::{ApiState, InFlight, Metrics, Readiness, Server, metrics_router};
 use entente_config::Config;
+use entente_encryption::Encryption;
 use entente_environment::Environment;
 use entente_storage::Store;
 use tokio::{
@@ -57,6 +58,7 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
     let accounts = open_accounts(config, &environment, store).await?;
     let state = ApiState {
         accounts: accounts.clone(),
+        encryption: Encryption::new(store.clone()),
         readiness: Arc::new(StoreReadiness(store.clone())),
         limits: settings::limits(config, environment.clock().clone()),
         identity: Arc::new(settings::identity(config)?),

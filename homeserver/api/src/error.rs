@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use entente_accounts::AccountError;
+use entente_encryption::EncryptionError;
 use entente_storage::StorageError;
 use ruma::api::{
     client::uiaa::UiaaInfo,
@@ -205,6 +206,25 @@ impl From<AccountError> for MatrixError {
             AccountError::ProfileTooLarge => (StatusCode::BAD_REQUEST, "M_PROFILE_TOO_LARGE"),
             AccountError::KeyTooLarge => (StatusCode::BAD_REQUEST, "M_KEY_TOO_LARGE"),
             AccountError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),
+            error => return Self::internal(error),
+        };
+        Self::new(status, errcode, message)
+    }
+}
+
+impl From<EncryptionError> for MatrixError {
+    fn from(error: EncryptionError) -> Self {
+        let message = error.to_string();
+        let (status, errcode) = match error {
+            EncryptionError::Storage(error) => return error.into(),
+            EncryptionError::WrongBackupVersion { current } => {
+                let mut error = Self::new(StatusCode::FORBIDDEN, "M_WRONG_ROOM_KEYS_VERSION", message);
+                error.body["current_version"] = json!(current);
+                return error;
+            }
+            EncryptionError::NotFound(_) => (StatusCode::NOT_FOUND, "M_NOT_FOUND"),
+            EncryptionError::InvalidParameter(_) => (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
+            EncryptionError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),
             error => return Self::internal(error),
         };
         Self::new(status, errcode, message)

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use entente_accounts::Accounts;
+use entente_encryption::Encryption;
 use ruma::OwnedUserId;
 use url::Url;
 
@@ -36,6 +37,8 @@ pub use self::{
 pub struct ApiState {
     /// The accounts.
     pub accounts: Accounts,
+    /// What is kept for their encryption.
+    pub encryption: Encryption,
     /// Whether what it needs is there.
     pub readiness: Arc<dyn Readiness>,
     /// The rate limits.

@@ -437,3 +437,44 @@ async fn an_encrypted_connection_needs_a_certificate_that_is_right() {
     let other_name = postgresql::open(other_name).await.err().expect("it is another's").to_string();
     assert!(other_name.contains("not valid for name"), "{other_name}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_closed_leaves_its_place_to_the_next() {
+    const ROUNDS: u64 = 40;
+    let url = TemporaryPostgres::shared().create_database().await;
+    let other = connect(&url).await;
+    let count = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON l.database = d.oid \
+                 WHERE l.locktype = 'advisory' AND d.datname = current_database()";
+    for number in 0..ROUNDS {
+        let store = open(&url).await;
+        let mut transaction = put(number);
+        transaction.log(TOPIC, number.to_string());
+        store.commit(transaction).await.unwrap();
+        store.close().await.unwrap();
+        assert_eq!(other.query_one(count, &[]).await.unwrap().get::<_, i64>(0), 0, "ids are free");
+        assert_eq!(store.published().to_string(), format!("s{}", number + 1), "all by the first writer");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_relaxed_is_on_disk_when_the_store_is_closed() {
+    let server = Arc::new(TemporaryPostgres::start());
+    // The server itself takes its time.
+    server.execute("ALTER SYSTEM SET wal_writer_delay = '10s'").await;
+    let restart = async || {
+        let server = Arc::clone(&server);
+        tokio::task::spawn_blocking(move || server.crash_and_restart()).await.unwrap();
+    };
+    restart().await;
+    let url = server.create_database().await;
+    for number in 0..3 {
+        let store = open(&url).await;
+        let mut transaction = Transaction::relaxed();
+        transaction.put(&ROWS, (0, number), &number);
+        store.commit(transaction).await.unwrap();
+        store.close().await.unwrap();
+        restart().await;
+        let read = open(&url).await.snapshot().await.unwrap().get(&ROWS, (0, number)).await.unwrap();
+        assert_eq!(read, Some(number));
+    }
+}

@@ -9,6 +9,7 @@ mod devices;
 mod fallback;
 mod filters;
 mod interactive;
+mod key_backup;
 mod login;
 mod login_token;
 mod logout;
@@ -67,5 +68,19 @@ pub(crate) fn routes() -> Router<ApiState> {
         .endpoint(administration::lock)
         .endpoint(administration::is_suspended)
         .endpoint(administration::suspend)
+        .endpoint(key_backup::create)
+        .endpoint(key_backup::latest)
+        .endpoint(key_backup::get)
+        .endpoint(key_backup::update)
+        .endpoint(key_backup::delete)
+        .endpoint(key_backup::put_keys)
+        .endpoint(key_backup::put_room_keys)
+        .endpoint(key_backup::put_session_key)
+        .endpoint(key_backup::get_keys)
+        .endpoint(key_backup::get_room_keys)
+        .endpoint(key_backup::get_session_key)
+        .endpoint(key_backup::delete_keys)
+        .endpoint(key_backup::delete_room_keys)
+        .endpoint(key_backup::delete_session_key)
         .merge(fallback::routes())
 }

@@ -77,6 +77,9 @@ pub(super) const SETTLE_GROUP: &str = "
     ON CONFLICT (session) DO UPDATE SET number = excluded.number, marked_at = excluded.marked_at
     WHERE m.number < excluded.number";
 
+/// The mark of a session that has nothing left to settle. A durable change: what was committed before it is on disk after it.
+pub(super) const FORGET_MARK: &str = "DELETE FROM entente_marks WHERE session = $1::text::uuid";
+
 /// Marks that sessions of the past left behind.
 pub(super) const FORGET_MARKS: &str = "DELETE FROM entente_marks WHERE marked_at < now() - interval '7 days'";
 

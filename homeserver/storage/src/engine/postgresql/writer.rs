@@ -148,8 +148,11 @@ impl Writer {
                 self.commit(waiting).await;
             }
         }
-        // The id is free for others before anyone is told.
-        drop(self.session);
+        if let Some(session) = self.session.take()
+            && let Err(error) = session.end().await
+        {
+            tracing::warn!(%error, "the writer's connection was lost at its end");
+        }
         if let Some(answer) = closing {
             let _ = answer.send(());
         }
@@ -278,6 +281,12 @@ impl Session {
     async fn settle(&self, mark: &Mark) -> Result<bool, StorageError> {
         let marked = self.client.execute(statements::SETTLE_GROUP, &[&mark.session, &mark.number]).await;
         marked.map(|rows| rows == 0).map_err(|error| failure(&error))
+    }
+
+    /// Makes relaxed commits durable, and frees the id for others. That the server hears of a connection's end may take longer.
+    async fn end(&self) -> Result<(), tokio_postgres::Error> {
+        self.client.execute(statements::FORGET_MARK, &[&self.mark.session]).await?;
+        self.client.batch_execute("SELECT pg_advisory_unlock_all()").await
     }
 
     /// Decides the transactions, and commits those that pass. Leaves no transaction open.

@@ -1,0 +1,25 @@
+use entente_storage::StorageError;
+
+/// Why an operation was refused. `entente-api` states the status and the error code of each.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncryptionError {
+    /// Nothing is stored under that name.
+    #[error("{0}")]
+    NotFound(&'static str),
+    /// Keys were sent to a backup that is not the newest.
+    #[error("that is not the newest backup")]
+    WrongBackupVersion {
+        /// The newest.
+        current: String,
+    },
+    /// A value that the spec does not allow.
+    #[error("{0}")]
+    InvalidParameter(&'static str),
+    /// Something larger than is kept.
+    #[error("{0}")]
+    TooLarge(&'static str),
+    /// The storage failed or is unavailable.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}

@@ -1,0 +1,30 @@
+//! What the server keeps so that its users can encrypt end to end. It holds ciphertext and public halves of keys, and can read
+//! none of what they protect. So far: key backups ([`BackupVersion`]).
+//!
+//! [`Encryption`] is the entry to all of it; each file adds one family of operations. Users are the server's own: callers
+//! authenticate them.
+
+mod backup;
+mod error;
+mod rows;
+
+use entente_storage::Store;
+
+pub use self::{
+    backup::{BackedUpKey, BackupKey, BackupState, BackupVersion, KeyScope},
+    error::EncryptionError,
+    rows::KEYSPACES,
+};
+
+/// The encryption data of one server's users. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Encryption {
+    store: Store,
+}
+
+impl Encryption {
+    /// The data in `store`.
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+}
