@@ -6,9 +6,9 @@
 #[allow(dead_code, reason = "shared with the storage's own tests, which use all of it")]
 mod postgresql;
 
-use entente_tests::{Server, Settings, run_well};
+use entente_tests::{SOON, Server, Settings, run_well};
 use postgresql::TemporaryPostgres;
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -52,6 +52,52 @@ async fn nodes_over_one_database_share_everything() {
     let here = one.caller(alice.access_token.as_deref().unwrap());
     here.post("/_matrix/client/v3/logout", &json!({})).await.ok();
     there.get("/_matrix/client/v3/account/whoami").await.refused(401, "M_UNKNOWN_TOKEN");
+}
+
+#[tokio::test]
+async fn what_was_kept_for_the_encryption_of_a_deactivated_user_is_gone() {
+    const BACKUPS: i32 = 0x0301;
+    const BACKUP_KEYS: i32 = 0x0302;
+    let url = TemporaryPostgres::shared().create_database().await;
+    let server = node(&settings(&url));
+    let alice = server.register("alice", PASSWORD).await;
+    let bob = server.register("bob", PASSWORD).await;
+    for caller in [&alice, &bob] {
+        let description = json!({ "algorithm": "org.example.backup", "auth_data": {} });
+        caller.post("/_matrix/client/v3/room_keys/version", &description).await.ok();
+        let sessions = (0..1_500).map(|number| {
+            (
+                format!("session{number}"),
+                json!({
+            "first_message_index": 0, "forwarded_count": 0, "is_verified": true, "session_data": {
+                "ephemeral": "ZXBo", "ciphertext": "Y2lw", "mac": "bWFj" } }),
+            )
+        });
+        let body = json!({ "rooms": { "!room:localhost:8008": { "sessions":
+            sessions.collect::<serde_json::Map<_, _>>() } } });
+        caller.put("/_matrix/client/v3/room_keys/keys?version=1", &body).await.ok();
+    }
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let rows = async |space: i32| -> i64 {
+        let counted = client.query_one("SELECT count(*) FROM entente_rows WHERE space = $1", &[&space]).await;
+        counted.unwrap().get(0)
+    };
+    assert_eq!((rows(BACKUPS).await, rows(BACKUP_KEYS).await), (2, 3_000));
+    let path = "/_matrix/client/v3/account/deactivate";
+    alice.prove_and(Method::POST, path, json!({}), "alice", PASSWORD).await.ok();
+    // Whether the follower had begun or not: the next process goes on.
+    let server = server.crash_and_restart();
+    let gone = async {
+        while (rows(BACKUPS).await, rows(BACKUP_KEYS).await) != (1, 1_500) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(SOON, gone).await.expect("alice's keys are gone, bob's are not");
+    let bob = server.caller(bob.access_token.as_deref().unwrap());
+    assert_eq!(bob.get("/_matrix/client/v3/room_keys/version").await.ok()["count"], 1_500);
+    drop(client);
+    connection.await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ mod admin;
 mod backups;
 mod catalogue;
 mod command_line;
+mod followers;
 mod greeting;
 mod logging;
 mod output;

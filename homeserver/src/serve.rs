@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     admin::{AdminSocket, Operator},
-    greeting, logging, settings, store,
+    followers, greeting, logging, settings, store,
 };
 
 /// Short-lived rows that have expired are deleted this often.
@@ -81,7 +81,11 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
     let mut server = Server::start(settings::listeners(config), &state, connections)
         .await
         .map_err(|error| error.to_string())?;
-    let tasks = Tasks(vec![tokio::spawn(socket.serve(operator)), tokio::spawn(sweep(accounts))]);
+    let tasks = Tasks(vec![
+        tokio::spawn(socket.serve(operator)),
+        tokio::spawn(sweep(accounts)),
+        tokio::spawn(followers::forget_deactivated(store.clone(), state.encryption.clone())),
+    ]);
     greeting::greet(config, server.addresses(), first_token.as_deref());
     tracing::info!(server = %config.server_name, version = env!("CARGO_PKG_VERSION"), storage = store.engine_name(), "ready");
 

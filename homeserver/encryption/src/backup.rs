@@ -1,6 +1,6 @@
 //! Server-side key backups (C-S API, "Server-side key backups").
 
-use entente_storage::{Bytes, Scan, Snapshot, Transaction};
+use entente_storage::{Bytes, Keyspace, Scan, Snapshot, StorageError, Transaction, codec::Key, value::Value};
 use ruma::UserId;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -202,18 +202,8 @@ impl Encryption {
                 Ok::<_, EncryptionError>((transaction, number))
             })
             .await?;
-        loop {
-            let scan = rows::BACKUP_KEYS.scan((localpart, number)).limit(PAGE_ROWS);
-            let page = self.store.snapshot().await?.scan(&scan).await?;
-            if page.rows.is_empty() {
-                return Ok(());
-            }
-            let mut transaction = Transaction::new();
-            for (key, _) in &page.rows {
-                transaction.delete(&rows::BACKUP_KEYS, key);
-            }
-            self.store.commit(transaction).await?;
-        }
+        self.delete_pages(|| rows::BACKUP_KEYS.scan((localpart, number)), &rows::BACKUP_KEYS).await?;
+        Ok(())
     }
 
     /// Backs keys up in the newest backup. Of two backups of one key the better one is kept.
@@ -322,6 +312,37 @@ impl Encryption {
             if complete {
                 return Ok(state);
             }
+        }
+    }
+}
+
+impl Encryption {
+    /// Deletes all backups of a user whose account is gone and whose name nobody gets again.
+    pub(crate) async fn forget_backups(&self, localpart: &str) -> Result<(), StorageError> {
+        self.delete_pages(|| rows::BACKUP_KEYS.scan((localpart,)), &rows::BACKUP_KEYS).await?;
+        self.delete_pages(|| rows::BACKUPS.scan((localpart,)), &rows::BACKUPS).await
+    }
+
+    /// Deletes all rows of a range, page by page.
+    async fn delete_pages<K, V>(
+        &self,
+        range: impl Fn() -> Scan<K, V>,
+        keyspace: &Keyspace<K, V>,
+    ) -> Result<(), StorageError>
+    where
+        K: Key,
+        V: Value,
+    {
+        loop {
+            let page = self.store.snapshot().await?.scan(&range().limit(PAGE_ROWS)).await?;
+            if page.rows.is_empty() {
+                return Ok(());
+            }
+            let mut transaction = Transaction::new();
+            for (key, _) in &page.rows {
+                transaction.delete(keyspace, key);
+            }
+            self.store.commit(transaction).await?;
         }
     }
 }

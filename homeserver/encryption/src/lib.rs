@@ -8,7 +8,7 @@ mod backup;
 mod error;
 mod rows;
 
-use entente_storage::Store;
+use entente_storage::{StorageError, Store};
 
 pub use self::{
     backup::{BackedUpKey, BackupKey, BackupState, BackupVersion, KeyScope},
@@ -26,5 +26,10 @@ impl Encryption {
     /// The data in `store`.
     pub fn new(store: Store) -> Self {
         Self { store }
+    }
+
+    /// Deletes everything that is kept for a user whose account is gone. Done again, it does nothing.
+    pub async fn forget_user(&self, localpart: &str) -> Result<(), StorageError> {
+        self.forget_backups(localpart).await
     }
 }
