@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command};
 
 use entente_tests::{Server, Settings, run_well};
 
-const SETTINGS: Settings<'static> = &[("ENTENTE_LOGIN__REFRESHABLE_ACCESS_TOKEN_LIFETIME", "3s")];
+const SETTINGS: Settings<'static> = &[("ENTENTE_LOGIN__REFRESHABLE_ACCESS_TOKEN_LIFETIME", "5s")];
 
 fn clients() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("clients")

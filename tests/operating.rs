@@ -1,5 +1,7 @@
 //! What an operator does: configure, start, stop, crash, administer, back up, watch.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{io::Write as _, net::TcpStream, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use entente_tests::{SOON, Server, entente, read_to_end, run, run_well};
@@ -10,6 +12,16 @@ const PASSWORD: &str = "correct horse battery staple";
 
 fn login(user: &str, password: &str) -> serde_json::Value {
     json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": user }, "password": password })
+}
+
+/// An address on loopback with a port that was free just now.
+fn free_address() -> String {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap().to_string()
+}
+
+async fn scrape(address: &str) -> String {
+    reqwest::get(format!("http://{address}/metrics")).await.unwrap().text().await.unwrap()
 }
 
 #[test]
@@ -61,7 +73,11 @@ async fn what_was_acknowledged_survives_a_crash() {
 
 #[tokio::test]
 async fn a_stop_finishes_what_was_accepted() {
-    let mut server = Server::open();
+    let metrics = free_address();
+    let mut server = Server::with(&[
+        ("ENTENTE_REGISTRATION__OPEN", "true"),
+        ("ENTENTE_METRICS__ADDRESS", metrics.as_str()),
+    ]);
     server.register("alice", PASSWORD).await;
     let body = login("alice", PASSWORD).to_string();
     let mut stream = TcpStream::connect(server.base_url.strip_prefix("http://").unwrap()).unwrap();
@@ -73,8 +89,12 @@ async fn a_stop_finishes_what_was_accepted() {
     let (first, rest) = body.split_at(10);
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(first.as_bytes()).unwrap();
-    // The request is in flight when it has reached a handler that waits for the rest.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let accepted = tokio::time::timeout(SOON, async {
+        while !scrape(&metrics).await.contains("entente_http_requests_in_flight 1") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    accepted.await.expect("the request reaches its handler, which waits for the rest");
     server.signal("TERM");
     let refused = tokio::time::timeout(SOON, async {
         while TcpStream::connect(server.base_url.strip_prefix("http://").unwrap()).is_ok() {
@@ -172,13 +192,12 @@ async fn a_backup_of_a_running_server_is_restored_elsewhere() {
 
 #[tokio::test]
 async fn metrics_are_on_a_listener_of_their_own() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let address = format!("127.0.0.1:{port}");
+    let address = free_address();
     let server = Server::with(&[("ENTENTE_METRICS__ADDRESS", address.as_str())]);
     server.anonymous().get("/_matrix/client/versions").await.ok();
     server.anonymous().get("/_matrix/client/v3/a/made/up/path").await.refused(404, "M_UNRECOGNIZED");
     server.anonymous().get("/metrics").await.refused(404, "M_UNRECOGNIZED");
-    let text = reqwest::get(format!("http://{address}/metrics")).await.unwrap().text().await.unwrap();
+    let text = scrape(&address).await;
     let counted =
         r#"entente_http_requests_total{method="GET",route="/_matrix/client/versions",status="200"} 1"#;
     assert!(text.contains(counted), "{text}");

@@ -103,6 +103,22 @@ async fn access_tokens_end_as_the_operator_says() {
 }
 
 #[tokio::test]
+async fn an_account_is_valid_until_its_time_and_can_be_renewed() {
+    let settings = Settings { validity: Some(minutes(60)), ..Settings::default() };
+    let Home { accounts, clock } = home(settings).await;
+    let session = accounts.create_session("alice", &SessionRequest::default()).await.unwrap();
+    clock.advance(minutes(59));
+    accounts.authenticate(&session.access_token, None).await.unwrap();
+    clock.advance(minutes(1));
+    let refused = accounts.authenticate(&session.access_token, None).await.unwrap_err();
+    assert!(matches!(refused, AccountError::AccountExpired));
+    let refused = accounts.verify_password("alice", "correct horse").await.unwrap_err();
+    assert!(matches!(refused, AccountError::AccountExpired));
+    accounts.set_valid_until(alice(), Some(Timestamp(1_700_000_000_000).after(minutes(90)))).await.unwrap();
+    accounts.authenticate(&session.access_token, None).await.unwrap();
+}
+
+#[tokio::test]
 async fn registration_tokens_end_in_time() {
     let Home { accounts, clock } = home(Settings::default()).await;
     let expires_at = Some(Timestamp(1_700_000_000_000).after(minutes(10)));

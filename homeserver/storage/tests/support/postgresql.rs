@@ -5,6 +5,7 @@
 //! who may create databases and end connections. Most tests are then run on that one; the databases are left there.
 
 use std::{
+    io::{BufRead, BufReader},
     net::TcpListener,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -13,14 +14,10 @@ use std::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
-
-/// A server is looked for this often, every 50 ms, before a test gives up.
-const MOST_LOOKS: u32 = 1_200;
 
 /// The variable that names a server to be used instead.
 const OTHER_SERVER: &str = "ENTENTE_TEST_POSTGRESQL";
@@ -122,16 +119,12 @@ impl OwnServer {
             .unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let guard = start_server(&binaries, &directory, port);
-        let mut server = Self { port, binaries, directory, guard };
-        for _ in 0..MOST_LOOKS {
-            if server.answers() {
-                return server;
-            }
-            assert!(server.guard.try_wait().unwrap().is_none(), "PostgreSQL ended at once");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("PostgreSQL did not start; see {}", server.directory.display());
+        let mut guard = start_server(&binaries, &directory, port);
+        let mut said = String::new();
+        // The guard itself says so: a test that restarted the server under its hands would leave it unguarded.
+        BufReader::new(guard.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said, "started\n", "PostgreSQL did not start; see {}", directory.display());
+        Self { port, binaries, directory, guard }
     }
 
     fn crash_and_restart(&self) {
@@ -149,13 +142,6 @@ impl OwnServer {
                 .unwrap();
             assert!(status.success(), "pg_ctl {arguments:?}");
         }
-    }
-
-    fn answers(&self) -> bool {
-        let status = Command::new(self.binaries.join("pg_isready"))
-            .args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()])
-            .status();
-        status.unwrap().success()
     }
 }
 
@@ -182,6 +168,7 @@ fn options(directory: &Path, port: u16) -> String {
 fn start_server(binaries: &Path, directory: &Path, port: u16) -> Child {
     let script = r#"
         "$1/pg_ctl" start -s -D "$2/data" -l "$2/log" -o "$3" || exit 1
+        echo started
         read -r _
         "$1/pg_ctl" stop -s -m immediate -D "$2/data"
         rm -rf "$2"
@@ -192,7 +179,7 @@ fn start_server(binaries: &Path, directory: &Path, port: u16) -> Child {
         .arg(directory)
         .arg(options(directory, port))
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap()
 }
