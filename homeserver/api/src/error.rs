@@ -236,7 +236,7 @@ impl From<StorageError> for MatrixError {
         match error {
             StorageError::Conflict { .. } | StorageError::Unavailable(_) => {
                 tracing::warn!(%error, "a request found no storage");
-                Self::unavailable("the server cannot store that at present; nothing was changed")
+                Self::unavailable("the server's storage is not available at present; try again later")
             }
             error => Self::internal(error),
         }
