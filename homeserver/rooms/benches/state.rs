@@ -43,13 +43,13 @@ impl Room {
             let schema = Schema { catalogue: Catalogue::new(KEYSPACES), version: 1, migrations: Vec::new() };
             let store = Store::open(engine, schema).await.expect("the store opens");
             let everyone: Vec<_> =
-                (0..MEMBERS).map(|index| (member(index), Some(EventNumber(u64::from(index))))).collect();
+                (0..MEMBERS).map(|index| (member(index), Some(EventNumber(i64::from(index))))).collect();
             let nodes = StateStore::new(100_000);
             let (mut root, _) = store_update(&store, &nodes, StateRoot::EMPTY, &everyone).await;
             let mut states = vec![root];
             let mut bytes = 0;
             for change in 0..CHANGES {
-                let change = [(member(scattered(change)), Some(EventNumber(u64::from(MEMBERS + change))))];
+                let change = [(member(scattered(change)), Some(EventNumber(i64::from(MEMBERS + change))))];
                 let written;
                 (root, written) = store_update(&store, &nodes, root, &change).await;
                 bytes += written;
@@ -103,7 +103,7 @@ fn state(criterion: &mut Criterion) {
         group.bench_function("change 1 of 100000 members", |bencher| {
             bencher.iter(|| {
                 next += 1;
-                let change = [(member(scattered(next)), Some(EventNumber(u64::MAX)))];
+                let change = [(member(scattered(next)), Some(EventNumber(i64::MAX)))];
                 room.runtime.block_on(update(&reader, newest, black_box(&change)))
             });
         });

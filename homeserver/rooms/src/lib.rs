@@ -1,11 +1,140 @@
-//! Rooms. So far their state as a persistent map ([`state`]), and how it is kept in the store ([`StateStore`]).
+//! Rooms: events and what follows from them.
+//!
+//! [`Rooms`] is the entry to all of it; each file adds one family of operations. Whoever changes a room makes events with a
+//! [`compose::Composer`], which turns them into one transaction: the events, the state, every index and the log entries. Whoever
+//! reads uses a [`RoomView`]: one room in one snapshot. Everything that others must learn is logged under [`TOPIC`] as a
+//! [`Change`].
 
 pub mod state;
 
+mod aliases;
+mod changes;
+mod compose;
+mod content;
+mod create;
+mod error;
+mod event;
+mod membership;
+mod powers;
+mod relations;
+mod room;
 mod rows;
+mod send;
+mod signing;
 mod state_store;
 
+use std::sync::{Arc, atomic::AtomicU64};
+
+use entente_environment::Environment;
+use entente_storage::Store;
+use quick_cache::{Weighter, sync::Cache};
+use ruma::{OwnedRoomId, OwnedServerName, RoomVersionId, ServerName, UserId};
+
 pub use self::{
-    rows::{KEYSPACES, RoomNumber},
+    changes::{Change, TOPIC},
+    compose::{Draft, SendingDevice},
+    content::{Profile, object},
+    create::{NewRoom, Preset},
+    error::RoomError,
+    event::Event,
+    membership::MembershipRequest,
+    powers::Powers,
+    relations::Relation,
+    room::{Room, RoomView, StateKey},
+    rows::{KEYSPACES, Membership, RoomNumber},
     state_store::{StateReader, StateStore, StateStoreError},
 };
+use self::signing::SigningKey;
+
+/// Events that are remembered take at most this many bytes.
+const MOST_EVENT_BYTES: u64 = 24 * 1024 * 1024;
+/// State nodes that are remembered.
+const MOST_STATE_NODES: usize = 50_000;
+/// Rooms that are remembered.
+const MOST_ROOMS: usize = 10_000;
+
+/// What operators decide about rooms.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Settings {
+    /// The version of rooms for which their creator asks none.
+    pub default_room_version: RoomVersionId,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { default_room_version: RoomVersionId::V12 }
+    }
+}
+
+/// The rooms of one server. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Rooms {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    environment: Environment,
+    signing_key: SigningKey,
+    settings: Settings,
+    states: StateStore,
+    rooms_by_id: Cache<OwnedRoomId, Arc<Room>>,
+    rooms_by_number: Cache<RoomNumber, Arc<Room>>,
+    events: Cache<(RoomNumber, i64), Arc<Event>, EventWeight>,
+    redactions: AtomicU64,
+}
+
+#[derive(Clone, Debug)]
+struct EventWeight;
+
+impl Weighter<(RoomNumber, i64), Arc<Event>> for EventWeight {
+    fn weight(&self, _: &(RoomNumber, i64), event: &Arc<Event>) -> u64 {
+        // What the parsed view takes beside the JSON.
+        event.json().len() as u64 + 600
+    }
+}
+
+impl Rooms {
+    /// The rooms in `store`, of the server `server_name`. Makes the server's signing key if it has none.
+    pub async fn open(
+        store: Store,
+        environment: Environment,
+        server_name: OwnedServerName,
+        settings: Settings,
+    ) -> Result<Self, RoomError> {
+        let signing_key = SigningKey::load(&store, environment.randomness(), server_name).await?;
+        let inner = Inner {
+            store,
+            environment,
+            signing_key,
+            settings,
+            states: StateStore::new(MOST_STATE_NODES),
+            rooms_by_id: Cache::new(MOST_ROOMS),
+            rooms_by_number: Cache::new(MOST_ROOMS),
+            events: Cache::with_weighter(20_000, MOST_EVENT_BYTES, EventWeight),
+            redactions: AtomicU64::new(0),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The server's name.
+    pub fn server_name(&self) -> &ServerName {
+        self.inner.signing_key.server_name()
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The localpart of a user of this server.
+    pub(crate) fn localpart<'a>(&self, user_id: &'a UserId) -> Option<&'a str> {
+        (user_id.server_name() == self.server_name()).then(|| user_id.localpart())
+    }
+}

@@ -63,7 +63,7 @@ fn key() -> impl Strategy<Value = StateKeyId> {
 }
 
 fn changes() -> impl Strategy<Value = Vec<(StateKeyId, Option<EventNumber>)>> {
-    let event = prop_oneof![1 => Just(None), 3 => any::<u64>().prop_map(|number| Some(EventNumber(number)))];
+    let event = prop_oneof![1 => Just(None), 3 => any::<i64>().prop_map(|number| Some(EventNumber(number)))];
     prop::collection::vec((key(), event), 0..12)
 }
 
@@ -130,7 +130,7 @@ fn member(index: u32) -> StateKeyId {
 }
 
 fn event(number: u32) -> EventNumber {
-    EventNumber(u64::from(number))
+    EventNumber(i64::from(number))
 }
 
 #[test]

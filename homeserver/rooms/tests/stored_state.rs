@@ -23,7 +23,7 @@ async fn set(
     room: RoomNumber,
     before: StateRoot,
     index: u32,
-    event: u64,
+    event: i64,
 ) -> StateRoot {
     let snapshot = place.snapshot().await.unwrap();
     let changes = [(key(index), Some(EventNumber(event)))];
@@ -42,8 +42,8 @@ async fn rooms_keep_their_states_apart_and_over_restarts() {
     let states = StateStore::new(2);
     let mut roots = [StateRoot::EMPTY; 2];
     for number in 0..300_u32 {
-        for (room, root) in (0..).zip(&mut roots) {
-            let event = u64::from(number) * 10 + room;
+        for (room, root) in (0_u64..).zip(&mut roots) {
+            let event = i64::from(number) * 10 + room.cast_signed();
             *root = set(&store, &states, RoomNumber(room), *root, number, event).await;
         }
     }
@@ -52,12 +52,12 @@ async fn rooms_keep_their_states_apart_and_over_restarts() {
     drop(store);
     let store = open(&disk).await;
     let snapshot = store.snapshot().await.unwrap();
-    for (room, root) in (0..).zip(roots) {
+    for (room, root) in (0_i64..).zip(roots) {
         for states in [StateStore::new(2), StateStore::new(10_000)] {
-            let reader = states.reader(&snapshot, RoomNumber(room));
+            let reader = states.reader(&snapshot, RoomNumber(room.cast_unsigned()));
             let all = entries(&reader, root, Partition::Members).await.unwrap();
             let expected =
-                (0..300_u32).map(|number| (key(number), EventNumber(u64::from(number) * 10 + room)));
+                (0..300_u32).map(|number| (key(number), EventNumber(i64::from(number) * 10 + room)));
             assert!(all.into_iter().eq(expected));
             let found = get_many(&reader, root, &[key(7), key(300)]).await.unwrap();
             assert_eq!(found, [Some(EventNumber(70 + room)), None]);

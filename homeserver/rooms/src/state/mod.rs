@@ -25,9 +25,10 @@ pub use self::{
     update::{Update, update},
 };
 
-/// An event's number in its room.
+/// An event's number in its room: its place in the timeline as this server has it. Events that are new when they come count up
+/// from 0; older ones that come later count down from -1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EventNumber(pub u64);
+pub struct EventNumber(pub i64);
 
 /// The number of an event type and state key in its room, counted from 0 in each partition. Given once, for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -37,7 +37,8 @@ pub enum Node {
 pub struct InvalidNode;
 
 impl Node {
-    /// The encoding: for a leaf its occupied places as a bit mask and the numbers as LEB128, each less the smallest of them;
+    /// The encoding: for a leaf its occupied places as a bit mask and the numbers as LEB128, each less the smallest of
+    /// them, which comes first, zigzag-coded;
     /// for an inner node its children as a bit mask and their names.
     pub fn encode(&self) -> Vec<u8> {
         match self {
@@ -46,9 +47,9 @@ impl Node {
                 let smallest = slots.iter().map(|(_, event)| event.0).min().unwrap_or_default();
                 let mut bytes = vec![LEAF_TAG];
                 bytes.extend_from_slice(&mask.to_be_bytes());
-                put_varint(&mut bytes, smallest);
+                put_varint(&mut bytes, zigzag(smallest));
                 for (_, event) in slots {
-                    put_varint(&mut bytes, event.0 - smallest);
+                    put_varint(&mut bytes, event.0.wrapping_sub(smallest).cast_unsigned());
                 }
                 bytes
             }
@@ -86,11 +87,11 @@ impl Node {
 fn decode_leaf(bytes: &[u8]) -> Result<Node, InvalidNode> {
     let (mask, mut rest) = bytes.split_first_chunk::<4>().ok_or(InvalidNode)?;
     let mask = u32::from_be_bytes(*mask);
-    let smallest = take_varint(&mut rest)?;
+    let smallest = unzigzag(take_varint(&mut rest)?);
     let mut slots = Vec::with_capacity(mask.count_ones() as usize);
     for place in 0..32_u8 {
         if mask & 1 << place != 0 {
-            let number = smallest.checked_add(take_varint(&mut rest)?).ok_or(InvalidNode)?;
+            let number = smallest.checked_add_unsigned(take_varint(&mut rest)?).ok_or(InvalidNode)?;
             slots.push((place, EventNumber(number)));
         }
     }
@@ -108,6 +109,15 @@ fn decode_inner(bytes: &[u8]) -> Result<Node, InvalidNode> {
         }
     }
     if rest.is_empty() && mask != 0 { Ok(Node::Inner(children)) } else { Err(InvalidNode) }
+}
+
+/// Small numbers of either sign as small numbers: 0, -1, 1, -2, …
+fn zigzag(number: i64) -> u64 {
+    ((number << 1) ^ (number >> 63)).cast_unsigned()
+}
+
+fn unzigzag(number: u64) -> i64 {
+    (number >> 1).cast_signed() ^ -(number & 1).cast_signed()
 }
 
 fn put_varint(bytes: &mut Vec<u8>, mut number: u64) {

@@ -1,0 +1,460 @@
+//! From drafts to one transaction.
+
+mod format;
+mod index;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use entente_storage::{LogPosition, Transaction};
+use ruma::{
+    CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId,
+    events::{StateEventType, TimelineEventType},
+    state_res,
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    Change, Event, RoomError, RoomView,
+    room::{Head, StateKey, state_type},
+    rows::{self, EventHeader, EventPlace, Extremity, HeadRow, SentAs, StoredEvent, TransactionRow},
+    state::{self, EventNumber, InvalidNode, Node, NodeHash, NodeSource, Partition, StateKeyId, StateRoot},
+};
+
+/// An event that is yet to be made.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Who sends it.
+    pub sender: OwnedUserId,
+    /// Its type.
+    pub event_type: TimelineEventType,
+    /// Its state key, if it is a state event.
+    pub state_key: Option<String>,
+    /// Its content.
+    pub content: CanonicalJsonObject,
+    /// The event that it redacts, if it is a redaction.
+    pub redacts: Option<OwnedEventId>,
+    /// When it was sent, in ms since 1970; `None`: now.
+    pub origin_server_ts: Option<u64>,
+    /// The device that sends it.
+    pub device: Option<SendingDevice>,
+}
+
+/// The device that sends an event, and the transaction id by which it recognises a retry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendingDevice {
+    /// The device.
+    pub device_id: String,
+    /// The transaction id.
+    pub transaction_id: String,
+}
+
+impl Draft {
+    /// A message-like event.
+    pub fn message(sender: &UserId, event_type: TimelineEventType, content: CanonicalJsonObject) -> Self {
+        Self {
+            sender: sender.to_owned(),
+            event_type,
+            state_key: None,
+            content,
+            redacts: None,
+            origin_server_ts: None,
+            device: None,
+        }
+    }
+
+    /// A state event.
+    pub fn state(
+        sender: &UserId,
+        event_type: StateEventType,
+        state_key: impl Into<String>,
+        content: CanonicalJsonObject,
+    ) -> Self {
+        let event_type = TimelineEventType::from(event_type.to_string());
+        Self { state_key: Some(state_key.into()), ..Self::message(sender, event_type, content) }
+    }
+}
+
+/// Makes events of one room, each built upon the one before, and collects all that is to be written.
+pub(crate) struct Composer {
+    pub(crate) view: RoomView,
+    /// What the store holds; `None` if the room is new.
+    base: Option<HeadRow>,
+    pub(crate) head: Head,
+    nodes: BTreeMap<NodeHash, Node>,
+    /// Events that were made here, by number.
+    made: BTreeMap<i64, Arc<Event>>,
+    new_state_keys: BTreeMap<(String, String), StateKeyId>,
+    redacted: Vec<EventNumber>,
+    pub(crate) transaction: Transaction,
+}
+
+/// What came of composing.
+pub(crate) struct Composed {
+    pub(crate) transaction: Transaction,
+    pub(crate) head: Head,
+    pub(crate) changes_state: bool,
+    /// Events whose remembered form is not true any more once this is committed.
+    pub(crate) redacted: Vec<EventNumber>,
+}
+
+impl Composer {
+    /// Adds to a room that stands at `head`.
+    pub(crate) fn new(view: RoomView, head: Head) -> Self {
+        Self { base: Some(head.row.clone()), ..Self::of_new_room(view, head) }
+    }
+
+    /// Adds the first events to a room.
+    pub(crate) fn of_new_room(view: RoomView, head: Head) -> Self {
+        Self {
+            view,
+            base: None,
+            head,
+            nodes: BTreeMap::new(),
+            made: BTreeMap::new(),
+            new_state_keys: BTreeMap::new(),
+            redacted: Vec::new(),
+            transaction: Transaction::new(),
+        }
+    }
+
+    /// All that is to be written, on condition that the room still stands where it stood. `None` if nothing was made.
+    pub(crate) fn finish(mut self) -> Option<Composed> {
+        if self.made.is_empty() {
+            return None;
+        }
+        let room = self.view.room.number;
+        self.transaction.check_unchanged(&rows::HEADS, room.0, self.base.as_ref());
+        self.transaction.put(&rows::HEADS, room.0, &self.head.row);
+        let states = &self.view.rooms.inner.states;
+        states.put_in(&mut self.transaction, room, &self.nodes);
+        Some(Composed {
+            transaction: self.transaction,
+            head: self.head,
+            changes_state: self.made.values().any(|event| event.state_key.is_some()),
+            redacted: self.redacted,
+        })
+    }
+
+    /// The event under a key of the present state.
+    pub(crate) async fn current(
+        &mut self,
+        event_type: &StateEventType,
+        state_key: &str,
+    ) -> Result<Option<Arc<Event>>, RoomError> {
+        let key = (event_type.clone(), state_key.to_owned());
+        Ok(self.current_many(std::slice::from_ref(&key)).await?.pop().flatten())
+    }
+
+    /// The events under keys of the present state, in the keys' order.
+    pub(crate) async fn current_many(
+        &mut self,
+        keys: &[StateKey],
+    ) -> Result<Vec<Option<Arc<Event>>>, RoomError> {
+        let unknown: Vec<&StateKey> =
+            keys.iter().filter(|key| !self.head.current.contains_key(*key)).collect();
+        if !unknown.is_empty() {
+            let root = self.head.state();
+            let names: Vec<(String, &str)> =
+                unknown.iter().map(|(event_type, state_key)| (event_type.to_string(), state_key.as_str())).collect();
+            let found = self.stored_state(root, &names).await?;
+            for (key, event) in unknown.into_iter().zip(found) {
+                self.head.remember(key.clone(), event);
+            }
+        }
+        Ok(keys.iter().map(|key| self.head.current.get(key).cloned().flatten()).collect())
+    }
+
+    async fn stored_state(
+        &self,
+        root: StateRoot,
+        keys: &[(String, &str)],
+    ) -> Result<Vec<Option<Arc<Event>>>, RoomError> {
+        let mut ids = Vec::with_capacity(keys.len());
+        if self.base.is_none() {
+            // Nothing of a new room is stored.
+            for (event_type, state_key) in keys {
+                let key = (event_type.clone(), (*state_key).to_owned());
+                ids.push(self.new_state_keys.get(&key).copied());
+            }
+        } else {
+            let names: Vec<(&str, &str)> =
+                keys.iter().map(|(event_type, state_key)| (event_type.as_str(), *state_key)).collect();
+            ids = self.view.state_key_ids(&names).await?;
+            for (id, (event_type, state_key)) in ids.iter_mut().zip(keys) {
+                if id.is_none() {
+                    let key = (event_type.clone(), (*state_key).to_owned());
+                    *id = self.new_state_keys.get(&key).copied();
+                }
+            }
+        }
+        let known: Vec<StateKeyId> = ids.iter().flatten().copied().collect();
+        let numbers = state::get_many(&self.nodes(), root, &known).await?;
+        let mut numbers = numbers.into_iter();
+        let mut events = Vec::with_capacity(ids.len());
+        for id in ids {
+            let number = id.and_then(|_| numbers.next().flatten());
+            events.push(match number {
+                None => None,
+                Some(number) => self.event(number).await?,
+            });
+        }
+        Ok(events)
+    }
+
+    /// An event of the room, one that was made here included.
+    pub(crate) async fn event(&self, number: EventNumber) -> Result<Option<Arc<Event>>, RoomError> {
+        match self.made.get(&number.0) {
+            Some(event) => Ok(Some(Arc::clone(event))),
+            None => self.view.event(number).await,
+        }
+    }
+
+    fn nodes(&self) -> WithNew<'_> {
+        WithNew { new: &self.nodes, view: &self.view }
+    }
+
+    /// Makes an event, if the rules of the room allow it at its present state.
+    pub(crate) async fn append(&mut self, draft: Draft) -> Result<Arc<Event>, RoomError> {
+        let rules = self.view.room.rules.clone();
+        let content = format::raw_content(&draft.content)?;
+        let authorisation = self.authorisation(&draft, &content).await?;
+        let auth_events: Vec<Arc<Event>> = authorisation.selected.iter().flatten().cloned().collect();
+        let (json, event_id) = self.build(&draft, &auth_events).await?;
+        let number = self.head.row.next_event;
+        let mut header = EventHeader {
+            event_id: event_id.to_string(),
+            state_before: self.head.row.state.clone(),
+            transaction: draft.device.map(|device| SentAs {
+                device_id: device.device_id,
+                transaction_id: device.transaction_id,
+            }),
+            ..EventHeader::default()
+        };
+        let position = LogPosition::AT_COMMIT;
+        let stored = StoredEvent { position, header: header.clone(), json: json.clone() };
+        let event = Event::new(self.view.room.number, number, stored)?;
+        authorisation.check(&rules.authorization, &event)?;
+        let mut replaced = None;
+        if event.state_key.is_some() {
+            replaced = self.change_state(&event).await?;
+            header.replaces = replaced.as_ref().map(|replaced| replaced.number.0);
+            header.state_after = Some(self.head.row.state.clone());
+        }
+        let stored = StoredEvent { position, header, json };
+        self.put(&event, &stored)?;
+        let event = Arc::new(Event::new(self.view.room.number, number, stored)?);
+        self.note(&event, replaced.as_deref()).await?;
+        Ok(event)
+    }
+
+    /// The parts of the present state that decide about a draft.
+    async fn authorisation(&mut self, draft: &Draft, content: &RawValue) -> Result<Authorisation, RoomError> {
+        let rules = &self.view.room.rules.authorization;
+        let mut keys = state_res::auth_types_for_event(
+            &draft.event_type,
+            &draft.sender,
+            draft.state_key.as_deref(),
+            content,
+            rules,
+        )
+        .map_err(RoomError::BadEvent)?;
+        let count = keys.len();
+        // Since version 12 the create event authorises by the room's id, without being named.
+        keys.push((StateEventType::RoomCreate, String::new()));
+        let mut selected = self.current_many(&keys).await?;
+        let create = selected.pop().flatten();
+        keys.truncate(count);
+        Ok(Authorisation { keys, selected, create })
+    }
+
+    /// The canonical JSON of an event with its hash and signature, and its id.
+    async fn build(
+        &self,
+        draft: &Draft,
+        auth_events: &[Arc<Event>],
+    ) -> Result<(entente_storage::Bytes, OwnedEventId), RoomError> {
+        let mut prev_events = Vec::with_capacity(self.head.row.extremities.len());
+        for extremity in self.head.row.extremities.iter().take(format::MOST_PREV_EVENTS) {
+            prev_events.push(format::Reference {
+                event_id: extremity.event_id.as_str(),
+                event: match format::needs_hashes(&self.view.room.rules) {
+                    true => self.event(EventNumber(extremity.number)).await?,
+                    false => None,
+                },
+            });
+        }
+        let depth = self.head.row.extremities.iter().map(|extremity| extremity.depth).max().unwrap_or_default();
+        let rooms = &self.view.rooms.inner;
+        let parts = format::Parts {
+            draft,
+            room_id: &self.view.room.room_id,
+            prev_events: &prev_events,
+            auth_events,
+            depth: depth + 1,
+            origin_server_ts: draft.origin_server_ts.unwrap_or_else(|| rooms.environment.now().millis()),
+            randomness: rooms.environment.randomness(),
+        };
+        format::build(&parts, &self.view.room.rules, &rooms.signing_key)
+    }
+
+    /// Puts a state event into the present state. Answers which event it replaced.
+    async fn change_state(&mut self, event: &Event) -> Result<Option<Arc<Event>>, RoomError> {
+        let state_key = event.state_key.as_deref().unwrap_or_default();
+        let key = (state_type(&event.event_type), state_key.to_owned());
+        let replaced = self.current_many(std::slice::from_ref(&key)).await?.pop().flatten();
+        let id = self.state_key_id(&event.event_type, state_key).await?;
+        let root = self.head.state();
+        let changes = [(id, Some(event.number))];
+        let updated = state::update(&self.nodes(), root, &changes).await?;
+        self.nodes.extend(updated.nodes);
+        self.head.row.state = updated.root.encode();
+        Ok(replaced)
+    }
+
+    /// The number of a state key; a new one gets the next.
+    async fn state_key_id(
+        &mut self,
+        event_type: &TimelineEventType,
+        state_key: &str,
+    ) -> Result<StateKeyId, RoomError> {
+        let name = (event_type.to_string(), state_key.to_owned());
+        if let Some(id) = self.new_state_keys.get(&name) {
+            return Ok(*id);
+        }
+        if self.base.is_some() {
+            let known = self.view.state_key_ids(&[(&name.0, &name.1)]).await?.pop().flatten();
+            if let Some(id) = known {
+                return Ok(id);
+            }
+        }
+        let (partition, next) = match event_type {
+            TimelineEventType::RoomMember => (Partition::Members, &mut self.head.row.next_member),
+            _ => (Partition::Settings, &mut self.head.row.next_setting),
+        };
+        let id = StateKeyId { partition, index: *next };
+        *next += 1;
+        let row = (self.view.room.number.0, name.0.as_str(), name.1.as_str());
+        self.transaction.put(&rows::STATE_KEYS, row, &rows::state_key::encode(id));
+        self.new_state_keys.insert(name, id);
+        Ok(id)
+    }
+
+    /// Writes the event itself, and everything that finds it.
+    fn put(&mut self, event: &Event, stored: &StoredEvent) -> Result<(), RoomError> {
+        let room = self.view.room.number.0;
+        let number = event.number.0;
+        let transaction = &mut self.transaction;
+        transaction.put(&rows::EVENTS, (room, number), stored);
+        transaction.check_absent(&rows::EVENT_IDS, event.event_id.as_str());
+        transaction.put(&rows::EVENT_IDS, event.event_id.as_str(), &EventPlace { room, number });
+        transaction.put(&rows::EVENT_TIMES, (room, event.origin_server_ts, number), &());
+        if let Some(SentAs { device_id, transaction_id }) = &stored.header.transaction {
+            let localpart = event.sender.localpart();
+            let event_type = event.event_type.to_string();
+            let key = (localpart, device_id.as_str(), room, event_type.as_str(), transaction_id.as_str());
+            let row = TransactionRow {
+                event_id: event.event_id.to_string(),
+                at: self.view.rooms.inner.environment.now().millis(),
+            };
+            transaction.check_absent(&rows::TRANSACTIONS, key);
+            transaction.put(&rows::TRANSACTIONS, key, &row);
+        }
+        self.head.row.next_event =
+            number.checked_add(1).ok_or_else(|| RoomError::Internal(String::from("a room is full")))?;
+        self.head.row.extremities =
+            vec![Extremity { event_id: event.event_id.to_string(), number, depth: event.depth }];
+        Ok(())
+    }
+
+    /// Keeps the indices that depend on what kind of event it is, and tells the log.
+    async fn note(&mut self, event: &Arc<Event>, replaced: Option<&Event>) -> Result<(), RoomError> {
+        self.made.insert(event.number.0, Arc::clone(event));
+        if let Some(state_key) = &event.state_key {
+            let key = (state_type(&event.event_type), state_key.clone());
+            self.head.remember(key, Some(Arc::clone(event)));
+        }
+        let member = match (event.membership(), &event.state_key) {
+            (Some(membership), Some(state_key)) => {
+                self.note_membership(event, replaced, membership, state_key).await?;
+                Some((state_key.clone(), membership))
+            }
+            _ => None,
+        };
+        self.note_relation(event).await?;
+        let redacted = self.apply_redaction(event).await?;
+        self.redacted.extend(redacted.map(EventNumber));
+        let (room, number) = (self.view.room.number.0, event.number.0);
+        Change::Event { room, number, member, redacted }.log_in(&mut self.transaction);
+        Ok(())
+    }
+
+    pub(crate) fn room_id(&self) -> &RoomId {
+        &self.view.room.room_id
+    }
+}
+
+/// The parts of a state that decide about an event.
+struct Authorisation {
+    keys: Vec<StateKey>,
+    selected: Vec<Option<Arc<Event>>>,
+    create: Option<Arc<Event>>,
+}
+
+impl Authorisation {
+    fn check(
+        &self,
+        rules: &ruma::room_version_rules::AuthorizationRules,
+        event: &Event,
+    ) -> Result<(), RoomError> {
+        let fetch = |event_type: &StateEventType, state_key: &str| {
+            if *event_type == StateEventType::RoomCreate {
+                return self.create.as_deref();
+            }
+            let place = self.keys.iter().position(|(key_type, key)| key_type == event_type && key == state_key)?;
+            self.selected.get(place)?.as_deref()
+        };
+        if event.event_type == TimelineEventType::RoomCreate {
+            return state_res::check_state_independent_auth_rules(rules, event, |_| None::<&Event>)
+                .map_err(RoomError::Unauthorized);
+        }
+        state_res::check_state_dependent_auth_rules(rules, event, fetch).map_err(RoomError::Unauthorized)
+    }
+}
+
+/// Nodes that were made here, and those in the store.
+struct WithNew<'a> {
+    new: &'a BTreeMap<NodeHash, Node>,
+    view: &'a RoomView,
+}
+
+impl NodeSource for WithNew<'_> {
+    type Error = RoomError;
+
+    async fn load(&self, names: &[NodeHash]) -> Result<Vec<Node>, RoomError> {
+        let missing: Vec<NodeHash> =
+            names.iter().filter(|name| !self.new.contains_key(name)).copied().collect();
+        let stored = if missing.is_empty() {
+            Vec::new()
+        } else {
+            let states = &self.view.rooms.inner.states;
+            states.reader(&self.view.snapshot, self.view.room.number).load(&missing).await?
+        };
+        let mut stored = stored.into_iter();
+        names
+            .iter()
+            .map(|name| self.new.get(name).cloned().or_else(|| stored.next()).ok_or(RoomError::from(InvalidNode)))
+            .collect()
+    }
+}
+
+impl From<InvalidNode> for RoomError {
+    fn from(error: InvalidNode) -> Self {
+        Self::Internal(format!("the state of a room: {error}"))
+    }
+}
+
+/// The id of a room whose create event is this one (room version 12, "Room IDs").
+pub(crate) fn room_id_of_create(event_id: &ruma::EventId) -> Result<OwnedRoomId, RoomError> {
+    let hash = event_id.as_str().trim_start_matches('$');
+    RoomId::parse(format!("!{hash}")).map_err(|error| RoomError::Internal(format!("a room id: {error}")))
+}

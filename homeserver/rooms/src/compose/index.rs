@@ -1,0 +1,220 @@
+//! The rows that depend on what kind of event is added: memberships, relations, redactions.
+
+use std::sync::Arc;
+
+use entente_storage::{LogPosition, value::Stamped};
+use ruma::{
+    CanonicalJsonObject, EventId, UserId,
+    canonical_json::redact_in_place,
+    events::StateEventType,
+    state_res::events::RoomPowerLevelsIntField,
+};
+use serde::Deserialize;
+
+use super::Composer;
+use crate::{
+    Event, Membership, RoomError,
+    powers::Powers,
+    relations::Relation,
+    rows::{self, AggregateRow, MemberRow, RelationRow, StoredEvent, UserRoomRow},
+    state::EventNumber,
+};
+
+/// Names and avatars are kept in the index up to this length; a longer one is left out there.
+const MOST_PROFILE_BYTES: usize = 1_024;
+/// References to one event that are counted.
+const MOST_REFERENCES: usize = 100;
+
+impl Composer {
+    pub(super) async fn note_membership(
+        &mut self,
+        event: &Event,
+        replaced: Option<&Event>,
+        membership: Membership,
+        user_id: &str,
+    ) -> Result<(), RoomError> {
+        #[derive(Deserialize)]
+        struct Content {
+            displayname: Option<String>,
+            avatar_url: Option<String>,
+        }
+        let room = self.view.room.number.0;
+        let before = replaced.and_then(Event::membership);
+        let count = |counted: Membership, number: u64| {
+            let number = if before == Some(counted) { number.saturating_sub(1) } else { number };
+            if membership == counted { number + 1 } else { number }
+        };
+        self.head.row.joined = count(Membership::Join, self.head.row.joined);
+        self.head.row.invited = count(Membership::Invite, self.head.row.invited);
+        let short = |text: Option<String>| text.filter(|text| text.len() <= MOST_PROFILE_BYTES);
+        let (displayname, avatar_url) = match event.content_as::<Content>() {
+            Some(Content { displayname, avatar_url }) => (short(displayname), short(avatar_url)),
+            None => (None, None),
+        };
+        let row = MemberRow { membership, event: event.number.0, displayname, avatar_url };
+        self.transaction.put(&rows::MEMBERS, (room, user_id), &row);
+        let parsed = <&UserId>::try_from(user_id);
+        if let Some(localpart) = parsed.ok().and_then(|user_id| self.view.rooms.localpart(user_id)) {
+            self.note_user_room(localpart, event.number, membership, before).await?;
+        }
+        Ok(())
+    }
+
+    async fn note_user_room(
+        &mut self,
+        localpart: &str,
+        number: EventNumber,
+        membership: Membership,
+        before: Option<Membership>,
+    ) -> Result<(), RoomError> {
+        let key = (localpart, self.view.room.number.0);
+        let old = self.view.snapshot.get(&rows::USER_ROOMS, key).await?;
+        let was_joined = before == Some(Membership::Join) || old.is_some_and(|old| old.value.was_joined);
+        let row = UserRoomRow { membership, event: number.0, was_joined, forgotten: false, before };
+        let row = Stamped { position: LogPosition::AT_COMMIT, value: row };
+        self.transaction.put(&rows::USER_ROOMS, key, &row);
+        Ok(())
+    }
+
+    /// Indexes the event under the event that it relates to.
+    pub(super) async fn note_relation(&mut self, event: &Event) -> Result<(), RoomError> {
+        let Some(relation) = Relation::of(event) else { return Ok(()) };
+        let Some(target) = self.find(&relation.event_id).await? else { return Ok(()) };
+        let (room, target_number) = (self.view.room.number.0, target.number.0);
+        let row = RelationRow {
+            rel_type: relation.rel_type.clone(),
+            event_type: event.event_type.to_string(),
+            sender: event.sender.to_string(),
+        };
+        self.transaction.put(&rows::RELATIONS, (room, target_number, event.number.0), &row);
+        let old = self.view.snapshot.get(&rows::AGGREGATES, (room, target_number)).await?;
+        let mut aggregate = old.clone().unwrap_or_default();
+        match relation.rel_type.as_str() {
+            "m.replace" if crate::relations::is_edit_of(event, &target) => {
+                let newest = aggregate.edit.unwrap_or((i64::MIN, 0));
+                let edit = (event.number.0, event.origin_server_ts);
+                if (edit.1, edit.0) > (newest.1, newest.0) {
+                    aggregate.edit = Some(edit);
+                }
+            }
+            "m.thread" => self.note_thread(event, &target, &mut aggregate),
+            "m.reference" if aggregate.references.len() < MOST_REFERENCES => {
+                aggregate.references.push(event.number.0);
+            }
+            _ => return Ok(()),
+        }
+        self.transaction.check_unchanged(&rows::AGGREGATES, (room, target_number), old.as_ref());
+        self.transaction.put(&rows::AGGREGATES, (room, target_number), &aggregate);
+        Ok(())
+    }
+
+    fn note_thread(&mut self, event: &Event, root: &Event, aggregate: &mut AggregateRow) {
+        let room = self.view.room.number.0;
+        if let Some(latest) = aggregate.thread_latest {
+            self.transaction.delete(&rows::THREADS, (room, latest));
+        } else {
+            let key = (room, root.number.0, root.sender.as_str());
+            self.transaction.put(&rows::THREAD_PARTICIPANTS, key, &());
+        }
+        aggregate.thread_latest = Some(event.number.0);
+        aggregate.thread_count += 1;
+        self.transaction.put(&rows::THREADS, (room, event.number.0), &root.number.into());
+        let key = (room, root.number.0, event.sender.as_str());
+        self.transaction.put(&rows::THREAD_PARTICIPANTS, key, &());
+    }
+
+    async fn find(&self, event_id: &EventId) -> Result<Option<Arc<Event>>, RoomError> {
+        if let Some(event) = self.made.values().find(|event| event.event_id == event_id) {
+            return Ok(Some(Arc::clone(event)));
+        }
+        self.view.event_by_id(event_id).await
+    }
+
+    /// Redacts the event that this one redacts, if it may (S-S API, "Handling redactions" of each room version). Answers which.
+    pub(super) async fn apply_redaction(&mut self, event: &Event) -> Result<Option<i64>, RoomError> {
+        let Some(event_id) = event.redacts() else { return Ok(None) };
+        let Some(target) = self.find(&event_id).await? else { return Ok(None) };
+        if target.redacted_by().is_some() || !self.may_redact(event, &target).await? {
+            return Ok(None);
+        }
+        let damaged = |error: &dyn std::fmt::Display| RoomError::Internal(format!("a stored event: {error}"));
+        let mut object: CanonicalJsonObject =
+            serde_json::from_slice(target.json()).map_err(|error| damaged(&error))?;
+        redact_in_place(&mut object, &self.view.room.rules.redaction, None).map_err(|error| damaged(&error))?;
+        let mut header = target.header().clone();
+        header.redacted_by = Some(event.number.0);
+        let json = serde_json::to_vec(&object).map_err(|error| damaged(&error))?;
+        let stored = StoredEvent { position: target.position, header, json: json.into() };
+        let room = self.view.room.number.0;
+        self.transaction.put(&rows::EVENTS, (room, target.number.0), &stored);
+        if let Some(state_key) = &target.state_key {
+            // The present state can hold it in its old form.
+            self.head.current.remove(&(StateEventType::from(target.event_type.to_string()), state_key.clone()));
+        }
+        self.unnote_relation(&target).await?;
+        Ok(Some(target.number.0))
+    }
+
+    async fn may_redact(&mut self, redaction: &Event, target: &Event) -> Result<bool, RoomError> {
+        if redaction.sender.server_name() == target.sender.server_name() {
+            return Ok(true);
+        }
+        let create = self.current(&StateEventType::RoomCreate, "").await?;
+        let levels = self.current(&StateEventType::RoomPowerLevels, "").await?;
+        let create = create.ok_or_else(|| RoomError::Internal(String::from("a room without a create event")))?;
+        let powers = Powers::new(&create, levels, &self.view.room.rules.authorization)?;
+        Ok(powers.may(&redaction.sender, RoomPowerLevelsIntField::Redact))
+    }
+
+    /// Takes a redacted event out of what it was counted in.
+    async fn unnote_relation(&mut self, event: &Event) -> Result<(), RoomError> {
+        let Some(relation) = Relation::of(event) else { return Ok(()) };
+        let Some(target) = self.find(&relation.event_id).await? else { return Ok(()) };
+        let (room, target_number) = (self.view.room.number.0, target.number.0);
+        self.transaction.delete(&rows::RELATIONS, (room, target_number, event.number.0));
+        let Some(old) = self.view.snapshot.get(&rows::AGGREGATES, (room, target_number)).await? else {
+            return Ok(());
+        };
+        let mut aggregate = old.clone();
+        let others = self.others_related(&target, &relation.rel_type, event.number).await?;
+        match relation.rel_type.as_str() {
+            "m.replace" if aggregate.edit.is_some_and(|(number, _)| number == event.number.0) => {
+                let edits = others.iter().filter(|other| crate::relations::is_edit_of(other, &target));
+                let newest = edits.max_by_key(|edit| (edit.origin_server_ts, edit.number));
+                aggregate.edit = newest.map(|edit| (edit.number.0, edit.origin_server_ts));
+            }
+            "m.thread" => {
+                aggregate.thread_count = aggregate.thread_count.saturating_sub(1);
+                if aggregate.thread_latest == Some(event.number.0) {
+                    self.transaction.delete(&rows::THREADS, (room, event.number.0));
+                    let latest = others.iter().map(|other| other.number).max();
+                    aggregate.thread_latest = latest.map(|latest| latest.0);
+                    if let Some(latest) = latest {
+                        self.transaction.put(&rows::THREADS, (room, latest.0), &target.number.into());
+                    }
+                }
+            }
+            "m.reference" => aggregate.references.retain(|number| *number != event.number.0),
+            _ => return Ok(()),
+        }
+        self.transaction.check_unchanged(&rows::AGGREGATES, (room, target_number), Some(&old));
+        self.transaction.put(&rows::AGGREGATES, (room, target_number), &aggregate);
+        Ok(())
+    }
+
+    async fn others_related(
+        &self,
+        target: &Event,
+        rel_type: &str,
+        except: EventNumber,
+    ) -> Result<Vec<Arc<Event>>, RoomError> {
+        let scan = rows::RELATIONS.scan((self.view.room.number.0, target.number.0));
+        let related = self.view.snapshot.scan_all(scan).await?;
+        let of_type = related.into_iter().filter(|(_, row)| row.rel_type == rel_type);
+        let numbers: Vec<EventNumber> = of_type
+            .map(|((_, _, number), _)| EventNumber(number))
+            .filter(|number| *number != except)
+            .collect();
+        self.view.events(&numbers).await
+    }
+}

@@ -1,0 +1,294 @@
+use std::{ops::Range, sync::OnceLock};
+
+use entente_storage::{Bytes, LogPosition};
+use ruma::{
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt, UserId,
+    events::TimelineEventType,
+};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use crate::{
+    Membership, RoomError, RoomNumber,
+    rows::{EventHeader, SentAs, StoredEvent},
+    state::{EventNumber, StateRoot},
+};
+
+/// An event of a room: its canonical JSON as it was signed, what this server knows of it, and a parsed view.
+#[derive(Debug)]
+pub struct Event {
+    /// The room.
+    pub room: RoomNumber,
+    /// Its number there.
+    pub number: EventNumber,
+    /// The commit that stored it.
+    pub position: LogPosition,
+    /// Its id.
+    pub event_id: OwnedEventId,
+    /// Who sent it.
+    pub sender: OwnedUserId,
+    /// Its type.
+    pub event_type: TimelineEventType,
+    /// Its state key, if it is a state event.
+    pub state_key: Option<String>,
+    /// When its sender says that it was sent, in ms since 1970.
+    pub origin_server_ts: u64,
+    /// Its depth in the event graph.
+    pub depth: u64,
+    room_id: Option<OwnedRoomId>,
+    redacts: Option<OwnedEventId>,
+    content: Range<usize>,
+    header: EventHeader,
+    json: Bytes,
+    references: OnceLock<References>,
+}
+
+/// The events that an event names.
+#[derive(Debug, Default)]
+struct References {
+    prev_events: Vec<OwnedEventId>,
+    auth_events: Vec<OwnedEventId>,
+}
+
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    content: &'a RawValue,
+    sender: OwnedUserId,
+    #[serde(rename = "type")]
+    event_type: TimelineEventType,
+    state_key: Option<String>,
+    origin_server_ts: u64,
+    #[serde(default)]
+    depth: u64,
+    room_id: Option<OwnedRoomId>,
+    redacts: Option<OwnedEventId>,
+}
+
+#[derive(Deserialize)]
+struct ReferenceFields {
+    #[serde(default, deserialize_with = "event_ids")]
+    prev_events: Vec<OwnedEventId>,
+    #[serde(default, deserialize_with = "event_ids")]
+    auth_events: Vec<OwnedEventId>,
+}
+
+/// Reads `["$id"]`, and the `[["$id", {"sha256": "…"}]]` of room versions 1 and 2.
+fn event_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<OwnedEventId>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Reference {
+        Id(OwnedEventId),
+        WithHashes(OwnedEventId, serde::de::IgnoredAny),
+    }
+    let references = Vec::<Reference>::deserialize(deserializer)?;
+    let id = |reference| match reference {
+        Reference::Id(id) | Reference::WithHashes(id, _) => id,
+    };
+    Ok(references.into_iter().map(id).collect())
+}
+
+impl Event {
+    pub(crate) fn new(room: RoomNumber, number: i64, stored: StoredEvent) -> Result<Self, RoomError> {
+        let StoredEvent { position, header, json } = stored;
+        let damaged = |error: &dyn std::fmt::Display| RoomError::Internal(format!("a stored event: {error}"));
+        let text = std::str::from_utf8(&json).map_err(|error| damaged(&error))?;
+        let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| damaged(&error))?;
+        let content = fields.content.get();
+        let start = content.as_ptr().addr() - text.as_ptr().addr();
+        let content = start..start + content.len();
+        let Fields { sender, event_type, state_key, origin_server_ts, depth, room_id, redacts, .. } = fields;
+        Ok(Self {
+            room,
+            number: EventNumber(number),
+            position,
+            event_id: EventId::parse(header.event_id.as_str()).map_err(|error| damaged(&error))?,
+            sender,
+            event_type,
+            state_key,
+            origin_server_ts,
+            depth,
+            room_id,
+            redacts,
+            content,
+            header,
+            json,
+            references: OnceLock::new(),
+        })
+    }
+
+    /// The canonical JSON as it was signed, or redacted.
+    pub fn json(&self) -> &Bytes {
+        &self.json
+    }
+
+    /// The content.
+    pub fn content(&self) -> &RawValue {
+        let text = self.json.get(self.content.clone()).and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let content = text.and_then(|text| serde_json::from_str(text).ok());
+        content.expect("the range was taken from parsed JSON")
+    }
+
+    /// The content's text.
+    pub(crate) fn content_bytes(&self) -> &[u8] {
+        &self.json[self.content.clone()]
+    }
+
+    /// The content, read as a `T`. `None` if it is not one.
+    pub fn content_as<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
+        serde_json::from_slice(self.content_bytes()).ok()
+    }
+
+    /// The state before it.
+    pub fn state_before(&self) -> StateRoot {
+        StateRoot::decode(&self.header.state_before).unwrap_or_default()
+    }
+
+    /// The state after it.
+    pub fn state_after(&self) -> StateRoot {
+        match &self.header.state_after {
+            Some(root) => StateRoot::decode(root).unwrap_or_default(),
+            None => self.state_before(),
+        }
+    }
+
+    /// The state event that it replaced.
+    pub fn replaces(&self) -> Option<EventNumber> {
+        self.header.replaces.map(EventNumber)
+    }
+
+    /// The event that redacted it.
+    pub fn redacted_by(&self) -> Option<EventNumber> {
+        self.header.redacted_by.map(EventNumber)
+    }
+
+    /// Whether it has a place in the timeline that is shown.
+    pub fn is_shown(&self) -> bool {
+        !self.header.rejected && !self.header.soft_failed && !self.header.outlier
+    }
+
+    /// Which event it redacts, if it is a redaction: `redacts` stands in the content since room version 11.
+    pub fn redacts(&self) -> Option<OwnedEventId> {
+        #[derive(Deserialize)]
+        struct Redaction {
+            redacts: Option<OwnedEventId>,
+        }
+        if self.event_type != TimelineEventType::RoomRedaction {
+            return None;
+        }
+        let in_content = || self.content_as::<Redaction>().and_then(|content| content.redacts);
+        self.redacts.clone().or_else(in_content)
+    }
+
+    /// The membership, if it is a membership event.
+    pub fn membership(&self) -> Option<Membership> {
+        #[derive(Deserialize)]
+        struct Content<'a> {
+            membership: &'a str,
+        }
+        if self.event_type != TimelineEventType::RoomMember {
+            return None;
+        }
+        self.content_as::<Content<'_>>().and_then(|content| Membership::parse(content.membership))
+    }
+
+    /// With which transaction id this device sent it.
+    pub fn transaction_id_of(&self, user_id: &UserId, device_id: &str) -> Option<&str> {
+        let SentAs { device_id: sender, transaction_id } = self.header.transaction.as_ref()?;
+        (sender == device_id && self.sender == user_id).then_some(transaction_id)
+    }
+
+    pub(crate) fn header(&self) -> &EventHeader {
+        &self.header
+    }
+
+    fn references(&self) -> &References {
+        self.references.get_or_init(|| match serde_json::from_slice::<ReferenceFields>(&self.json) {
+            Ok(ReferenceFields { prev_events, auth_events }) => References { prev_events, auth_events },
+            Err(_) => References::default(),
+        })
+    }
+
+    /// The events before it.
+    pub fn prev_events(&self) -> &[OwnedEventId] {
+        &self.references().prev_events
+    }
+
+    /// The events that authorise it.
+    pub fn auth_events(&self) -> &[OwnedEventId] {
+        &self.references().auth_events
+    }
+}
+
+impl ruma::state_res::Event for Event {
+    type Id = OwnedEventId;
+
+    fn event_id(&self) -> &OwnedEventId {
+        &self.event_id
+    }
+
+    fn room_id(&self) -> Option<&RoomId> {
+        self.room_id.as_deref()
+    }
+
+    fn sender(&self) -> &UserId {
+        &self.sender
+    }
+
+    fn origin_server_ts(&self) -> MilliSecondsSinceUnixEpoch {
+        MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.origin_server_ts))
+    }
+
+    fn event_type(&self) -> &TimelineEventType {
+        &self.event_type
+    }
+
+    fn content(&self) -> &RawValue {
+        Event::content(self)
+    }
+
+    fn state_key(&self) -> Option<&str> {
+        self.state_key.as_deref()
+    }
+
+    fn prev_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
+        Box::new(Event::prev_events(self).iter())
+    }
+
+    fn auth_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
+        Box::new(Event::auth_events(self).iter())
+    }
+
+    fn redacts(&self) -> Option<&OwnedEventId> {
+        self.redacts.as_ref()
+    }
+
+    fn rejected(&self) -> bool {
+        self.header.rejected
+    }
+}
+
+impl Membership {
+    /// Reads the spec's word.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "invite" => Some(Self::Invite),
+            "join" => Some(Self::Join),
+            "knock" => Some(Self::Knock),
+            "leave" => Some(Self::Leave),
+            "ban" => Some(Self::Ban),
+            _ => None,
+        }
+    }
+
+    /// The spec's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Invite => "invite",
+            Self::Join => "join",
+            Self::Knock => "knock",
+            Self::Leave => "leave",
+            Self::Ban => "ban",
+        }
+    }
+}

@@ -1,0 +1,183 @@
+use std::{future::Future, sync::Arc, task::Poll};
+
+use ruma::{EventId, OwnedEventId, RoomId, UserId, events::TimelineEventType};
+
+use crate::{
+    Draft, Room, RoomError, RoomView, Rooms, SendingDevice,
+    compose::{Composed, Composer},
+    room::Head,
+    rows,
+};
+
+/// A room that changes under every attempt is given up after so many.
+const MOST_ATTEMPTS: u32 = 64;
+
+impl Rooms {
+    /// Sends an event into a room for a local user who is in it. A retry by the same device with the same transaction id
+    /// answers the event of the first.
+    pub async fn send(&self, room_id: &RoomId, draft: Draft) -> Result<OwnedEventId, RoomError> {
+        if let Some(device) = &draft.device
+            && let Some(event_id) = self.sent_already(room_id, &draft, device).await?
+        {
+            return Ok(event_id);
+        }
+        self.check_draft(room_id, &draft).await?;
+        let outcome = self
+            .change_room(room_id, async |mut composer| {
+                let event = composer.append(draft.clone()).await?;
+                Ok((composer, event.event_id.clone()))
+            })
+            .await;
+        match (outcome, &draft.device) {
+            // Its twin was quicker.
+            (Err(error), Some(device)) => match self.sent_already(room_id, &draft, device).await? {
+                Some(event_id) => Ok(event_id),
+                None => Err(error),
+            },
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// The event that a device sent with this transaction id.
+    async fn sent_already(
+        &self,
+        room_id: &RoomId,
+        draft: &Draft,
+        device: &SendingDevice,
+    ) -> Result<Option<OwnedEventId>, RoomError> {
+        let snapshot = self.store().snapshot().await?;
+        let room = self.room(&snapshot, room_id).await?;
+        let event_type = draft.event_type.to_string();
+        let key = (
+            draft.sender.localpart(),
+            device.device_id.as_str(),
+            room.number.0,
+            event_type.as_str(),
+            device.transaction_id.as_str(),
+        );
+        let row = snapshot.get(&rows::TRANSACTIONS, key).await?;
+        Ok(row.and_then(|row| EventId::parse(row.event_id).ok()))
+    }
+
+    /// What the rules of rooms do not check, but a server owes its users.
+    async fn check_draft(&self, room_id: &RoomId, draft: &Draft) -> Result<(), RoomError> {
+        if let Some(device) = &draft.device
+            && device.transaction_id.len() > 255
+        {
+            return Err(RoomError::TooLarge("a transaction id has at most 255 bytes"));
+        }
+        match draft.event_type {
+            TimelineEventType::RoomCreate => {
+                Err(RoomError::Forbidden("a room is created once, by POST /createRoom"))
+            }
+            TimelineEventType::RoomCanonicalAlias if draft.state_key.is_some() => {
+                self.check_canonical_aliases(room_id, draft).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Redacts an event for a local user: one's own, or anybody's with the power to.
+    pub async fn redact(
+        &self,
+        room_id: &RoomId,
+        sender: &UserId,
+        event_id: &EventId,
+        reason: Option<&str>,
+        device: Option<SendingDevice>,
+    ) -> Result<OwnedEventId, RoomError> {
+        let view = self.view(room_id).await?;
+        view.require_joined(sender).await?;
+        let target = view.event_by_id(event_id).await?.ok_or(RoomError::EventNotFound)?;
+        if target.event_type == TimelineEventType::RoomCreate {
+            return Err(RoomError::Forbidden("the event that made a room cannot be redacted"));
+        }
+        if target.sender != sender {
+            let powers = view.powers().await?;
+            if !powers.may(sender, ruma::state_res::events::RoomPowerLevelsIntField::Redact) {
+                return Err(RoomError::Forbidden("you may not redact what others wrote in this room"));
+            }
+        }
+        let mut content = ruma::CanonicalJsonObject::new();
+        if let Some(reason) = reason {
+            content.insert(String::from("reason"), reason.to_owned().into());
+        }
+        if view.room.rules.redaction.content_field_redacts {
+            content.insert(String::from("redacts"), event_id.as_str().to_owned().into());
+        }
+        let draft = Draft {
+            redacts: Some(event_id.to_owned()),
+            device,
+            ..Draft::message(sender, TimelineEventType::RoomRedaction, content)
+        };
+        self.send(room_id, draft).await
+    }
+
+    /// Makes events of one room in one transaction. `compose` is called again when the room changed meanwhile.
+    pub(crate) async fn change_room<T, F, Fut>(&self, room_id: &RoomId, compose: F) -> Result<T, RoomError>
+    where
+        F: Fn(Composer) -> Fut,
+        Fut: Future<Output = Result<(Composer, T), RoomError>>,
+    {
+        let room = {
+            let snapshot = self.store().snapshot().await?;
+            self.room(&snapshot, room_id).await?
+        };
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match self.try_to_change(&room, &compose).await {
+                Err(RoomError::Storage(error)) if error.is_conflict() && attempt < MOST_ATTEMPTS => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_to_change<T, F, Fut>(&self, room: &Arc<Room>, compose: &F) -> Result<T, RoomError>
+    where
+        F: Fn(Composer) -> Fut,
+        Fut: Future<Output = Result<(Composer, T), RoomError>>,
+    {
+        let mut place = room.head.lock().await;
+        let redactions = self.redactions();
+        let snapshot = self.store().snapshot().await?;
+        let view = RoomView::new(self.clone(), snapshot, Arc::clone(room), redactions);
+        let head = match place.take() {
+            Some(head) => head,
+            None => Head::new(view.head().await?),
+        };
+        // After an error the head is read again: it is seldom, and what was composed may have left traces in it.
+        let (composer, answer) = compose(Composer::new(view, head)).await?;
+        let Some(composed) = composer.finish() else { return Ok(answer) };
+        let Composed { transaction, head, changes_state, redacted } = composed;
+        let commit = self.store().commit(transaction);
+        let committed = if changes_state || !redacted.is_empty() {
+            // Who comes next reads what this writes.
+            let committed = commit.await;
+            if committed.is_ok() {
+                *place = Some(head);
+            }
+            drop(place);
+            committed
+        } else {
+            // Who comes next builds upon this before it is on disk, and is committed together with it or fails with it.
+            let mut commit = std::pin::pin!(commit);
+            let handed_in = futures_util::poll!(commit.as_mut());
+            *place = Some(head);
+            drop(place);
+            let committed = match handed_in {
+                Poll::Ready(committed) => committed,
+                Poll::Pending => commit.await,
+            };
+            if committed.is_err() {
+                *room.head.lock().await = None;
+            }
+            committed
+        };
+        committed?;
+        for number in redacted {
+            self.forget_redacted(room.number, number);
+        }
+        Ok(answer)
+    }
+}

@@ -1,0 +1,71 @@
+use std::sync::Arc;
+
+use entente_environment::Randomness;
+use entente_storage::{Bytes, Store, Transaction};
+use ruma::{
+    CanonicalJsonObject, OwnedServerName, ServerName,
+    room_version_rules::RedactionRules,
+    signatures::{Ed25519KeyPair, hash_and_sign_event},
+};
+
+use crate::{RoomError, rows};
+
+/// What precedes the seed of an Ed25519 key in PKCS #8 (RFC 8410).
+const PKCS8_PREFIX: [u8; 16] =
+    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+
+/// The key with which this server signs events (S-S API, "Signing Events").
+#[derive(Clone)]
+pub struct SigningKey {
+    server_name: OwnedServerName,
+    key: Arc<Ed25519KeyPair>,
+}
+
+impl SigningKey {
+    /// The newest key in the store; made there when there is none.
+    pub(crate) async fn load(
+        store: &Store,
+        randomness: &Randomness,
+        server_name: OwnedServerName,
+    ) -> Result<Self, RoomError> {
+        let ((version, seed), _) = store
+            .run(async |snapshot| {
+                let newest = rows::SIGNING_KEYS.scan(()).reverse().limit(1);
+                if let Some(key) = snapshot.scan(&newest).await?.rows.into_iter().next() {
+                    return Ok((Transaction::new(), key));
+                }
+                let version = format!("a_{}", randomness.alphanumeric(6));
+                let seed = Bytes::copy_from_slice(&randomness.bytes::<32>());
+                let mut transaction = Transaction::new();
+                transaction.check_absent(&rows::SIGNING_KEYS, version.as_str());
+                transaction.put(&rows::SIGNING_KEYS, version.as_str(), &seed);
+                Ok::<_, RoomError>((transaction, (version, seed)))
+            })
+            .await?;
+        let document = [&PKCS8_PREFIX, seed.as_ref()].concat();
+        let key = Ed25519KeyPair::from_der(&document, version)
+            .map_err(|error| RoomError::Internal(format!("the signing key: {error}")))?;
+        Ok(Self { server_name, key: Arc::new(key) })
+    }
+
+    /// The server that it belongs to.
+    pub fn server_name(&self) -> &ServerName {
+        &self.server_name
+    }
+
+    /// Adds an event's content hash and this server's signature.
+    pub(crate) fn hash_and_sign(
+        &self,
+        event: &mut CanonicalJsonObject,
+        rules: &RedactionRules,
+    ) -> Result<(), RoomError> {
+        hash_and_sign_event(self.server_name.as_str(), &*self.key, event, rules)
+            .map_err(|error| RoomError::BadEvent(format!("the event cannot be signed: {error}")))
+    }
+}
+
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("SigningKey").field("server_name", &self.server_name).finish_non_exhaustive()
+    }
+}
