@@ -7,7 +7,9 @@ use entente_api::{ApiState, InFlight, Metrics, Readiness, Server, metrics_router
 use entente_config::Config;
 use entente_encryption::Encryption;
 use entente_environment::Environment;
+use entente_rooms::Rooms;
 use entente_storage::Store;
+use entente_sync::Sync;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
@@ -56,9 +58,14 @@ pub(crate) async fn serve(config: &Config, environment: Environment) -> Result<(
 
 async fn serve_from(config: &Config, environment: Environment, store: &Store) -> Result<(), String> {
     let accounts = open_accounts(config, &environment, store).await?;
+    let encryption = Encryption::new(store.clone());
+    let rooms = open_rooms(config, &environment, store).await?;
+    let sync = Sync::new(store.clone(), environment.clone(), accounts.clone(), encryption.clone(), rooms.clone());
     let state = ApiState {
         accounts: accounts.clone(),
-        encryption: Encryption::new(store.clone()),
+        encryption,
+        rooms,
+        sync: sync.clone(),
         readiness: Arc::new(StoreReadiness(store.clone())),
         limits: settings::limits(config, environment.clock().clone()),
         identity: Arc::new(settings::identity(config)?),
@@ -84,6 +91,7 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
     let tasks = Tasks(vec![
         tokio::spawn(socket.serve(operator)),
         tokio::spawn(sweep(accounts)),
+        tokio::spawn(sync.follow()),
         tokio::spawn(followers::forget_deactivated(store.clone(), state.encryption.clone())),
     ]);
     greeting::greet(config, server.addresses(), first_token.as_deref());
@@ -113,6 +121,13 @@ pub(crate) async fn open_accounts(
 ) -> Result<Accounts, String> {
     let name = settings::server_name(config)?;
     Accounts::open(store.clone(), environment.clone(), name, settings::accounts(config))
+        .await
+        .map_err(|error| error.to_string())
+}
+
+async fn open_rooms(config: &Config, environment: &Environment, store: &Store) -> Result<Rooms, String> {
+    let name = settings::server_name(config)?;
+    Rooms::open(store.clone(), environment.clone(), name, entente_rooms::Settings::default())
         .await
         .map_err(|error| error.to_string())
 }

@@ -1,4 +1,4 @@
-use entente_storage::{Bytes, LogPosition, Transaction, value::Stamped};
+use entente_storage::{Bytes, LogPosition, Position, Snapshot, Transaction, value::Stamped};
 use ruma::{RoomId, UserId};
 
 use crate::{AccountError, Accounts, Change, rows};
@@ -15,6 +15,17 @@ pub enum AccountDataScope<'a> {
     Global,
     /// The user in one room.
     Room(&'a RoomId),
+}
+
+/// Account data of one type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountDataEntry {
+    /// The room that it is about; empty for global data.
+    pub room_id: String,
+    /// Its type.
+    pub event_type: String,
+    /// Its content, a JSON object.
+    pub content: Bytes,
 }
 
 impl AccountDataScope<'_> {
@@ -38,6 +49,42 @@ impl Accounts {
         let row = self.snapshot().await?.get(&rows::ACCOUNT_DATA, key).await?;
         let content = row.map(|row| row.value).filter(|content| !content.is_empty());
         content.ok_or(AccountError::NotFound("there is no account data of this type"))
+    }
+
+    /// The account data of a local user that was set after a position, global and of rooms, as a snapshot has it; `None`: all
+    /// there is. Data that was deleted since is told as an empty object.
+    pub async fn account_data_since(
+        &self,
+        snapshot: &Snapshot,
+        localpart: &str,
+        since: Option<&Position>,
+    ) -> Result<Vec<AccountDataEntry>, AccountError> {
+        let rows = snapshot.scan_all(rows::ACCOUNT_DATA.scan((localpart,))).await?;
+        let entry = |((_, room_id, event_type), row): ((String, String, String), Stamped<Bytes>)| {
+            let is_new = since.is_none_or(|since| !since.includes(row.position));
+            let is_deleted = row.value.is_empty();
+            if !is_new || (is_deleted && since.is_none()) {
+                return None;
+            }
+            let content = if is_deleted { Bytes::from_static(b"{}") } else { row.value };
+            Some(AccountDataEntry { room_id, event_type, content })
+        };
+        Ok(rows.into_iter().filter_map(entry).collect())
+    }
+
+    /// Whom a local user ignores (C-S API, "Ignoring Users").
+    pub async fn ignored_users(
+        &self,
+        snapshot: &Snapshot,
+        localpart: &str,
+    ) -> Result<Vec<String>, AccountError> {
+        #[derive(serde::Deserialize)]
+        struct Content {
+            ignored_users: std::collections::BTreeMap<String, serde::de::IgnoredAny>,
+        }
+        let row = snapshot.get(&rows::ACCOUNT_DATA, (localpart, "", "m.ignored_user_list")).await?;
+        let content = row.and_then(|row| serde_json::from_slice::<Content>(&row.value).ok());
+        Ok(content.map(|content| content.ignored_users.into_keys().collect()).unwrap_or_default())
     }
 
     /// Stores account data. `content` is a JSON object.

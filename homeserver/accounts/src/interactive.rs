@@ -29,6 +29,8 @@ pub enum Operation {
     Deactivate,
     /// `POST /login/get_token`.
     CreateLoginToken,
+    /// `POST /keys/device_signing/upload`.
+    ReplaceCrossSigningKeys,
 }
 
 impl Operation {
@@ -39,6 +41,7 @@ impl Operation {
             Self::ChangePassword => "change_password",
             Self::Deactivate => "deactivate",
             Self::CreateLoginToken => "create_login_token",
+            Self::ReplaceCrossSigningKeys => "replace_cross_signing_keys",
         }
     }
 }

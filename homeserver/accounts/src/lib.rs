@@ -6,6 +6,7 @@
 mod account_data;
 mod administration;
 mod changes;
+mod device_names;
 mod devices;
 mod error;
 mod filters;
@@ -29,7 +30,7 @@ use entente_storage::{Snapshot, Store, Transaction};
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
 pub use self::{
-    account_data::AccountDataScope,
+    account_data::{AccountDataEntry, AccountDataScope},
     administration::AccountStatus,
     changes::{Change, TOPIC},
     devices::Device,

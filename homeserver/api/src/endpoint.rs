@@ -9,8 +9,8 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{MatchedPath, RawPathParams, Request, State},
-    http::{Method, request::Parts},
+    extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State},
+    http::{HeaderValue, Method, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{MethodFilter, on},
 };
@@ -129,6 +129,18 @@ fn anonymous(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Anon
     Ok(Anonymous { address })
 }
 
+/// The session of a request, for handlers of endpoints that `ruma` does not describe in full. Not rate limited.
+#[derive(Debug)]
+pub(crate) struct SessionOf(pub(crate) Session);
+
+impl FromRequestParts<ApiState> for SessionOf {
+    type Rejection = MatrixError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, MatrixError> {
+        <Session as Caller<AccessToken>>::identify(state, parts, false).await.map(Self)
+    }
+}
+
 /// Registers endpoints by their handlers.
 pub(crate) trait Endpoints {
     /// Serves an endpoint under all its paths. The request's type says which they are, by which method it is called, whose
@@ -141,10 +153,37 @@ pub(crate) trait Endpoints {
         R::OutgoingResponse: Send,
         F: Fn(State<ApiState>, C, R) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<R::OutgoingResponse, MatrixError>> + Send;
+
+    /// The same for an endpoint whose answer is written by hand.
+    #[must_use]
+    fn json_endpoint<C, R, F, Fut>(self, handler: F) -> Self
+    where
+        C: Caller<R::Authentication> + 'static,
+        R: IncomingRequest + Send + 'static,
+        F: Fn(State<ApiState>, C, R) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<Json, MatrixError>> + Send;
+}
+
+/// An answer whose JSON was written by hand, because it is large and asked for often.
+#[derive(Debug)]
+pub(crate) struct Json(pub(crate) Vec<u8>);
+
+impl IntoResponse for Json {
+    fn into_response(self) -> Response {
+        ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], self.0).into_response()
+    }
+}
+
+/// The paths of an endpoint as they are routed: one that ends in a state key is also served for the empty one.
+fn routed_paths(path: &'static str) -> Vec<String> {
+    match path.strip_suffix("/{state_key}") {
+        Some(short) => vec![path.to_owned(), short.to_owned(), format!("{short}/")],
+        None => vec![path.to_owned()],
+    }
 }
 
 impl Endpoints for Router<ApiState> {
-    fn endpoint<C, R, F, Fut>(mut self, handler: F) -> Self
+    fn endpoint<C, R, F, Fut>(self, handler: F) -> Self
     where
         C: Caller<R::Authentication> + 'static,
         R: IncomingRequest + Send + 'static,
@@ -152,42 +191,70 @@ impl Endpoints for Router<ApiState> {
         F: Fn(State<ApiState>, C, R) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<R::OutgoingResponse, MatrixError>> + Send,
     {
-        let method = MethodFilter::try_from(R::METHOD).expect("the spec uses only standard methods");
-        for path in R::PATH_BUILDER.all_paths() {
-            let handler = handler.clone();
-            let serve = move |State(state): State<ApiState>, path_params: RawPathParams, request: Request| {
-                let handler = handler.clone();
-                async move {
-                    let outcome = answer(state, &path_params, request, handler).await;
-                    outcome.unwrap_or_else(IntoResponse::into_response)
-                }
-            };
-            self = self.route(path, on(method, serve));
-        }
-        self
+        let render = |response: R::OutgoingResponse| {
+            let response = response.try_into_http_response::<Vec<u8>>().map_err(MatrixError::internal)?;
+            Ok(response.map(Body::from))
+        };
+        serve_under_all_paths(self, handler, render)
+    }
+
+    fn json_endpoint<C, R, F, Fut>(self, handler: F) -> Self
+    where
+        C: Caller<R::Authentication> + 'static,
+        R: IncomingRequest + Send + 'static,
+        F: Fn(State<ApiState>, C, R) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<Json, MatrixError>> + Send,
+    {
+        serve_under_all_paths(self, handler, |json: Json| Ok(json.into_response()))
     }
 }
 
-async fn answer<C, R, F, Fut>(
+fn serve_under_all_paths<C, R, T, F, Fut, Render>(
+    mut router: Router<ApiState>,
+    handler: F,
+    render: Render,
+) -> Router<ApiState>
+where
+    C: Caller<R::Authentication> + 'static,
+    R: IncomingRequest + Send + 'static,
+    T: Send,
+    F: Fn(State<ApiState>, C, R) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<T, MatrixError>> + Send,
+    Render: Fn(T) -> Result<Response, MatrixError> + Copy + Send + Sync + 'static,
+{
+    let method = MethodFilter::try_from(R::METHOD).expect("the spec uses only standard methods");
+    for path in R::PATH_BUILDER.all_paths().flat_map(routed_paths) {
+        let handler = handler.clone();
+        let serve = move |State(state): State<ApiState>, path_params: RawPathParams, request: Request| {
+            let handler = handler.clone();
+            async move {
+                let outcome = answer(state, &path_params, request, handler).await;
+                outcome.and_then(render).unwrap_or_else(IntoResponse::into_response)
+            }
+        };
+        router = router.route(&path, on(method, serve));
+    }
+    router
+}
+
+async fn answer<C, R, T, F, Fut>(
     state: ApiState,
     path_params: &RawPathParams,
     request: Request,
     handler: F,
-) -> Result<Response, MatrixError>
+) -> Result<T, MatrixError>
 where
     C: Caller<R::Authentication>,
     R: IncomingRequest,
     F: Fn(State<ApiState>, C, R) -> Fut,
-    Fut: Future<Output = Result<R::OutgoingResponse, MatrixError>>,
+    Fut: Future<Output = Result<T, MatrixError>>,
 {
     let (parts, body) = request.into_parts();
     let caller = C::identify(&state, &parts, R::RATE_LIMITED).await?;
     let body = read_body(&parts, body, state.http.max_request_body).await?;
     let path_args: Vec<&str> = path_params.iter().map(|(_, value)| value).collect();
     let request = parse::<R>(parts, &body, &path_args)?;
-    let response = handler(State(state), caller, request).await?;
-    let response = response.try_into_http_response::<Vec<u8>>().map_err(MatrixError::internal)?;
-    Ok(response.map(Body::from))
+    handler(State(state), caller, request).await
 }
 
 async fn read_body(parts: &Parts, body: Body, most_bytes: usize) -> Result<Bytes, MatrixError> {

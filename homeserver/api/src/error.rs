@@ -9,7 +9,9 @@ use axum::{
 };
 use entente_accounts::AccountError;
 use entente_encryption::EncryptionError;
+use entente_rooms::RoomError;
 use entente_storage::StorageError;
+use entente_sync::SyncError;
 use ruma::api::{
     client::uiaa::UiaaInfo,
     error::{DeserializationError, FromHttpRequestError},
@@ -224,10 +226,48 @@ impl From<EncryptionError> for MatrixError {
             }
             EncryptionError::NotFound(_) => (StatusCode::NOT_FOUND, "M_NOT_FOUND"),
             EncryptionError::InvalidParameter(_) => (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
+            EncryptionError::InvalidSignature(_) => (StatusCode::BAD_REQUEST, "M_INVALID_SIGNATURE"),
+            EncryptionError::KeyExists => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),
             EncryptionError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),
             error => return Self::internal(error),
         };
         Self::new(status, errcode, message)
+    }
+}
+
+impl From<RoomError> for MatrixError {
+    fn from(error: RoomError) -> Self {
+        let message = error.to_string();
+        let (status, errcode) = match error {
+            RoomError::Storage(error) => return error.into(),
+            RoomError::RoomNotFound | RoomError::EventNotFound | RoomError::NotFound(_) | RoomError::NotHere(_) => {
+                (StatusCode::NOT_FOUND, "M_NOT_FOUND")
+            }
+            RoomError::Unauthorized(_) | RoomError::Forbidden(_) => (StatusCode::FORBIDDEN, "M_FORBIDDEN"),
+            RoomError::UnsupportedRoomVersion(_) => (StatusCode::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION"),
+            RoomError::InvalidRoomState(_) => (StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE"),
+            RoomError::BadEvent(_) => (StatusCode::BAD_REQUEST, "M_BAD_JSON"),
+            RoomError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),
+            RoomError::InvalidParameter(_) => (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
+            RoomError::AliasTaken(_) => (StatusCode::CONFLICT, "M_ROOM_IN_USE"),
+            RoomError::BadAlias(_) => (StatusCode::BAD_REQUEST, "M_BAD_ALIAS"),
+            RoomError::UnableToAuthoriseJoin => (StatusCode::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN"),
+            RoomError::BadState(_) => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),
+            error => return Self::internal(error),
+        };
+        Self::new(status, errcode, message)
+    }
+}
+
+impl From<SyncError> for MatrixError {
+    fn from(error: SyncError) -> Self {
+        match error {
+            SyncError::Room(error) => error.into(),
+            SyncError::Account(error) => error.into(),
+            SyncError::Encryption(error) => error.into(),
+            SyncError::Storage(error) => error.into(),
+            error => Self::internal(error),
+        }
     }
 }
 

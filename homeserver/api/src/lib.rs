@@ -20,6 +20,8 @@ use std::sync::Arc;
 use axum::Router;
 use entente_accounts::Accounts;
 use entente_encryption::Encryption;
+use entente_rooms::Rooms;
+use entente_sync::Sync;
 use ruma::OwnedUserId;
 use url::Url;
 
@@ -39,6 +41,10 @@ pub struct ApiState {
     pub accounts: Accounts,
     /// What is kept for their encryption.
     pub encryption: Encryption,
+    /// The rooms.
+    pub rooms: Rooms,
+    /// What users see of them.
+    pub sync: Sync,
     /// Whether what it needs is there.
     pub readiness: Arc<dyn Readiness>,
     /// The rate limits.

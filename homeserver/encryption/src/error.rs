@@ -16,6 +16,12 @@ pub enum EncryptionError {
     /// A value that the spec does not allow.
     #[error("{0}")]
     InvalidParameter(&'static str),
+    /// A signature is missing or wrong.
+    #[error("{0}")]
+    InvalidSignature(&'static str),
+    /// Another one-time key was uploaded under the same id.
+    #[error("another one-time key was uploaded under that id")]
+    KeyExists,
     /// Something larger than is kept.
     #[error("{0}")]
     TooLarge(&'static str),

@@ -1,19 +1,28 @@
 //! What the server keeps so that its users can encrypt end to end. It holds ciphertext and public halves of keys, and can read
-//! none of what they protect. So far: key backups ([`BackupVersion`]).
+//! none of what they protect.
 //!
 //! [`Encryption`] is the entry to all of it; each file adds one family of operations. Users are the server's own: callers
 //! authenticate them.
 
 mod backup;
+mod changes;
+mod cross_signing;
+mod device_keys;
 mod error;
 mod rows;
+mod to_device;
+mod verification;
 
 use entente_storage::{StorageError, Store};
 
 pub use self::{
     backup::{BackedUpKey, BackupKey, BackupState, BackupVersion, KeyScope},
+    changes::{Change, TOPIC},
+    cross_signing::{CrossSigningUpload, SignatureFailure, UserKeys},
+    device_keys::{KeyCounts, KeyUpload},
     error::EncryptionError,
     rows::KEYSPACES,
+    to_device::{Sender, ToDeviceMessage},
 };
 
 /// The encryption data of one server's users. Cheap to clone.

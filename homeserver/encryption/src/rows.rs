@@ -1,6 +1,8 @@
 //! The keyspaces of this crate and their rows. Users are named by their localparts.
 
-use entente_storage::{Bytes, Keyspace, KeyspaceInfo, cbor_value};
+use std::collections::BTreeMap;
+
+use entente_storage::{Bytes, Keyspace, KeyspaceInfo, LogPosition, cbor_value};
 use minicbor::{Decode, Encode};
 
 /// Key backups, by localpart and version. A row is never deleted, so that no version is ever given twice.
@@ -8,9 +10,47 @@ pub(crate) const BACKUPS: Keyspace<(String, u64), BackupRow> = Keyspace::new(0x0
 /// Backed-up keys, by localpart, version, room id and session id: JSON objects.
 pub(crate) const BACKUP_KEYS: Keyspace<(String, u64, String, String), Bytes> =
     Keyspace::new(0x0302, "encryption.backup_keys");
+/// Identity keys of devices, by localpart and device id: JSON objects.
+pub(crate) const DEVICE_KEYS: Keyspace<(String, String), Bytes> =
+    Keyspace::new(0x0303, "encryption.device_keys");
+/// How many keys a device has left, by localpart and device id.
+pub(crate) const KEY_COUNTS: Keyspace<(String, String), KeyCountsRow> =
+    Keyspace::new(0x0304, "encryption.key_counts");
+/// One-time keys, by localpart, device id, algorithm and number: the oldest first.
+pub(crate) const ONE_TIME_KEYS: Keyspace<(String, String, String, u64), OneTimeKeyRow> =
+    Keyspace::new(0x0305, "encryption.one_time_keys");
+/// Fallback keys, by localpart, device id and algorithm.
+pub(crate) const FALLBACK_KEYS: Keyspace<(String, String, String), FallbackKeyRow> =
+    Keyspace::new(0x0306, "encryption.fallback_keys");
+/// Cross-signing keys, by localpart and usage: JSON objects.
+pub(crate) const CROSS_SIGNING_KEYS: Keyspace<(String, String), Bytes> =
+    Keyspace::new(0x0307, "encryption.cross_signing_keys");
+/// Signatures that were added to keys, by the owner's user id, the key, the signer's user id and the signing key.
+pub(crate) const SIGNATURES: Keyspace<(String, String, String, String), String> =
+    Keyspace::new(0x0308, "encryption.signatures");
+/// Who changed their devices when, by position and user id.
+pub(crate) const DEVICE_LIST_CHANGES: Keyspace<(LogPosition, String), ()> =
+    Keyspace::new(0x0309, "encryption.device_list_changes");
+/// Messages to devices, by localpart, device id, position and place within the request: JSON objects.
+pub(crate) const TO_DEVICE: Keyspace<(String, String, LogPosition, u32), Bytes> =
+    Keyspace::new(0x030a, "encryption.to_device");
+/// When a request to send messages came, by localpart, device id and transaction id: ms since 1970.
+pub(crate) const SENT: Keyspace<(String, String, String), u64> = Keyspace::new(0x030b, "encryption.sent");
 
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 2] = [BACKUPS.info(), BACKUP_KEYS.info()];
+pub const KEYSPACES: [KeyspaceInfo; 11] = [
+    BACKUPS.info(),
+    BACKUP_KEYS.info(),
+    DEVICE_KEYS.info(),
+    KEY_COUNTS.info(),
+    ONE_TIME_KEYS.info(),
+    FALLBACK_KEYS.info(),
+    CROSS_SIGNING_KEYS.info(),
+    SIGNATURES.info(),
+    DEVICE_LIST_CHANGES.info(),
+    TO_DEVICE.info(),
+    SENT.info(),
+];
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -31,4 +71,41 @@ pub(crate) struct BackupRow {
     pub(crate) changes: u64,
 }
 
-cbor_value!(BackupRow);
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct KeyCountsRow {
+    /// One-time keys that are left, by algorithm.
+    #[n(0)]
+    pub(crate) one_time_keys: BTreeMap<String, u64>,
+    /// Algorithms whose fallback key nobody got yet.
+    #[n(1)]
+    pub(crate) unused_fallback: Vec<String>,
+    /// The number of the next one-time key.
+    #[n(2)]
+    pub(crate) next: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct OneTimeKeyRow {
+    #[n(0)]
+    pub(crate) key_id: String,
+    /// JSON, as the client sent it.
+    #[n(1)]
+    pub(crate) key: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct FallbackKeyRow {
+    #[n(0)]
+    pub(crate) key_id: String,
+    /// JSON, as the client sent it.
+    #[n(1)]
+    pub(crate) key: String,
+    /// Whether anybody got it.
+    #[n(2)]
+    pub(crate) used: bool,
+}
+
+cbor_value!(BackupRow, KeyCountsRow, OneTimeKeyRow, FallbackKeyRow);

@@ -387,10 +387,6 @@ impl Composer {
         Change::Event { room, number, member, redacted }.log_in(&mut self.transaction);
         Ok(())
     }
-
-    pub(crate) fn room_id(&self) -> &RoomId {
-        &self.view.room.room_id
-    }
 }
 
 /// The parts of a state that decide about an event.

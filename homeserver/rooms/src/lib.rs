@@ -5,15 +5,20 @@
 //! reads uses a [`RoomView`]: one room in one snapshot. Everything that others must learn is logged under [`TOPIC`] as a
 //! [`Change`].
 
+pub mod auth_chain;
+pub mod resolution;
 pub mod state;
 
 mod aliases;
 mod changes;
+mod client_event;
 mod compose;
 mod content;
 mod create;
 mod error;
 mod event;
+mod filter;
+mod members;
 mod membership;
 mod powers;
 mod relations;
@@ -22,6 +27,9 @@ mod rows;
 mod send;
 mod signing;
 mod state_store;
+mod timeline;
+mod user_rooms;
+mod visibility;
 
 use std::sync::{Arc, atomic::AtomicU64};
 
@@ -32,17 +40,22 @@ use ruma::{OwnedRoomId, OwnedServerName, RoomVersionId, ServerName, UserId};
 
 pub use self::{
     changes::{Change, TOPIC},
+    client_event::{ObjectWriter, Reader, Shape, Unsigned},
     compose::{Draft, SendingDevice},
     content::{Profile, object},
     create::{NewRoom, Preset},
     error::RoomError,
     event::Event,
+    filter::{EventFilter, matches_pattern},
     membership::MembershipRequest,
     powers::Powers,
     relations::Relation,
     room::{Room, RoomView, StateKey},
     rows::{KEYSPACES, Membership, RoomNumber},
     state_store::{StateReader, StateStore, StateStoreError},
+    timeline::{Direction, TimelinePage, TimelinePlace},
+    user_rooms::UserRoom,
+    visibility::Seen,
 };
 use self::signing::SigningKey;
 

@@ -16,7 +16,7 @@ const PKCS8_PREFIX: [u8; 16] =
 
 /// The key with which this server signs events (S-S API, "Signing Events").
 #[derive(Clone)]
-pub struct SigningKey {
+pub(crate) struct SigningKey {
     server_name: OwnedServerName,
     key: Arc<Ed25519KeyPair>,
 }
@@ -49,7 +49,7 @@ impl SigningKey {
     }
 
     /// The server that it belongs to.
-    pub fn server_name(&self) -> &ServerName {
+    pub(crate) fn server_name(&self) -> &ServerName {
         &self.server_name
     }
 

@@ -21,6 +21,7 @@ mod follower;
 mod keyspace;
 mod log;
 mod position;
+mod position_range;
 mod scan;
 mod schema;
 mod snapshot;

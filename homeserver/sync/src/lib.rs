@@ -1,1 +1,155 @@
-//! What a user sees of the rooms they are in.
+//! What a user sees of the rooms they are in, and of everything else that is theirs: `/v3/sync`.
+//!
+//! [`Sync::follow`] reads the change log and knows for whom there is something new ([`news`]); [`Sync::sync`] answers a request, or
+//! waits until there is something to answer. An answer is made from one snapshot of the store: it holds everything between the
+//! request's token and the position of the snapshot, which becomes the next token.
+
+mod device_lists;
+mod error;
+mod joined;
+mod key_changes;
+mod news;
+mod others;
+mod request;
+mod response;
+mod rows;
+mod summary;
+mod token;
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use entente_accounts::Accounts;
+use entente_encryption::Encryption;
+use entente_environment::Environment;
+use entente_rooms::Rooms;
+use entente_storage::{Snapshot, Store};
+use parking_lot::Mutex;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+
+pub use self::{
+    error::SyncError,
+    request::{StateMode, SyncRequest},
+    rows::KEYSPACES,
+    token::SyncToken,
+};
+use self::{news::News, response::Response};
+
+/// The longest that a request may wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
+/// Answers that are made at the same time: each holds its rooms in memory.
+const MOST_AT_ONCE: usize = 32;
+
+/// The view of every user of one server. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Sync {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    environment: Environment,
+    accounts: Accounts,
+    encryption: Encryption,
+    rooms: Rooms,
+    news: News,
+    at_once: Semaphore,
+    /// Devices, by localpart and id, that were given to-device messages and have not said yet that they came. Lost with the
+    /// process: then the messages stay until the device is given the next ones, and are not given again before.
+    given: Mutex<HashSet<(String, String)>>,
+}
+
+impl Sync {
+    /// What users see in `store`. Nobody is woken until [`Sync::follow`] runs.
+    pub fn new(
+        store: Store,
+        environment: Environment,
+        accounts: Accounts,
+        encryption: Encryption,
+        rooms: Rooms,
+    ) -> Self {
+        let news = News::new(store.published());
+        let at_once = Semaphore::new(MOST_AT_ONCE);
+        let given = Mutex::new(HashSet::new());
+        Self { inner: Arc::new(Inner { store, environment, accounts, encryption, rooms, news, at_once, given }) }
+    }
+
+    /// Follows the change log and wakes whoever waits for what it tells, for as long as it is polled.
+    pub async fn follow(self) {
+        loop {
+            let Err(error) = self.inner.news.follow(&self.inner.store, &self.inner.rooms).await;
+            tracing::warn!(%error, "following the log for /sync failed and begins again");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Answers a request (C-S API, `GET /sync`): the body of the answer.
+    pub async fn sync(&self, request: &SyncRequest) -> Result<Vec<u8>, SyncError> {
+        let inner = &self.inner;
+        let localpart = request.user_id.localpart();
+        self.acknowledge(request).await?;
+        let deadline = Instant::now() + request.timeout.min(LONGEST_WAIT);
+        loop {
+            let waker = inner.news.attend(localpart);
+            // From here on nothing is missed, though it is waited for only after a look at what is there.
+            let woken = timeout_at(deadline, waker.notified());
+            if let Some(since) = request.since.as_ref().filter(|_| !request.full_state)
+                && inner.news.is_quiet_since(localpart, &since.position)
+            {
+                match woken.await {
+                    Ok(()) => continue,
+                    Err(_) => return self.quiet(request, since).await,
+                }
+            }
+            let response = self.respond(request).await?;
+            let must_answer = request.since.is_none() || request.full_state || !response.is_empty();
+            if must_answer || woken.await.is_err() {
+                return Ok(response.into_json());
+            }
+        }
+    }
+
+    /// Deletes the to-device messages that the client has received: those of the answer whose token it comes back with. Devices
+    /// that were given none cost no look into the store.
+    async fn acknowledge(&self, request: &SyncRequest) -> Result<(), SyncError> {
+        let Some(since) = &request.since else { return Ok(()) };
+        let device = (request.user_id.localpart().to_owned(), request.device_id.to_string());
+        if self.inner.given.lock().remove(&device) {
+            let (localpart, device_id) = &device;
+            self.inner.encryption.acknowledge_to_device(localpart, device_id, since.to_device()).await?;
+        }
+        Ok(())
+    }
+
+    /// The answer when nothing happened.
+    async fn quiet(&self, request: &SyncRequest, since: &SyncToken) -> Result<Vec<u8>, SyncError> {
+        let snapshot = self.inner.store.snapshot().await?;
+        let next = SyncToken { position: since.position.clone(), ..since.clone() };
+        let mut response = Response::new(next);
+        self.add_key_counts(&mut response, &snapshot, request).await?;
+        Ok(response.into_json())
+    }
+
+    async fn respond(&self, request: &SyncRequest) -> Result<Response, SyncError> {
+        let _place = self.inner.at_once.acquire().await.map_err(|_| SyncError::closed())?;
+        let redactions = self.inner.rooms.redactions();
+        let snapshot = self.inner.store.snapshot().await?;
+        let position = snapshot.position().await?;
+        self.inner.news.reached(&position).await?;
+        response::build(self, request, snapshot, position, redactions).await
+    }
+
+    async fn add_key_counts(
+        &self,
+        response: &mut Response,
+        snapshot: &Snapshot,
+        request: &SyncRequest,
+    ) -> Result<(), SyncError> {
+        let (localpart, device_id) = (request.user_id.localpart(), request.device_id.as_str());
+        response.key_counts = self.inner.encryption.one_time_key_counts(snapshot, localpart, device_id).await?;
+        Ok(())
+    }
+}

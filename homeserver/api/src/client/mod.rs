@@ -4,20 +4,29 @@
 mod account_data;
 mod administration;
 mod capabilities;
+mod create_room;
+mod cross_signing;
 mod deactivation;
 mod devices;
 mod fallback;
 mod filters;
 mod interactive;
 mod key_backup;
+mod keys;
 mod login;
 mod login_token;
 mod logout;
+mod membership;
 mod openid;
 mod password;
 mod profiles;
 mod refresh;
 mod registration;
+mod room_aliases;
+mod room_events;
+mod room_send;
+mod sync;
+mod to_device;
 mod versions;
 mod well_known;
 mod whoami;
@@ -25,6 +34,8 @@ mod whoami;
 use axum::Router;
 
 use crate::{ApiState, endpoint::Endpoints};
+
+pub(crate) use self::sync::PATHS as LONG_POLLS;
 
 /// How clients find this server, and whom users can turn to.
 pub(crate) fn discovery() -> Router<ApiState> {
@@ -82,5 +93,44 @@ pub(crate) fn routes() -> Router<ApiState> {
         .endpoint(key_backup::delete_keys)
         .endpoint(key_backup::delete_room_keys)
         .endpoint(key_backup::delete_session_key)
+        .endpoint(keys::upload)
+        .json_endpoint(keys::query)
+        .json_endpoint(keys::claim)
+        .endpoint(keys::changes)
+        .endpoint(cross_signing::upload)
+        .json_endpoint(cross_signing::upload_signatures)
+        .endpoint(to_device::send)
+        .merge(room_routes())
         .merge(fallback::routes())
+}
+
+/// Rooms, and what users see of them.
+fn room_routes() -> Router<ApiState> {
+    Router::new()
+        .endpoint(create_room::create_room)
+        .endpoint(membership::join)
+        .endpoint(membership::join_by_alias)
+        .endpoint(membership::knock)
+        .endpoint(membership::invite)
+        .endpoint(membership::leave)
+        .endpoint(membership::kick)
+        .endpoint(membership::ban)
+        .endpoint(membership::unban)
+        .endpoint(membership::forget)
+        .endpoint(membership::joined_rooms)
+        .endpoint(room_send::send)
+        .endpoint(room_send::send_state)
+        .endpoint(room_send::redact)
+        .json_endpoint(room_events::messages)
+        .json_endpoint(room_events::context)
+        .json_endpoint(room_events::event)
+        .json_endpoint(room_events::state_events)
+        .json_endpoint(room_events::state_event)
+        .json_endpoint(room_events::members)
+        .json_endpoint(room_events::joined)
+        .endpoint(room_aliases::resolve)
+        .endpoint(room_aliases::create)
+        .endpoint(room_aliases::delete)
+        .endpoint(room_aliases::of_room)
+        .merge(sync::routes())
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use axum::{
     Router,
+    extract::{MatchedPath, Request},
     middleware::{from_fn, from_fn_with_state},
 };
 use tower_http::{
@@ -33,6 +34,12 @@ pub struct HttpSettings {
     pub max_request_body: usize,
     /// The longest that a request may take, long polls aside.
     pub request_timeout: Duration,
+}
+
+/// Whether a request may wait for as long as it asks to.
+fn is_long_poll(request: &Request) -> bool {
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    path.is_some_and(|path| crate::client::LONG_POLLS.contains(&path))
 }
 
 /// Puts the layers around the routes.

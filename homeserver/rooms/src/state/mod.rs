@@ -59,6 +59,11 @@ impl StateRoot {
     /// The state in which nothing is set.
     pub const EMPTY: Self = Self { settings: None, members: None };
 
+    /// Whether both have the same memberships.
+    pub fn same_members(self, other: Self) -> bool {
+        self.members == other.members
+    }
+
     fn tree(self, partition: Partition) -> Option<Tree> {
         match partition {
             Partition::Settings => self.settings,

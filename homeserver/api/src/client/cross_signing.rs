@@ -1,0 +1,67 @@
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use entente_accounts::{Operation, Session};
+use entente_encryption::{CrossSigningUpload, SignatureFailure};
+use entente_rooms::ObjectWriter;
+use ruma::{
+    UserId,
+    api::client::keys::{upload_signatures, upload_signing_keys},
+};
+use serde_json::{Value, json, value::RawValue};
+
+use super::interactive::prove;
+use crate::{ApiState, MatrixError, endpoint::Json};
+
+/// `POST /keys/device_signing/upload`. The first keys need no proof (MSC3967).
+pub(super) async fn upload(
+    State(state): State<ApiState>,
+    session: Session,
+    request: upload_signing_keys::v3::Request,
+) -> Result<upload_signing_keys::v3::Response, MatrixError> {
+    let upload = CrossSigningUpload {
+        master: request.master_key.as_ref().map(|key| key.json()),
+        self_signing: request.self_signing_key.as_ref().map(|key| key.json()),
+        user_signing: request.user_signing_key.as_ref().map(|key| key.json()),
+    };
+    let user_id = &session.user_id;
+    let needs_proof = state.encryption.replaces_cross_signing_keys(user_id, &upload).await?;
+    if needs_proof {
+        prove(&state, Operation::ReplaceCrossSigningKeys, &session, request.auth.as_ref()).await?;
+    }
+    state.encryption.upload_cross_signing_keys(user_id, &upload).await?;
+    if needs_proof {
+        state.accounts.end_interactive_session(request.auth.as_ref()).await?;
+    }
+    Ok(upload_signing_keys::v3::Response::new())
+}
+
+/// `POST /keys/signatures/upload`.
+pub(super) async fn upload_signatures(
+    State(state): State<ApiState>,
+    session: Session,
+    request: upload_signatures::v3::Request,
+) -> Result<Json, MatrixError> {
+    let signed: Vec<(&UserId, &str, &RawValue)> = request
+        .signed_keys
+        .iter()
+        .flat_map(|(user_id, keys)| keys.iter().map(|(key_id, key)| (&**user_id, key_id, key)))
+        .collect();
+    let mut failures: BTreeMap<&UserId, BTreeMap<&str, Value>> = BTreeMap::new();
+    for (place, failure) in state.encryption.upload_signatures(&session.user_id, &signed).await? {
+        let Some((user_id, key_id, _)) = signed.get(place) else { continue };
+        failures.entry(user_id).or_default().insert(key_id, render(&failure));
+    }
+    let mut json = Vec::new();
+    let mut writer = ObjectWriter::begin(&mut json);
+    writer.value("failures", failures);
+    writer.end();
+    Ok(Json(json))
+}
+
+fn render(failure: &SignatureFailure) -> Value {
+    match failure {
+        SignatureFailure::NotFound => json!({ "errcode": "M_NOT_FOUND", "error": "there is no such key" }),
+        SignatureFailure::Invalid(reason) => json!({ "errcode": "M_INVALID_SIGNATURE", "error": reason }),
+    }
+}

@@ -1,0 +1,168 @@
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use entente_accounts::Session;
+use entente_encryption::{KeyUpload, UserKeys};
+use entente_rooms::ObjectWriter;
+use entente_sync::SyncToken;
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedDeviceId, OwnedUserId, UInt, UserId,
+    api::client::keys::{claim_keys, get_key_changes, get_keys, upload_keys},
+};
+
+use super::membership::active;
+use crate::{ApiState, MatrixError, endpoint::Json};
+
+/// Users that one query may name.
+const MOST_USERS: usize = 10_000;
+/// Keys that one claim may ask for.
+const MOST_CLAIMS: usize = 10_000;
+
+/// `POST /keys/upload`.
+pub(super) async fn upload(
+    State(state): State<ApiState>,
+    session: Session,
+    request: upload_keys::v3::Request,
+) -> Result<upload_keys::v3::Response, MatrixError> {
+    let upload = KeyUpload {
+        device_keys: request.device_keys.as_ref().map(|keys| keys.json()),
+        one_time_keys: request.one_time_keys.iter().map(|(id, key)| (id.as_str(), key.json())).collect(),
+        fallback_keys: request.fallback_keys.iter().map(|(id, key)| (id.as_str(), key.json())).collect(),
+    };
+    let device_id = session.device_id.as_str();
+    let counts = state.encryption.upload_keys(&session.user_id, device_id, &upload).await?;
+    let counts = counts.one_time_keys.into_iter();
+    let counts = counts.map(|(algorithm, count)| (algorithm.into(), UInt::new_saturating(count)));
+    Ok(upload_keys::v3::Response::new(counts.collect()))
+}
+
+/// `POST /keys/query`.
+pub(super) async fn query(
+    State(state): State<ApiState>,
+    session: Session,
+    request: get_keys::v3::Request,
+) -> Result<Json, MatrixError> {
+    if request.device_keys.len() > MOST_USERS {
+        return Err(MatrixError::invalid_param("a query names at most 10000 users"));
+    }
+    let (local, remote) = split(&state, &request.device_keys);
+    let wanted: Vec<(&UserId, Vec<&str>)> = local
+        .iter()
+        .map(|(user_id, devices)| (*user_id, devices.iter().map(|device_id| device_id.as_str()).collect()))
+        .collect();
+    let mut found = state.encryption.query_keys(&session.user_id, &wanted).await?;
+    for ((user_id, _), keys) in wanted.iter().zip(&mut found) {
+        if !keys.devices.is_empty() {
+            add_names(keys, state.accounts.device_names(None, user_id.localpart()).await?);
+        }
+    }
+    let users = || wanted.iter().map(|(user_id, _)| *user_id).zip(&found);
+    let mut json = Vec::new();
+    let mut writer = ObjectWriter::begin(&mut json);
+    writer.value("failures", unreachable(&remote));
+    let devices: BTreeMap<&UserId, &BTreeMap<String, CanonicalJsonObject>> =
+        users().map(|(user_id, keys)| (user_id, &keys.devices)).collect();
+    writer.value("device_keys", devices);
+    write_keys(&mut writer, "master_keys", users().map(|(user_id, keys)| (user_id, keys.master.as_ref())));
+    write_keys(
+        &mut writer,
+        "self_signing_keys",
+        users().map(|(user_id, keys)| (user_id, keys.self_signing.as_ref())),
+    );
+    write_keys(
+        &mut writer,
+        "user_signing_keys",
+        users().map(|(user_id, keys)| (user_id, keys.user_signing.as_ref())),
+    );
+    writer.end();
+    Ok(Json(json))
+}
+
+fn write_keys<'a>(
+    writer: &mut ObjectWriter<'_>,
+    name: &str,
+    keys: impl Iterator<Item = (&'a UserId, Option<&'a CanonicalJsonObject>)>,
+) {
+    let keys: BTreeMap<&UserId, &CanonicalJsonObject> =
+        keys.filter_map(|(user_id, key)| Some((user_id, key?))).collect();
+    writer.value(name, keys);
+}
+
+/// Names of devices are shown beside their keys, unsigned.
+fn add_names(keys: &mut UserKeys, names: Vec<(String, Option<String>)>) {
+    for (device_id, name) in names {
+        if let (Some(name), Some(device)) = (name, keys.devices.get_mut(&device_id)) {
+            let name = (String::from("device_display_name"), CanonicalJsonValue::String(name));
+            let unsigned = CanonicalJsonValue::Object(CanonicalJsonObject::from([name]));
+            device.insert(String::from("unsigned"), unsigned);
+        }
+    }
+}
+
+type Asked<'a, T> = Vec<(&'a UserId, &'a T)>;
+
+/// Users of this server, and those of others.
+fn split<'a, T>(
+    state: &ApiState,
+    users: &'a BTreeMap<OwnedUserId, T>,
+) -> (Asked<'a, T>, Asked<'a, T>) {
+    let here = state.accounts.server_name();
+    users.iter().map(|(user_id, asked)| (&**user_id, asked)).partition(|(user_id, _)| user_id.server_name() == here)
+}
+
+/// Servers that were not asked.
+fn unreachable<T>(remote: &Asked<'_, T>) -> BTreeMap<String, serde_json::Value> {
+    let failure = serde_json::json!({
+        "errcode": "M_UNAVAILABLE",
+        "error": "other servers cannot be reached yet",
+    });
+    remote.iter().map(|(user_id, _)| (user_id.server_name().to_string(), failure.clone())).collect()
+}
+
+/// `POST /keys/claim`.
+pub(super) async fn claim(
+    State(state): State<ApiState>,
+    session: Session,
+    request: claim_keys::v3::Request,
+) -> Result<Json, MatrixError> {
+    active(&session)?;
+    let (local, remote) = split(&state, &request.one_time_keys);
+    let wanted: Vec<(&UserId, &OwnedDeviceId, String)> = local
+        .iter()
+        .flat_map(|(user_id, devices)| {
+            devices.iter().map(|(device_id, algorithm)| (*user_id, device_id, algorithm.to_string()))
+        })
+        .collect();
+    if wanted.len() > MOST_CLAIMS {
+        return Err(MatrixError::invalid_param("a claim asks for at most 10000 keys"));
+    }
+    let asked: Vec<(&str, &str, &str)> = wanted
+        .iter()
+        .map(|(user_id, device_id, algorithm)| (user_id.localpart(), device_id.as_str(), algorithm.as_str()))
+        .collect();
+    let mut claimed: BTreeMap<&UserId, BTreeMap<&str, BTreeMap<String, _>>> = BTreeMap::new();
+    for (place, key_id, key) in state.encryption.claim_keys(&asked).await? {
+        let Some((user_id, device_id, _)) = wanted.get(place) else { continue };
+        let of_device = claimed.entry(user_id).or_default().entry(device_id.as_str()).or_default();
+        of_device.insert(key_id, key);
+    }
+    let mut json = Vec::new();
+    let mut writer = ObjectWriter::begin(&mut json);
+    writer.value("failures", unreachable(&remote));
+    writer.value("one_time_keys", claimed);
+    writer.end();
+    Ok(Json(json))
+}
+
+/// `GET /keys/changes`.
+pub(super) async fn changes(
+    State(state): State<ApiState>,
+    session: Session,
+    request: get_key_changes::v3::Request,
+) -> Result<get_key_changes::v3::Response, MatrixError> {
+    let none_of_ours = || MatrixError::invalid_param("that is none of this server's tokens");
+    let from = SyncToken::parse(&request.from).ok_or_else(none_of_ours)?;
+    SyncToken::parse(&request.to).ok_or_else(none_of_ours)?;
+    let (changed, left) = state.sync.key_changes(&session.user_id, &session.device_id, from).await?;
+    Ok(get_key_changes::v3::Response::new(changed, left))
+}

@@ -1,0 +1,69 @@
+use axum::extract::State;
+use entente_accounts::Session;
+use entente_rooms::{Draft, SendingDevice};
+use ruma::{
+    TransactionId,
+    api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
+    events::TimelineEventType,
+};
+
+use super::{create_room::canonical, membership::active};
+use crate::{ApiState, MatrixError};
+
+/// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`.
+pub(super) async fn send(
+    State(state): State<ApiState>,
+    session: Session,
+    request: send_message_event::v3::Request,
+) -> Result<send_message_event::v3::Response, MatrixError> {
+    active(&session)?;
+    let event_type = TimelineEventType::from(request.event_type.to_string());
+    let content = canonical(request.body.json().get())?;
+    let device = Some(sending_device(&session, &request.txn_id));
+    let event_id = if event_type == TimelineEventType::RoomRedaction {
+        // Redacting by sending is for room versions that name the event in the content (MSC2174).
+        let redacts = content.get("redacts").and_then(|redacts| redacts.as_str()?.try_into().ok());
+        let redacts: &ruma::EventId =
+            redacts.ok_or_else(|| MatrixError::bad_json("a redaction names the event that it redacts"))?;
+        let reason = content.get("reason").and_then(|reason| reason.as_str());
+        state.rooms.redact(&request.room_id, &session.user_id, redacts, reason, device).await?
+    } else {
+        let draft = Draft { device, ..Draft::message(&session.user_id, event_type, content) };
+        state.rooms.send(&request.room_id, draft).await?
+    };
+    Ok(send_message_event::v3::Response::new(event_id))
+}
+
+/// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`.
+pub(super) async fn send_state(
+    State(state): State<ApiState>,
+    session: Session,
+    request: send_state_event::v3::Request,
+) -> Result<send_state_event::v3::Response, MatrixError> {
+    active(&session)?;
+    let content = canonical(request.body.json().get())?;
+    let draft = Draft::state(&session.user_id, request.event_type, request.state_key, content);
+    let event_id = state.rooms.send(&request.room_id, draft).await?;
+    Ok(send_state_event::v3::Response::new(event_id))
+}
+
+/// `PUT /rooms/{roomId}/redact/{eventId}/{txnId}`.
+pub(super) async fn redact(
+    State(state): State<ApiState>,
+    session: Session,
+    request: redact_event::v3::Request,
+) -> Result<redact_event::v3::Response, MatrixError> {
+    active(&session)?;
+    let device = Some(sending_device(&session, &request.txn_id));
+    let reason = request.reason.as_deref();
+    let event_id =
+        state.rooms.redact(&request.room_id, &session.user_id, &request.event_id, reason, device).await?;
+    Ok(redact_event::v3::Response::new(event_id))
+}
+
+fn sending_device(session: &Session, transaction_id: &TransactionId) -> SendingDevice {
+    SendingDevice {
+        device_id: session.device_id.to_string(),
+        transaction_id: transaction_id.to_string(),
+    }
+}

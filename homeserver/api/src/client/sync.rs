@@ -1,0 +1,76 @@
+use std::time::Duration;
+
+use axum::{
+    Router,
+    extract::{Query, State},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use entente_sync::{StateMode, SyncRequest, SyncToken};
+use ruma::api::client::filter::FilterDefinition;
+use serde::Deserialize;
+
+use crate::{
+    ApiState, MatrixError,
+    endpoint::{Json, SessionOf},
+};
+
+/// The parameters of `GET /sync`, with those of MSC4222, which `ruma` does not have.
+#[derive(Debug, Deserialize)]
+struct Parameters {
+    filter: Option<String>,
+    since: Option<String>,
+    #[serde(default)]
+    full_state: bool,
+    timeout: Option<u64>,
+    #[serde(default)]
+    use_state_after: bool,
+    #[serde(default, rename = "org.matrix.msc4222.use_state_after")]
+    use_state_after_unstable: bool,
+}
+
+/// The paths under which it is served; requests there wait as long as they ask to.
+pub(crate) const PATHS: [&str; 2] = ["/_matrix/client/v3/sync", "/_matrix/client/r0/sync"];
+
+pub(super) fn routes() -> Router<ApiState> {
+    PATHS.into_iter().fold(Router::new(), |router, path| router.route(path, get(sync)))
+}
+
+/// `GET /sync`.
+async fn sync(
+    State(state): State<ApiState>,
+    SessionOf(session): SessionOf,
+    parameters: Result<Query<Parameters>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, MatrixError> {
+    let Query(parameters) = parameters.map_err(|error| MatrixError::invalid_param(&error.body_text()))?;
+    let since = match parameters.since.as_deref().filter(|since| !since.is_empty()) {
+        Some(since) => Some(
+            SyncToken::parse(since)
+                .ok_or_else(|| MatrixError::invalid_param("since is none of this server's tokens"))?,
+        ),
+        None => None,
+    };
+    let filter = match parameters.filter.as_deref() {
+        None | Some("") => FilterDefinition::default(),
+        Some(filter) if filter.starts_with('{') => parse_filter(filter.as_bytes())?,
+        Some(filter_id) => parse_filter(&state.accounts.filter(&session.user_id, filter_id).await?)?,
+    };
+    let request = SyncRequest {
+        user_id: session.user_id,
+        device_id: session.device_id,
+        since,
+        timeout: Duration::from_millis(parameters.timeout.unwrap_or_default()),
+        full_state: parameters.full_state,
+        state_mode: match (parameters.use_state_after, parameters.use_state_after_unstable) {
+            (true, _) => StateMode::After,
+            (false, true) => StateMode::AfterUnstable,
+            (false, false) => StateMode::Before,
+        },
+        filter: filter.into(),
+    };
+    Ok(Json(state.sync.sync(&request).await?).into_response())
+}
+
+fn parse_filter(json: &[u8]) -> Result<FilterDefinition, MatrixError> {
+    serde_json::from_slice(json).map_err(|error| MatrixError::invalid_param(&format!("the filter: {error}")))
+}

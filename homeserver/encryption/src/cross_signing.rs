@@ -1,0 +1,368 @@
+use std::collections::BTreeMap;
+
+use entente_storage::{Bytes, Snapshot, Transaction};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId};
+use serde_json::value::RawValue;
+
+use crate::{
+    Encryption, EncryptionError,
+    device_keys::note_change,
+    rows,
+    verification::{is_signed_by, parse, public_keys, signature_of, verifies},
+};
+
+/// A cross-signing key has at most this many bytes.
+const MOST_KEY_BYTES: usize = 64 * 1024;
+/// Signatures of one request.
+const MOST_SIGNED_KEYS: usize = 1_000;
+
+const MASTER: &str = "master";
+const SELF_SIGNING: &str = "self_signing";
+const USER_SIGNING: &str = "user_signing";
+
+/// Cross-signing keys that a user uploads (C-S API, `POST /keys/device_signing/upload`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CrossSigningUpload<'a> {
+    /// The master key.
+    pub master: Option<&'a RawValue>,
+    /// The key that signs the user's devices.
+    pub self_signing: Option<&'a RawValue>,
+    /// The key that signs other users.
+    pub user_signing: Option<&'a RawValue>,
+}
+
+/// What is known of one user's keys, as one reader may see it: JSON objects.
+#[derive(Clone, Debug, Default)]
+pub struct UserKeys {
+    /// Identity keys by device id.
+    pub devices: BTreeMap<String, CanonicalJsonObject>,
+    /// The master key.
+    pub master: Option<CanonicalJsonObject>,
+    /// The key that signs the user's devices.
+    pub self_signing: Option<CanonicalJsonObject>,
+    /// The key that signs other users; for its owner only.
+    pub user_signing: Option<CanonicalJsonObject>,
+}
+
+/// Why one of several signatures was not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SignatureFailure {
+    /// There is no such key.
+    NotFound,
+    /// The signature is not one, or by a key that may not sign this.
+    Invalid(&'static str),
+}
+
+impl Encryption {
+    /// Whether an upload needs proof of who asks: it replaces keys that are there.
+    pub async fn replaces_cross_signing_keys(
+        &self,
+        user_id: &UserId,
+        upload: &CrossSigningUpload<'_>,
+    ) -> Result<bool, EncryptionError> {
+        let snapshot = self.store.snapshot().await?;
+        let stored = CrossSigningKeys::read(&snapshot, user_id.localpart()).await?;
+        if stored.master.is_none() {
+            return Ok(false);
+        }
+        let differs = |sent: Option<&RawValue>, stored: &Option<Bytes>| {
+            sent.is_some_and(|sent| parse(sent.get().as_bytes()) != stored.as_ref().and_then(|key| parse(key)))
+        };
+        Ok(differs(upload.master, &stored.master)
+            || differs(upload.self_signing, &stored.self_signing)
+            || differs(upload.user_signing, &stored.user_signing))
+    }
+
+    /// Stores cross-signing keys.
+    pub async fn upload_cross_signing_keys(
+        &self,
+        user_id: &UserId,
+        upload: &CrossSigningUpload<'_>,
+    ) -> Result<(), EncryptionError> {
+        let localpart = user_id.localpart();
+        self.store
+            .run(async |snapshot| {
+                let stored = CrossSigningKeys::read(&snapshot, localpart).await?;
+                let new_master = upload.master.map(|key| checked(user_id, MASTER, key)).transpose()?;
+                let master = new_master.clone().or_else(|| stored.master.as_ref().and_then(|key| parse(key)));
+                let mut transaction = Transaction::new();
+                let mut put = |usage: &str, key: &CanonicalJsonObject, old: &Option<Bytes>| {
+                    let json = serde_json::to_vec(key).map(Bytes::from);
+                    let json = json.map_err(|_| EncryptionError::InvalidParameter("a key is JSON"))?;
+                    if old.as_ref() != Some(&json) {
+                        transaction.check_unchanged(&rows::CROSS_SIGNING_KEYS, (localpart, usage), old.as_ref());
+                        transaction.put(&rows::CROSS_SIGNING_KEYS, (localpart, usage), &json);
+                    }
+                    Ok::<_, EncryptionError>(())
+                };
+                if let Some(key) = &new_master {
+                    put(MASTER, key, &stored.master)?;
+                }
+                let others = [
+                    (SELF_SIGNING, upload.self_signing, &stored.self_signing),
+                    (USER_SIGNING, upload.user_signing, &stored.user_signing),
+                ];
+                for (usage, sent, old) in others {
+                    let Some(sent) = sent else { continue };
+                    let key = checked(user_id, usage, sent)?;
+                    let master = master
+                        .as_ref()
+                        .ok_or(EncryptionError::InvalidParameter("a master key must come first or with it"))?;
+                    if !is_signed_by_key(&key, user_id.as_str(), master) {
+                        return Err(EncryptionError::InvalidSignature("a key is not signed by the master key"));
+                    }
+                    put(usage, &key, old)?;
+                }
+                if !transaction.is_empty() {
+                    note_change(&mut transaction, user_id);
+                }
+                Ok((transaction, ()))
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Keeps signatures of keys (C-S API, `POST /keys/signatures/upload`): whose key, which, and the key with the new signatures.
+    /// Answers which of them were not kept, by their places.
+    pub async fn upload_signatures(
+        &self,
+        signer: &UserId,
+        signed: &[(&UserId, &str, &RawValue)],
+    ) -> Result<Vec<(usize, SignatureFailure)>, EncryptionError> {
+        if signed.len() > MOST_SIGNED_KEYS {
+            return Err(EncryptionError::TooLarge("one request has at most 1000 signed keys"));
+        }
+        let (failures, _) = self
+            .store
+            .run(async |snapshot| {
+                let own = CrossSigningKeys::read(&snapshot, signer.localpart()).await?;
+                let mut transaction = Transaction::new();
+                let mut changed: Vec<&UserId> = Vec::new();
+                let mut failures = Vec::new();
+                for (place, (owner, key_id, sent)) in signed.iter().enumerate() {
+                    let sent = parse(sent.get().as_bytes()).unwrap_or_default();
+                    match find_signatures(&snapshot, signer, &own, owner, key_id, &sent).await? {
+                        Ok(signatures) => {
+                            for (signing_key, signature) in signatures {
+                                let row = (owner.as_str(), *key_id, signer.as_str(), signing_key.as_str());
+                                if snapshot.get(&rows::SIGNATURES, row).await?.as_ref() != Some(&signature) {
+                                    transaction.put(&rows::SIGNATURES, row, &signature);
+                                    // A signature of somebody else is seen by its signer alone.
+                                    let seen_by = if *owner == signer { *owner } else { signer };
+                                    if !changed.contains(&seen_by) {
+                                        changed.push(seen_by);
+                                    }
+                                }
+                            }
+                        }
+                        Err(failure) => failures.push((place, failure)),
+                    }
+                }
+                for user_id in changed {
+                    note_change(&mut transaction, user_id);
+                }
+                Ok::<_, EncryptionError>((transaction, failures))
+            })
+            .await?;
+        Ok(failures)
+    }
+
+    /// The keys of local users, as a reader may see them; of some devices, or of all if none is named.
+    pub async fn query_keys(
+        &self,
+        reader: &UserId,
+        wanted: &[(&UserId, Vec<&str>)],
+    ) -> Result<Vec<UserKeys>, EncryptionError> {
+        let snapshot = self.store.snapshot().await?;
+        let mut found = Vec::with_capacity(wanted.len());
+        for (user_id, devices) in wanted {
+            found.push(keys_of(&snapshot, reader, user_id, devices).await?);
+        }
+        Ok(found)
+    }
+}
+
+async fn keys_of(
+    snapshot: &Snapshot,
+    reader: &UserId,
+    user_id: &UserId,
+    devices: &[&str],
+) -> Result<UserKeys, EncryptionError> {
+    let localpart = user_id.localpart();
+    let own = CrossSigningKeys::read(snapshot, localpart).await?;
+    let signatures = snapshot.scan_all(rows::SIGNATURES.scan((user_id.as_str(),))).await?;
+    let visible: Vec<_> = signatures
+        .into_iter()
+        .filter(|((_, _, signer, _), _)| signer == user_id.as_str() || signer == reader.as_str())
+        .collect();
+    let with_signatures = |key_id: &str, json: &Bytes| {
+        let mut object = parse(json)?;
+        for ((_, signed, signer, signing_key), signature) in &visible {
+            if signed == key_id {
+                add_signature(&mut object, signer, signing_key, signature);
+            }
+        }
+        Some(object)
+    };
+    let stored = if devices.is_empty() {
+        let rows = snapshot.scan_all(rows::DEVICE_KEYS.scan((localpart,))).await?;
+        rows.into_iter().map(|((_, device_id), json)| (device_id, Some(json))).collect()
+    } else {
+        let rows = snapshot.get_many(&rows::DEVICE_KEYS, devices.iter().map(|device| (localpart, *device))).await?;
+        devices.iter().map(|device| (*device).to_owned()).zip(rows).collect::<Vec<_>>()
+    };
+    let mut keys = UserKeys::default();
+    for (device_id, json) in stored {
+        if let Some(object) = json.and_then(|json| with_signatures(&device_id, &json)) {
+            keys.devices.insert(device_id, object);
+        }
+    }
+    let cross_signing = |json: &Option<Bytes>| {
+        let json = json.as_ref()?;
+        let object = parse(json)?;
+        let (_, public_key) = public_keys(&object).next()?;
+        with_signatures(public_key, json)
+    };
+    keys.master = cross_signing(&own.master);
+    keys.self_signing = cross_signing(&own.self_signing);
+    if reader == user_id {
+        keys.user_signing = cross_signing(&own.user_signing);
+    }
+    Ok(keys)
+}
+
+fn add_signature(object: &mut CanonicalJsonObject, signer: &str, signing_key: &str, signature: &str) {
+    let signatures = object.entry(String::from("signatures"));
+    let signatures = signatures.or_insert_with(|| CanonicalJsonValue::Object(CanonicalJsonObject::new()));
+    let CanonicalJsonValue::Object(signatures) = signatures else { return };
+    let of_signer = signatures.entry(signer.to_owned());
+    let of_signer = of_signer.or_insert_with(|| CanonicalJsonValue::Object(CanonicalJsonObject::new()));
+    if let CanonicalJsonValue::Object(of_signer) = of_signer {
+        of_signer.insert(signing_key.to_owned(), CanonicalJsonValue::String(signature.to_owned()));
+    }
+}
+
+/// The stored cross-signing keys of a user.
+struct CrossSigningKeys {
+    master: Option<Bytes>,
+    self_signing: Option<Bytes>,
+    user_signing: Option<Bytes>,
+}
+
+impl CrossSigningKeys {
+    async fn read(snapshot: &Snapshot, localpart: &str) -> Result<Self, EncryptionError> {
+        let mut batch = snapshot.batch();
+        let master = batch.get(&rows::CROSS_SIGNING_KEYS, (localpart, MASTER));
+        let self_signing = batch.get(&rows::CROSS_SIGNING_KEYS, (localpart, SELF_SIGNING));
+        let user_signing = batch.get(&rows::CROSS_SIGNING_KEYS, (localpart, USER_SIGNING));
+        let mut found = batch.read().await?;
+        Ok(Self {
+            master: found.take(&master)?,
+            self_signing: found.take(&self_signing)?,
+            user_signing: found.take(&user_signing)?,
+        })
+    }
+}
+
+/// A cross-signing key that names its owner, its use, and just one public key.
+fn checked(user_id: &UserId, usage: &str, key: &RawValue) -> Result<CanonicalJsonObject, EncryptionError> {
+    if key.get().len() > MOST_KEY_BYTES {
+        return Err(EncryptionError::TooLarge("a cross-signing key has at most 64 KiB"));
+    }
+    let object = parse(key.get().as_bytes())
+        .ok_or(EncryptionError::InvalidParameter("a cross-signing key is an object of canonical JSON"))?;
+    if object.get("user_id").and_then(CanonicalJsonValue::as_str) != Some(user_id.as_str()) {
+        return Err(EncryptionError::InvalidParameter("a cross-signing key names another user"));
+    }
+    let usages = object.get("usage").and_then(CanonicalJsonValue::as_array).unwrap_or_default();
+    if !usages.iter().any(|named| named.as_str() == Some(usage)) {
+        return Err(EncryptionError::InvalidParameter("a cross-signing key is for another use"));
+    }
+    let mut keys = public_keys(&object);
+    match (keys.next(), keys.next()) {
+        (Some((name, key)), None) if name == format!("ed25519:{key}") => {}
+        _ => {
+            return Err(EncryptionError::InvalidParameter(
+                "a cross-signing key has one Ed25519 key, named by itself",
+            ));
+        }
+    }
+    drop(keys);
+    Ok(object)
+}
+
+fn is_signed_by_key(object: &CanonicalJsonObject, user_id: &str, key: &CanonicalJsonObject) -> bool {
+    public_keys(key).any(|(name, public_key)| is_signed_by(object, user_id, name, public_key))
+}
+
+/// The valid signatures of `signer` on a key, each with the key that made it.
+async fn find_signatures(
+    snapshot: &Snapshot,
+    signer: &UserId,
+    own: &CrossSigningKeys,
+    owner: &UserId,
+    key_id: &str,
+    sent: &CanonicalJsonObject,
+) -> Result<Result<Vec<(String, String)>, SignatureFailure>, EncryptionError> {
+    let is_own = owner == signer;
+    let (target, signing_keys) = if let Some(target) = master_named(snapshot, owner, key_id).await? {
+        let keys = if is_own { device_keys_of(snapshot, signer).await? } else { keys_in(own.user_signing.as_ref()) };
+        (target, keys)
+    } else if is_own {
+        match snapshot.get(&rows::DEVICE_KEYS, (owner.localpart(), key_id)).await?.and_then(|json| parse(&json)) {
+            Some(target) => (target, keys_in(own.self_signing.as_ref())),
+            None => return Ok(Err(SignatureFailure::NotFound)),
+        }
+    } else {
+        return Ok(Err(SignatureFailure::NotFound));
+    };
+    if without_signatures(sent) != without_signatures(&target) {
+        return Ok(Err(SignatureFailure::Invalid("the key is not the one that is stored")));
+    }
+    let mut valid = Vec::new();
+    for (name, public_key) in signing_keys {
+        if let Some(signature) = signature_of(sent, signer.as_str(), &name)
+            && verifies(&target, signature, &public_key)
+        {
+            valid.push((name, signature.to_owned()));
+        }
+    }
+    if valid.is_empty() {
+        return Ok(Err(SignatureFailure::Invalid("no signature is a valid one by a key that may sign this")));
+    }
+    Ok(Ok(valid))
+}
+
+/// The master key of a user, if it is named by its public key.
+async fn master_named(
+    snapshot: &Snapshot,
+    owner: &UserId,
+    key_id: &str,
+) -> Result<Option<CanonicalJsonObject>, EncryptionError> {
+    let stored = snapshot.get(&rows::CROSS_SIGNING_KEYS, (owner.localpart(), MASTER)).await?;
+    let master = stored.and_then(|json| parse(&json));
+    Ok(master.filter(|master| public_keys(master).any(|(_, public_key)| public_key == key_id)))
+}
+
+async fn device_keys_of(
+    snapshot: &Snapshot,
+    user_id: &UserId,
+) -> Result<Vec<(String, String)>, EncryptionError> {
+    let rows = snapshot.scan_all(rows::DEVICE_KEYS.scan((user_id.localpart(),))).await?;
+    Ok(rows.into_iter().flat_map(|(_, json)| keys_in(Some(&json))).collect())
+}
+
+fn keys_in(json: Option<&Bytes>) -> Vec<(String, String)> {
+    let object = json.and_then(|json| parse(json)).unwrap_or_default();
+    public_keys(&object)
+        .filter(|(name, _)| name.starts_with("ed25519:"))
+        .map(|(name, key)| (name.to_owned(), key.to_owned()))
+        .collect()
+}
+
+fn without_signatures(object: &CanonicalJsonObject) -> CanonicalJsonObject {
+    let mut object = object.clone();
+    object.remove("signatures");
+    object.remove("unsigned");
+    object
+}

@@ -1,0 +1,353 @@
+use std::collections::BTreeMap;
+
+use entente_storage::{Bytes, LogPosition, Position, Snapshot, Transaction};
+use ruma::{CanonicalJsonObject, OwnedUserId, UserId};
+use serde_json::value::RawValue;
+
+use crate::{
+    Change, Encryption, EncryptionError,
+    rows::{self, FallbackKeyRow, KeyCountsRow, OneTimeKeyRow},
+    verification,
+};
+
+/// A device has at most this many one-time keys of an algorithm.
+const MOST_ONE_TIME_KEYS: u64 = 1_000;
+/// One key has at most this many bytes.
+const MOST_KEY_BYTES: usize = 8 * 1024;
+/// Identity keys of a device have at most this many bytes.
+const MOST_DEVICE_KEY_BYTES: usize = 64 * 1024;
+/// Algorithms of one device.
+const MOST_ALGORITHMS: usize = 16;
+
+/// How many keys a device has left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyCounts {
+    /// One-time keys, by algorithm.
+    pub one_time_keys: BTreeMap<String, u64>,
+    /// Algorithms whose fallback key nobody got yet.
+    pub unused_fallback: Vec<String>,
+}
+
+impl From<KeyCountsRow> for KeyCounts {
+    fn from(row: KeyCountsRow) -> Self {
+        let mut one_time_keys = row.one_time_keys;
+        // Clients make new keys when they are told that there are none, not when they are told nothing.
+        one_time_keys.entry(String::from("signed_curve25519")).or_default();
+        Self { one_time_keys, unused_fallback: row.unused_fallback }
+    }
+}
+
+/// Keys that a device uploads (C-S API, `POST /keys/upload`). One-time and fallback keys by `algorithm:id`.
+#[derive(Clone, Debug, Default)]
+pub struct KeyUpload<'a> {
+    /// Its identity keys.
+    pub device_keys: Option<&'a RawValue>,
+    /// Keys that are used once.
+    pub one_time_keys: Vec<(&'a str, &'a RawValue)>,
+    /// Keys that are used when there are no others.
+    pub fallback_keys: Vec<(&'a str, &'a RawValue)>,
+}
+
+impl Encryption {
+    /// Stores keys of a device.
+    pub async fn upload_keys(
+        &self,
+        user_id: &UserId,
+        device_id: &str,
+        upload: &KeyUpload<'_>,
+    ) -> Result<KeyCounts, EncryptionError> {
+        let device = (user_id.localpart(), device_id);
+        let device_keys = match upload.device_keys {
+            Some(keys) => Some(checked_device_keys(user_id, device_id, keys)?),
+            None => None,
+        };
+        let (counts, _) = self
+            .store
+            .run(async |snapshot| {
+                let mut transaction = Transaction::new();
+                let stored = snapshot.get(&rows::DEVICE_KEYS, device).await?;
+                if let Some(keys) = &device_keys
+                    && stored.as_ref() != Some(keys)
+                {
+                    transaction.check_unchanged(&rows::DEVICE_KEYS, device, stored.as_ref());
+                    transaction.put(&rows::DEVICE_KEYS, device, keys);
+                    note_change(&mut transaction, user_id);
+                }
+                let old = snapshot.get(&rows::KEY_COUNTS, device).await?;
+                let mut counts = old.clone().unwrap_or_default();
+                let identity = device_keys.as_ref().or(stored.as_ref());
+                let check = KeyCheck::new(user_id, device_id, identity.map(Bytes::as_ref));
+                add_one_time_keys(&snapshot, &mut transaction, device, &mut counts, upload, &check).await?;
+                add_fallback_keys(&snapshot, &mut transaction, device, &mut counts, upload, &check).await?;
+                if old.as_ref() != Some(&counts) {
+                    transaction.check_unchanged(&rows::KEY_COUNTS, device, old.as_ref());
+                    transaction.put(&rows::KEY_COUNTS, device, &counts);
+                }
+                Ok::<_, EncryptionError>((transaction, counts))
+            })
+            .await?;
+        Ok(counts.into())
+    }
+
+    /// How many keys a device has left.
+    pub async fn one_time_key_counts(
+        &self,
+        snapshot: &Snapshot,
+        localpart: &str,
+        device_id: &str,
+    ) -> Result<KeyCounts, EncryptionError> {
+        let row = snapshot.get(&rows::KEY_COUNTS, (localpart, device_id)).await?;
+        Ok(row.unwrap_or_default().into())
+    }
+
+    /// Hands out one key for each of these devices and algorithms: each one-time key to one claimer, ever. Devices that have none
+    /// are left out. Answers places in `wanted`, `algorithm:id`, and keys.
+    pub async fn claim_keys(
+        &self,
+        wanted: &[(&str, &str, &str)],
+    ) -> Result<Vec<(usize, String, Box<RawValue>)>, EncryptionError> {
+        let (claimed, _) = self
+            .store
+            .run(async |snapshot| {
+                let mut transaction = Transaction::new();
+                let mut claimed = Vec::with_capacity(wanted.len());
+                for (place, &(localpart, device_id, algorithm)) in wanted.iter().enumerate() {
+                    let found = claim(&snapshot, &mut transaction, (localpart, device_id), algorithm).await?;
+                    claimed.extend(found.map(|(key_id, key)| (place, format!("{algorithm}:{key_id}"), key)));
+                }
+                Ok::<_, EncryptionError>((transaction, claimed))
+            })
+            .await?;
+        let json = |(place, key_id, key)| Some((place, key_id, RawValue::from_string(key).ok()?));
+        Ok(claimed.into_iter().filter_map(json).collect())
+    }
+
+    /// Whose devices changed behind `after` and within `to`.
+    pub async fn device_list_changes(
+        &self,
+        snapshot: &Snapshot,
+        after: &Position,
+        to: &Position,
+    ) -> Result<Vec<OwnedUserId>, EncryptionError> {
+        let mut changed = Vec::new();
+        for (first, last) in after.ranges_to(to) {
+            let scan = rows::DEVICE_LIST_CHANGES.scan(()).from((first, "")).to((last, "\u{10ffff}"));
+            let rows = snapshot.scan_all(scan).await?;
+            changed.extend(rows.into_iter().filter_map(|((_, user_id), ())| UserId::parse(user_id).ok()));
+        }
+        changed.sort_unstable();
+        changed.dedup();
+        Ok(changed)
+    }
+
+    /// Deletes everything of a device that is gone, and tells those who share rooms with its user. Done again, it does nothing.
+    pub async fn forget_device(&self, user_id: &UserId, device_id: &str) -> Result<(), EncryptionError> {
+        let device = (user_id.localpart(), device_id);
+        self.store
+            .run(async |snapshot| {
+                let mut transaction = Transaction::new();
+                if snapshot.get(&rows::DEVICE_KEYS, device).await?.is_some() {
+                    transaction.delete(&rows::DEVICE_KEYS, device);
+                    note_change(&mut transaction, user_id);
+                }
+                for (key, _) in snapshot.scan_all(rows::ONE_TIME_KEYS.scan(device)).await? {
+                    transaction.delete(&rows::ONE_TIME_KEYS, &key);
+                }
+                for (key, _) in snapshot.scan_all(rows::FALLBACK_KEYS.scan(device)).await? {
+                    transaction.delete(&rows::FALLBACK_KEYS, &key);
+                }
+                for (key, _) in snapshot.scan_all(rows::TO_DEVICE.scan(device)).await? {
+                    transaction.delete(&rows::TO_DEVICE, &key);
+                }
+                for (key, _) in snapshot.scan_all(rows::SIGNATURES.scan((user_id.as_str(), device_id))).await? {
+                    transaction.delete(&rows::SIGNATURES, &key);
+                }
+                if snapshot.get(&rows::KEY_COUNTS, device).await?.is_some() {
+                    transaction.delete(&rows::KEY_COUNTS, device);
+                }
+                Ok::<_, EncryptionError>((transaction, ()))
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// The devices of a user for which anything is kept.
+    pub async fn devices_with_keys(&self, localpart: &str) -> Result<Vec<String>, EncryptionError> {
+        let snapshot = self.store.snapshot().await?;
+        let keys = snapshot.scan_all(rows::DEVICE_KEYS.scan((localpart,))).await?;
+        let counts = snapshot.scan_all(rows::KEY_COUNTS.scan((localpart,))).await?;
+        let mut devices: Vec<String> = keys.into_iter().map(|((_, device_id), _)| device_id).collect();
+        devices.extend(counts.into_iter().map(|((_, device_id), _)| device_id));
+        devices.sort_unstable();
+        devices.dedup();
+        Ok(devices)
+    }
+}
+
+/// Tells whoever shares a room with the user that their devices changed.
+pub(crate) fn note_change(transaction: &mut Transaction, user_id: &UserId) {
+    transaction.put(&rows::DEVICE_LIST_CHANGES, (LogPosition::AT_COMMIT, user_id.as_str()), &());
+    Change::DeviceList { user_id: user_id.to_string() }.log_in(transaction);
+}
+
+fn checked_device_keys(
+    user_id: &UserId,
+    device_id: &str,
+    keys: &RawValue,
+) -> Result<Bytes, EncryptionError> {
+    if keys.get().len() > MOST_DEVICE_KEY_BYTES {
+        return Err(EncryptionError::TooLarge("device keys have at most 64 KiB"));
+    }
+    let mut object = verification::parse(keys.get().as_bytes())
+        .ok_or(EncryptionError::InvalidParameter("device_keys are an object of canonical JSON"))?;
+    let is = |name: &str, value: &str| object.get(name).and_then(|field| field.as_str()) == Some(value);
+    if !is("user_id", user_id.as_str()) || !is("device_id", device_id) {
+        return Err(EncryptionError::InvalidParameter("device_keys name another user or device"));
+    }
+    let key_id = format!("ed25519:{device_id}");
+    let key = verification::public_keys(&object).find(|(name, _)| *name == key_id).map(|(_, key)| key.to_owned());
+    let key = key.ok_or(EncryptionError::InvalidParameter("device_keys lack the device's Ed25519 key"))?;
+    if !verification::is_signed_by(&object, user_id.as_str(), &key_id, &key) {
+        return Err(EncryptionError::InvalidParameter("device_keys are not signed by the device's own key"));
+    }
+    object.remove("unsigned");
+    let canonical = serde_json::to_vec(&object);
+    canonical.map(Bytes::from).map_err(|_| EncryptionError::InvalidParameter("device_keys are JSON"))
+}
+
+/// What one-time keys are checked against: the identity keys of their device, if it has any yet.
+struct KeyCheck<'a> {
+    user_id: &'a UserId,
+    key_id: String,
+    public_key: Option<String>,
+}
+
+impl<'a> KeyCheck<'a> {
+    fn new(user_id: &'a UserId, device_id: &str, identity: Option<&[u8]>) -> Self {
+        let key_id = format!("ed25519:{device_id}");
+        let identity = identity.and_then(verification::parse);
+        let public_key = identity.and_then(|object| {
+            verification::public_keys(&object).find(|(name, _)| *name == key_id).map(|(_, key)| key.to_owned())
+        });
+        Self { user_id, key_id, public_key }
+    }
+
+    /// Splits `algorithm:id`, and refuses keys that are not what they should be.
+    fn split<'k>(&self, key_id: &'k str, key: &RawValue) -> Result<(&'k str, &'k str), EncryptionError> {
+        let (algorithm, id) = key_id
+            .split_once(':')
+            .ok_or(EncryptionError::InvalidParameter("a key id is an algorithm, a colon, and an id"))?;
+        if key.get().len() > MOST_KEY_BYTES || key_id.len() > 255 {
+            return Err(EncryptionError::TooLarge("a key has at most 8 KiB, its id 255 bytes"));
+        }
+        if algorithm == "signed_curve25519"
+            && let Some(public_key) = &self.public_key
+        {
+            let object: Option<CanonicalJsonObject> = verification::parse(key.get().as_bytes());
+            let is_signed = object.is_some_and(|object| {
+                verification::is_signed_by(&object, self.user_id.as_str(), &self.key_id, public_key)
+            });
+            if !is_signed {
+                return Err(EncryptionError::InvalidParameter("a key is not signed by its device"));
+            }
+        }
+        Ok((algorithm, id))
+    }
+}
+
+async fn add_one_time_keys(
+    snapshot: &Snapshot,
+    transaction: &mut Transaction,
+    device: (&str, &str),
+    counts: &mut KeyCountsRow,
+    upload: &KeyUpload<'_>,
+    check: &KeyCheck<'_>,
+) -> Result<(), EncryptionError> {
+    if upload.one_time_keys.is_empty() {
+        return Ok(());
+    }
+    let stored = snapshot.scan_all(rows::ONE_TIME_KEYS.scan(device)).await?;
+    for (key_id, key) in &upload.one_time_keys {
+        let (algorithm, id) = check.split(key_id, key)?;
+        let mut of_algorithm = stored.iter().filter(|((_, _, other, _), _)| other == algorithm);
+        if let Some((_, known)) = of_algorithm.find(|(_, row)| row.key_id == id) {
+            if known.key != key.get() {
+                return Err(EncryptionError::KeyExists);
+            }
+            continue;
+        }
+        if !counts.one_time_keys.contains_key(algorithm) && counts.one_time_keys.len() >= MOST_ALGORITHMS {
+            return Err(EncryptionError::TooLarge("a device has one-time keys of at most 16 algorithms"));
+        }
+        let count = counts.one_time_keys.entry(algorithm.to_owned()).or_default();
+        if *count >= MOST_ONE_TIME_KEYS {
+            return Err(EncryptionError::TooLarge("a device has at most 1000 one-time keys"));
+        }
+        *count += 1;
+        let row = OneTimeKeyRow { key_id: id.to_owned(), key: key.get().to_owned() };
+        transaction.put(&rows::ONE_TIME_KEYS, (device.0, device.1, algorithm, counts.next), &row);
+        counts.next += 1;
+    }
+    Ok(())
+}
+
+async fn add_fallback_keys(
+    snapshot: &Snapshot,
+    transaction: &mut Transaction,
+    device: (&str, &str),
+    counts: &mut KeyCountsRow,
+    upload: &KeyUpload<'_>,
+    check: &KeyCheck<'_>,
+) -> Result<(), EncryptionError> {
+    for (key_id, key) in &upload.fallback_keys {
+        let (algorithm, id) = check.split(key_id, key)?;
+        let place = (device.0, device.1, algorithm);
+        let stored = snapshot.get(&rows::FALLBACK_KEYS, place).await?;
+        if stored.as_ref().is_some_and(|row| row.key_id == id && row.key == key.get()) {
+            continue;
+        }
+        let row = FallbackKeyRow { key_id: id.to_owned(), key: key.get().to_owned(), used: false };
+        transaction.check_unchanged(&rows::FALLBACK_KEYS, place, stored.as_ref());
+        transaction.put(&rows::FALLBACK_KEYS, place, &row);
+        if !counts.unused_fallback.iter().any(|unused| unused == algorithm) {
+            if counts.unused_fallback.len() >= MOST_ALGORITHMS {
+                return Err(EncryptionError::TooLarge("a device has fallback keys of at most 16 algorithms"));
+            }
+            counts.unused_fallback.push(algorithm.to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Takes the oldest one-time key of a device, or lends its fallback key.
+async fn claim(
+    snapshot: &Snapshot,
+    transaction: &mut Transaction,
+    device: (&str, &str),
+    algorithm: &str,
+) -> Result<Option<(String, String)>, EncryptionError> {
+    let counts = snapshot.get(&rows::KEY_COUNTS, device).await?;
+    let oldest = rows::ONE_TIME_KEYS.scan((device.0, device.1, algorithm)).limit(1);
+    if let Some((key, row)) = snapshot.scan(&oldest).await?.rows.into_iter().next() {
+        transaction.check_present(&rows::ONE_TIME_KEYS, &key);
+        transaction.delete(&rows::ONE_TIME_KEYS, &key);
+        let mut left = counts.clone().unwrap_or_default();
+        if let Some(count) = left.one_time_keys.get_mut(algorithm) {
+            *count = count.saturating_sub(1);
+        }
+        transaction.check_unchanged(&rows::KEY_COUNTS, device, counts.as_ref());
+        transaction.put(&rows::KEY_COUNTS, device, &left);
+        return Ok(Some((row.key_id, row.key)));
+    }
+    let place = (device.0, device.1, algorithm);
+    let Some(row) = snapshot.get(&rows::FALLBACK_KEYS, place).await? else { return Ok(None) };
+    if !row.used {
+        transaction.check_unchanged(&rows::FALLBACK_KEYS, place, Some(&row));
+        transaction.put(&rows::FALLBACK_KEYS, place, &FallbackKeyRow { used: true, ..row.clone() });
+        let mut left = counts.clone().unwrap_or_default();
+        left.unused_fallback.retain(|unused| unused != algorithm);
+        transaction.check_unchanged(&rows::KEY_COUNTS, device, counts.as_ref());
+        transaction.put(&rows::KEY_COUNTS, device, &left);
+    }
+    Ok(Some((row.key_id, row.key)))
+}

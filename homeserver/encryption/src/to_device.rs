@@ -1,0 +1,146 @@
+use entente_environment::Timestamp;
+use entente_storage::{Bytes, LogPosition, Position, Snapshot, Transaction};
+use ruma::UserId;
+use serde_json::value::RawValue;
+
+use crate::{Change, Encryption, EncryptionError, rows};
+
+/// A message has at most this many bytes.
+const MOST_MESSAGE_BYTES: usize = 65_536;
+/// One request has at most this many messages.
+const MOST_MESSAGES: usize = 10_000;
+/// Transaction ids are remembered for so long, in ms.
+const REMEMBERED_FOR: u64 = 24 * 60 * 60 * 1_000;
+
+/// A message to one device.
+#[derive(Clone, Debug)]
+pub struct ToDeviceMessage<'a> {
+    /// Whose device, by localpart.
+    pub localpart: &'a str,
+    /// Which.
+    pub device_id: &'a str,
+    /// Its content, a JSON object.
+    pub content: &'a RawValue,
+}
+
+/// The device that sends messages, and the transaction id by which a retry is recognised.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender<'a> {
+    /// The user.
+    pub user_id: &'a UserId,
+    /// The device.
+    pub device_id: &'a str,
+    /// The transaction id.
+    pub transaction_id: &'a str,
+}
+
+impl Encryption {
+    /// Hands messages to local devices (C-S API, "Send-to-Device messaging"): all of them, once.
+    pub async fn send_to_devices(
+        &self,
+        sender: Sender<'_>,
+        event_type: &str,
+        messages: &[ToDeviceMessage<'_>],
+        now: Timestamp,
+    ) -> Result<(), EncryptionError> {
+        if messages.len() > MOST_MESSAGES {
+            return Err(EncryptionError::TooLarge("one request has at most 10000 messages"));
+        }
+        if messages.iter().any(|message| message.content.get().len() > MOST_MESSAGE_BYTES) {
+            return Err(EncryptionError::TooLarge("a message to a device has at most 65536 bytes"));
+        }
+        if event_type.len() > 255 || sender.transaction_id.len() > 255 {
+            return Err(EncryptionError::TooLarge("an event type and a transaction id have at most 255 bytes"));
+        }
+        let key = (sender.user_id.localpart(), sender.device_id, sender.transaction_id);
+        let mut transaction = Transaction::new();
+        transaction.check_absent(&rows::SENT, key);
+        transaction.put(&rows::SENT, key, &now.millis());
+        let head = serde_json::json!({ "type": event_type, "sender": sender.user_id }).to_string();
+        let head = head.trim_end_matches('}');
+        let mut recipients = Vec::with_capacity(messages.len());
+        for (index, message) in (0_u32..).zip(messages) {
+            let json = Bytes::from(format!("{head},\"content\":{}}}", message.content.get()));
+            let key = (message.localpart, message.device_id, LogPosition::AT_COMMIT, index);
+            transaction.put(&rows::TO_DEVICE, key, &json);
+            recipients.push((message.localpart.to_owned(), message.device_id.to_owned()));
+        }
+        if !recipients.is_empty() {
+            Change::ToDevice { recipients }.log_in(&mut transaction);
+        }
+        match self.store.commit(transaction).await {
+            // The same request came before.
+            Err(error) if error.is_conflict() => Ok(()),
+            outcome => Ok(outcome.map(drop)?),
+        }
+    }
+
+    /// The messages for a device that came behind `after` and within `to`, in their order, at most `limit`.
+    pub async fn to_device_messages(
+        &self,
+        snapshot: &Snapshot,
+        localpart: &str,
+        device_id: &str,
+        after: &Position,
+        to: &Position,
+        limit: usize,
+    ) -> Result<Vec<(LogPosition, Bytes)>, EncryptionError> {
+        let mut messages = Vec::new();
+        let mut next = Some(rows::TO_DEVICE.scan((localpart, device_id)).limit(limit));
+        while let Some(scan) = next {
+            let page = snapshot.scan(&scan).await?;
+            for ((_, _, position, _), message) in page.rows {
+                if !after.includes(position) && to.includes(position) {
+                    messages.push((position, message));
+                }
+                if messages.len() == limit {
+                    return Ok(messages);
+                }
+            }
+            next = page.next.map(|at| scan.resume(at));
+        }
+        Ok(messages)
+    }
+
+    /// Deletes the messages that a device has received: all up to a position.
+    pub async fn acknowledge_to_device(
+        &self,
+        localpart: &str,
+        device_id: &str,
+        up_to: &Position,
+    ) -> Result<(), EncryptionError> {
+        let snapshot = self.store.snapshot().await?;
+        let waiting = snapshot.scan_all(rows::TO_DEVICE.scan((localpart, device_id))).await?;
+        // What is lost of this by a crash is deleted by the next acknowledgement.
+        let mut transaction = Transaction::relaxed();
+        for (key, _) in waiting.iter().filter(|((_, _, position, _), _)| up_to.includes(*position)) {
+            transaction.delete(&rows::TO_DEVICE, key);
+        }
+        if !transaction.is_empty() {
+            self.store.commit(transaction).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what is remembered of requests that nobody will repeat. Answers how much.
+    pub async fn delete_expired(&self, now: Timestamp) -> Result<usize, EncryptionError> {
+        let snapshot = self.store.snapshot().await?;
+        let mut deleted = 0;
+        let mut next = Some(rows::SENT.scan(()));
+        while let Some(scan) = next {
+            let page = snapshot.scan(&scan).await?;
+            let mut transaction = Transaction::relaxed();
+            for (key, at) in &page.rows {
+                if at.saturating_add(REMEMBERED_FOR) < now.millis() {
+                    transaction.delete(&rows::SENT, key);
+                    deleted += 1;
+                }
+            }
+            if !transaction.is_empty() {
+                self.store.commit(transaction).await?;
+            }
+            next = page.next.map(|at| scan.resume(at));
+        }
+        Ok(deleted)
+    }
+}

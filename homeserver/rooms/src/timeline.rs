@@ -1,0 +1,187 @@
+use std::{str::FromStr, sync::Arc};
+
+use entente_storage::Position;
+use ruma::UserId;
+
+use crate::{Event, RoomError, RoomView, Seen, filter::EventFilter, rows, state::EventNumber};
+
+/// Events that one request may look at before it answers with less than was asked for.
+const MOST_LOOKED_AT: usize = 5_000;
+/// Events that are read at once.
+const PAGE: usize = 200;
+
+/// A place between two events of a room's timeline: before the event with this number. `t17` as text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TimelinePlace(pub EventNumber);
+
+impl std::fmt::Display for TimelinePlace {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "t{}", self.0.0)
+    }
+}
+
+impl FromStr for TimelinePlace {
+    type Err = RoomError;
+
+    fn from_str(text: &str) -> Result<Self, RoomError> {
+        let number = text.strip_prefix('t').and_then(|number| number.parse().ok());
+        let number = number.ok_or_else(|| RoomError::InvalidParameter(format!("{text:?} is not a token")))?;
+        Ok(Self(EventNumber(number)))
+    }
+}
+
+/// Which way a timeline is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From old to new.
+    Forward,
+    /// From new to old.
+    Backward,
+}
+
+/// Some events of a timeline, in the direction in which it was read.
+#[derive(Debug)]
+pub struct TimelinePage {
+    /// The events that the reader may see.
+    pub events: Vec<Seen>,
+    /// Where to go on; `None`: there is nothing more.
+    pub end: Option<TimelinePlace>,
+}
+
+impl RoomView {
+    /// The events behind a place, at most `limit`, that pass a filter and that a user may see.
+    pub async fn timeline(
+        &self,
+        reader: &UserId,
+        from: TimelinePlace,
+        to: Option<TimelinePlace>,
+        direction: Direction,
+        limit: usize,
+        filter: &EventFilter,
+    ) -> Result<TimelinePage, RoomError> {
+        let mut events = Vec::new();
+        let mut place = from;
+        let mut looked_at = 0;
+        loop {
+            let wanted = if filter.passes_all() { limit - events.len() } else { PAGE };
+            let stored = self.stored_timeline(place, to, direction, wanted.clamp(1, PAGE)).await?;
+            let Some(last) = stored.last() else { return Ok(TimelinePage { events, end: None }) };
+            looked_at += stored.len();
+            let last = last.number;
+            let passing = stored.into_iter().filter(|event| filter.passes(event)).collect();
+            for seen in self.seen_by(reader, passing).await? {
+                let number = seen.event.number;
+                events.push(seen);
+                if events.len() == limit {
+                    return Ok(TimelinePage { events, end: Some(place_behind(number, direction)) });
+                }
+            }
+            place = place_behind(last, direction);
+            if looked_at >= MOST_LOOKED_AT {
+                return Ok(TimelinePage { events, end: Some(place) });
+            }
+        }
+    }
+
+    async fn stored_timeline(
+        &self,
+        from: TimelinePlace,
+        to: Option<TimelinePlace>,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<Arc<Event>>, RoomError> {
+        let room = self.room.number.0;
+        let scan = rows::EVENTS.scan((room,)).limit(limit);
+        let from = (room, from.0.0);
+        let mut scan = match direction {
+            Direction::Forward => scan.from(from),
+            Direction::Backward => scan.before(from).reverse(),
+        };
+        if let Some(TimelinePlace(to)) = to {
+            scan = match direction {
+                Direction::Forward => scan.before((room, to.0)),
+                Direction::Backward => scan.from((room, to.0)),
+            };
+        }
+        let page = self.snapshot.scan(&scan).await?;
+        let event = |((_, number), stored)| Event::new(self.room.number, number, stored).map(Arc::new);
+        page.rows.into_iter().map(event).collect()
+    }
+
+    /// The newest events before a place, oldest first, at most `limit`. What is remembered of them is not read again.
+    pub async fn newest_before(&self, place: TimelinePlace, limit: usize) -> Result<Vec<Arc<Event>>, RoomError> {
+        let end = place.0.0;
+        let first = end.saturating_sub(i64::try_from(limit).unwrap_or(i64::MAX));
+        let remembered = &self.rooms.inner.events;
+        let mut events = Vec::new();
+        for number in (first.max(0)..end).rev() {
+            match remembered.get(&(self.room.number, number)) {
+                Some(event) => events.push(event),
+                None => break,
+            }
+        }
+        let missing = limit.saturating_sub(events.len());
+        if missing > 0 {
+            let end = events.last().map_or(place, |oldest| TimelinePlace(oldest.number));
+            let room = self.room.number.0;
+            let scan = rows::EVENTS.scan((room,)).before((room, end.0.0)).reverse().limit(missing);
+            for ((_, number), stored) in self.snapshot.scan(&scan).await?.rows {
+                events.push(self.remember(Event::new(self.room.number, number, stored)?));
+            }
+        }
+        events.reverse();
+        Ok(events)
+    }
+
+    /// The place behind the newest event.
+    pub async fn timeline_end(&self) -> Result<TimelinePlace, RoomError> {
+        Ok(TimelinePlace(self.next_event().await?))
+    }
+
+    /// The place behind the last event that was committed before `position`. Events of a room are committed one after the
+    /// other, so that all before it were too.
+    pub async fn place_at(&self, position: &Position) -> Result<TimelinePlace, RoomError> {
+        let mut place = self.timeline_end().await?;
+        loop {
+            let events = self.newest_before(place, PAGE).await?;
+            for event in events.iter().rev() {
+                if position.includes(event.position) {
+                    return Ok(place);
+                }
+                place = TimelinePlace(event.number);
+            }
+            if events.is_empty() {
+                return Ok(place);
+            }
+        }
+    }
+
+    /// The numbers of the events on both sides of one, and the event: for `/context`.
+    pub async fn around(
+        &self,
+        reader: &UserId,
+        event: &Event,
+        limit: usize,
+        filter: &EventFilter,
+    ) -> Result<(TimelinePage, TimelinePage), RoomError> {
+        let before_limit = limit / 2;
+        let place = TimelinePlace(event.number);
+        let before = match before_limit {
+            0 => TimelinePage { events: Vec::new(), end: Some(place) },
+            limit => self.timeline(reader, place, None, Direction::Backward, limit, filter).await?,
+        };
+        let place = TimelinePlace(EventNumber(event.number.0.saturating_add(1)));
+        let after = match limit.saturating_sub(before_limit) {
+            0 => TimelinePage { events: Vec::new(), end: Some(place) },
+            limit => self.timeline(reader, place, None, Direction::Forward, limit, filter).await?,
+        };
+        Ok((before, after))
+    }
+}
+
+fn place_behind(number: EventNumber, direction: Direction) -> TimelinePlace {
+    match direction {
+        Direction::Forward => TimelinePlace(EventNumber(number.0.saturating_add(1))),
+        Direction::Backward => TimelinePlace(number),
+    }
+}

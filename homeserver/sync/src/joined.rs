@@ -1,0 +1,365 @@
+//! A room that the user is in, or was in: what is new in it.
+
+use std::{collections::HashSet, sync::Arc};
+
+use entente_accounts::AccountDataEntry;
+use entente_rooms::{
+    Event, EventFilter, Membership, ObjectWriter, Reader, RoomView, Seen, Shape, TimelinePlace, UserRoom,
+    state::{EventNumber, Partition, StateRoot},
+};
+use entente_storage::Position;
+use serde_json::Value;
+
+use crate::{
+    SyncError,
+    news::RoomHints,
+    request::{StateMode, room_part_wants},
+    response::{Making, write_account_data, write_list},
+    summary::Summary,
+};
+
+/// Events that are looked through for those that a filter lets through.
+const MOST_LOOKED_AT: usize = 2_000;
+
+/// What a client gets of a room.
+struct RoomUpdate {
+    view: RoomView,
+    mode: StateMode,
+    state: Vec<Arc<Event>>,
+    /// The newest events, as they are sent.
+    timeline: Vec<Vec<u8>>,
+    limited: bool,
+    prev_batch: TimelinePlace,
+    summary: Option<Summary>,
+    ephemeral: Vec<Value>,
+    account_data: Vec<AccountDataEntry>,
+}
+
+/// The part of a room's timeline that is new to a client.
+struct Span {
+    /// Where it begins; `None`: the client knows nothing of the room.
+    since: Option<Position>,
+    end: TimelinePlace,
+    state_at_end: StateRoot,
+}
+
+/// The newest events of a span.
+struct Timeline {
+    events: Vec<Seen>,
+    limited: bool,
+    /// The place before its first event.
+    start: TimelinePlace,
+    /// The state there.
+    state_at_start: StateRoot,
+}
+
+/// A room that the user is in, as it stands in the object of rooms: its id, and what is new. `None`: nothing is.
+pub(crate) async fn joined(
+    making: &mut Making<'_>,
+    room: &UserRoom,
+    membership_changed: bool,
+    hints: Option<RoomHints>,
+) -> Result<Option<Vec<u8>>, SyncError> {
+    let rooms = &making.sync.inner.rooms;
+    let view = rooms.view_in(&making.snapshot, room.number, making.redactions).await?;
+    if !making.request.filter.wants_room(&view.room.room_id) {
+        return Ok(None);
+    }
+    let account_data = making.take_account_data(&view.room.room_id);
+    let mut hints = hints.filter(|_| !making.request.full_state);
+    let mut since = making.since().filter(|_| !making.request.full_state).cloned();
+    let state_at_end = view.current_state().await?;
+    if membership_changed
+        && let Some(known) = &since
+        && !was_joined(&view, making, known).await?
+    {
+        making.company.came_into(&view, state_at_end).await?;
+        since = None;
+        hints = None;
+    }
+    let span = Span { since, end: view.timeline_end().await?, state_at_end };
+    let mut update = if membership_changed || hints.is_none_or(|hints| hints.events) {
+        RoomUpdate::of_span(making, view, &span).await?
+    } else {
+        RoomUpdate::without_events(making, view, &span)
+    };
+    update.account_data = account_data;
+    update.ephemeral = find_ephemeral(making, &update.view, span.since.as_ref(), hints).await?;
+    let is_new = span.since.is_none();
+    Ok((is_new || update.has_content()).then(|| update.to_json()))
+}
+
+/// A room that the user has left.
+pub(crate) async fn left(making: &mut Making<'_>, room: &UserRoom) -> Result<Option<Vec<u8>>, SyncError> {
+    let rooms = &making.sync.inner.rooms;
+    let view = rooms.view_in(&making.snapshot, room.number, making.redactions).await?;
+    if !making.request.filter.wants_room(&view.room.room_id) {
+        return Ok(None);
+    }
+    let Some(left) = view.event(room.event).await? else { return Ok(None) };
+    let mut since = making.since().cloned();
+    if let Some(known) = &since {
+        if was_joined(&view, making, known).await? {
+            making.company.went_from(&view, left.state_before()).await?;
+        } else {
+            since = None;
+        }
+    }
+    let end = TimelinePlace(EventNumber(left.number.0.saturating_add(1)));
+    let span = Span { since, end, state_at_end: left.state_after() };
+    let account_data = making.take_account_data(&view.room.room_id);
+    let mut update = if room.was_joined {
+        RoomUpdate::of_span(making, view, &span).await?
+    } else {
+        // Somebody who never was in the room sees that they are not invited any more, and nothing else.
+        RoomUpdate::of_events(making, view, vec![Seen { event: left, membership: room.membership }]).await?
+    };
+    update.summary = None;
+    update.account_data = account_data;
+    Ok(Some(update.to_json()))
+}
+
+/// Whether the user was in the room at a position.
+async fn was_joined(view: &RoomView, making: &Making<'_>, position: &Position) -> Result<bool, SyncError> {
+    let state = view.state_at(position).await?;
+    let member = view.state_event(state, "m.room.member", making.request.user_id.as_str()).await?;
+    Ok(member.as_deref().and_then(Event::membership) == Some(Membership::Join))
+}
+
+impl RoomUpdate {
+    async fn of_span(making: &mut Making<'_>, view: RoomView, span: &Span) -> Result<Self, SyncError> {
+        let request = making.request;
+        let timeline = Timeline::read(making, &view, span).await?;
+        let known = match &span.since {
+            Some(since) => Some(view.state_at(since).await?),
+            None => None,
+        };
+        let state = find_state(making, &view, span, &timeline, known).await?;
+        if let Some(known) = known {
+            making.company.note_changes(&view, known, span.state_at_end).await?;
+        }
+        let members_changed = known.is_none_or(|known| !known.same_members(span.state_at_end));
+        let summary = if members_changed {
+            Some(Summary::of(&view, &request.user_id, span.state_at_end, request.filter.lazy_loads()).await?)
+        } else {
+            None
+        };
+        let reader = Reader { user_id: &request.user_id, device_id: request.device_id.as_str() };
+        Ok(Self {
+            mode: request.state_mode,
+            state,
+            timeline: view.client_events(reader, &timeline.events, Shape::WithoutRoom).await?,
+            limited: timeline.limited,
+            prev_batch: timeline.start,
+            summary,
+            ephemeral: Vec::new(),
+            account_data: Vec::new(),
+            view,
+        })
+    }
+
+    async fn of_events(making: &Making<'_>, view: RoomView, events: Vec<Seen>) -> Result<Self, SyncError> {
+        let request = making.request;
+        let reader = Reader { user_id: &request.user_id, device_id: request.device_id.as_str() };
+        let timeline = view.client_events(reader, &events, Shape::WithoutRoom).await?;
+        let start = events.first().map_or(EventNumber(0), |first| first.event.number);
+        Ok(Self { timeline, ..Self::empty(making, view, TimelinePlace(start)) })
+    }
+
+    fn without_events(making: &Making<'_>, view: RoomView, span: &Span) -> Self {
+        Self::empty(making, view, span.end)
+    }
+
+    fn empty(making: &Making<'_>, view: RoomView, prev_batch: TimelinePlace) -> Self {
+        Self {
+            view,
+            mode: making.request.state_mode,
+            state: Vec::new(),
+            timeline: Vec::new(),
+            limited: false,
+            prev_batch,
+            summary: None,
+            ephemeral: Vec::new(),
+            account_data: Vec::new(),
+        }
+    }
+
+    fn has_content(&self) -> bool {
+        !self.timeline.is_empty()
+            || self.limited
+            || !self.state.is_empty()
+            || !self.ephemeral.is_empty()
+            || !self.account_data.is_empty()
+            || self.summary.is_some()
+    }
+
+    /// The room's id, and what is new, as they stand in an object.
+    fn to_json(&self) -> Vec<u8> {
+        let written = self.timeline.iter().map(Vec::len).sum::<usize>();
+        let mut json = Vec::with_capacity(written + 512 * self.state.len() + 512);
+        json.extend_from_slice(Value::from(self.view.room.room_id.as_str()).to_string().as_bytes());
+        json.push(b':');
+        let mut writer = ObjectWriter::begin(&mut json);
+        if let Some(summary) = &self.summary {
+            writer.value("summary", summary);
+        }
+        writer.key(self.mode.key());
+        write_events(writer.json, &self.state, |json, event| {
+            self.view.write_state_event(json, event, Shape::WithoutRoom);
+        });
+        writer.key("timeline");
+        let mut timeline = ObjectWriter::begin(writer.json);
+        timeline.key("events");
+        write_list(timeline.json, &self.timeline, |json, event| json.extend_from_slice(event));
+        timeline.value("limited", self.limited);
+        timeline.value("prev_batch", self.prev_batch.to_string());
+        timeline.end();
+        if !self.ephemeral.is_empty() {
+            writer.key("ephemeral");
+            write_events(writer.json, &self.ephemeral, |json, event| {
+                json.extend_from_slice(event.to_string().as_bytes());
+            });
+        }
+        if !self.account_data.is_empty() {
+            writer.key("account_data");
+            write_account_data(writer.json, &self.account_data);
+        }
+        writer.end();
+        json
+    }
+}
+
+/// `{"events": […]}`.
+pub(crate) fn write_events<T>(json: &mut Vec<u8>, events: &[T], write: impl Fn(&mut Vec<u8>, &T)) {
+    let mut writer = ObjectWriter::begin(json);
+    writer.key("events");
+    write_list(writer.json, events, write);
+    writer.end();
+}
+
+impl Timeline {
+    /// The newest events of a span that the user wants and may see, up to the limit of the filter.
+    async fn read(making: &Making<'_>, view: &RoomView, span: &Span) -> Result<Self, SyncError> {
+        let request = making.request;
+        let filter = if making.ignored.is_empty() {
+            request.filter.timeline.clone()
+        } else {
+            request.filter.timeline.clone().without_senders(making.ignored.iter().cloned())
+        };
+        let limit = request.filter.limit;
+        let mut place = span.end;
+        let mut newest_first: Vec<Seen> = Vec::new();
+        let mut looked_at = 0;
+        let mut limited = false;
+        'pages: while looked_at < MOST_LOOKED_AT {
+            let page = view.newest_before(place, limit + 1 - newest_first.len()).await?;
+            let Some(oldest) = page.first() else { break };
+            place = TimelinePlace(oldest.number);
+            looked_at += page.len();
+            let reached_known = span.since.as_ref().is_some_and(|since| since.includes(oldest.position));
+            let new = page.into_iter().filter(|event| is_new(event, span.since.as_ref()));
+            let wanted = new.filter(|event| passes(&filter, event, making)).collect();
+            for seen in view.seen_by(&request.user_id, wanted).await?.into_iter().rev() {
+                if newest_first.len() == limit {
+                    limited = true;
+                    break 'pages;
+                }
+                newest_first.push(seen);
+            }
+            if reached_known {
+                break;
+            }
+        }
+        limited |= looked_at >= MOST_LOOKED_AT;
+        newest_first.reverse();
+        let first = newest_first.first().map(|first| &first.event);
+        Ok(Self {
+            start: first.map_or(span.end, |first| TimelinePlace(first.number)),
+            state_at_start: first.map_or(span.state_at_end, |first| first.state_before()),
+            events: newest_first,
+            limited,
+        })
+    }
+}
+
+fn is_new(event: &Event, since: Option<&Position>) -> bool {
+    since.is_none_or(|since| !since.includes(event.position))
+}
+
+/// What users ignore are messages; a room's state is the same for all.
+fn passes(filter: &EventFilter, event: &Event, making: &Making<'_>) -> bool {
+    if event.state_key.is_some() && !making.ignored.is_empty() {
+        return making.request.filter.timeline.passes(event);
+    }
+    filter.passes(event)
+}
+
+/// The state that the client needs to make sense of the timeline.
+async fn find_state(
+    making: &Making<'_>,
+    view: &RoomView,
+    span: &Span,
+    timeline: &Timeline,
+    known: Option<StateRoot>,
+) -> Result<Vec<Arc<Event>>, SyncError> {
+    let filter = &making.request.filter;
+    let target = if making.request.state_mode.is_after() { span.state_at_end } else { timeline.state_at_start };
+    let lazy = filter.lazy_loads();
+    let mut events = match known {
+        Some(known) if known == target => Vec::new(),
+        Some(known) => {
+            let changed = view.state_changes(known, target).await?;
+            let is_wanted = |event: &Arc<Event>| !lazy || !is_member(event);
+            changed.into_iter().filter(is_wanted).collect()
+        }
+        None if lazy => view.state_of(target, Partition::Settings).await?,
+        None => view.full_state(target).await?,
+    };
+    if lazy && (!timeline.events.is_empty() || known.is_none()) {
+        events.extend(members_needed(making, view, timeline, target).await?);
+    }
+    if !making.request.state_mode.is_after() {
+        // What stands in the timeline takes its effect there.
+        let in_timeline: HashSet<EventNumber> = timeline.events.iter().map(|seen| seen.event.number).collect();
+        events.retain(|event| !in_timeline.contains(&event.number));
+    }
+    events.retain(|event| filter.state.passes(event));
+    Ok(events)
+}
+
+/// The membership events of those who sent what is in the timeline, and the user's own.
+async fn members_needed(
+    making: &Making<'_>,
+    view: &RoomView,
+    timeline: &Timeline,
+    state: StateRoot,
+) -> Result<Vec<Arc<Event>>, SyncError> {
+    let mut users: Vec<&str> = timeline.events.iter().map(|seen| seen.event.sender.as_str()).collect();
+    users.push(making.request.user_id.as_str());
+    users.sort_unstable();
+    users.dedup();
+    Ok(view.member_events(state, &users).await?)
+}
+
+fn is_member(event: &Event) -> bool {
+    event.event_type == ruma::events::TimelineEventType::RoomMember
+}
+
+/// Receipts and who types.
+async fn find_ephemeral(
+    making: &Making<'_>,
+    view: &RoomView,
+    since: Option<&Position>,
+    hints: Option<RoomHints>,
+) -> Result<Vec<Value>, SyncError> {
+    let filter = &making.request.filter.definition.room.ephemeral;
+    let room_id = &view.room.room_id;
+    let mut ephemeral = Vec::new();
+    if hints.is_none_or(|hints| hints.receipts) && room_part_wants(filter, room_id, "m.receipt") {
+        ephemeral.extend(crate::others::receipts(making, view, since).await?);
+    }
+    if hints.is_none_or(|hints| hints.typing) && room_part_wants(filter, room_id, "m.typing") {
+        ephemeral.extend(crate::others::typing(making, view, since.is_none()).await?);
+    }
+    Ok(ephemeral)
+}

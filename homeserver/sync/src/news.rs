@@ -1,0 +1,322 @@
+//! For whom there is something new: what is known in memory of the newest part of the change log.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use entente_rooms::{Membership, RoomNumber, Rooms};
+use entente_storage::{LogEntry, LogPosition, Position, Store};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::SyncError;
+
+/// Records that are read at once.
+const MOST_RECORDS: usize = 512;
+/// Rooms and users that are remembered; beyond it all are forgotten, and looked up in the store when asked for.
+const MOST_REMEMBERED: usize = 100_000;
+
+/// What the newest part of the log told.
+#[derive(Debug)]
+pub(crate) struct News {
+    known: Mutex<Known>,
+    reached: watch::Sender<Position>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// Up to where the log was read.
+    reached: Position,
+    users: HashMap<String, UserNews>,
+    rooms: RoomsKnown,
+}
+
+#[derive(Debug)]
+struct RoomsKnown {
+    /// What happened in rooms behind this place is known.
+    since: Position,
+    rooms: HashMap<RoomNumber, RoomNews>,
+    /// Local users who have joined, of rooms that were asked for.
+    members: HashMap<RoomNumber, HashSet<Arc<str>>>,
+}
+
+/// What is known for a user who was here lately.
+#[derive(Debug)]
+struct UserNews {
+    /// Everything that concerns them behind this place is known.
+    since: Position,
+    /// The newest of it.
+    newest: Position,
+    waker: Arc<Notify>,
+}
+
+/// What happened last in a room.
+#[derive(Clone, Debug, Default)]
+struct RoomNews {
+    events: Position,
+    receipts: Position,
+    typing: Position,
+}
+
+/// What may have happened in a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RoomHints {
+    pub(crate) events: bool,
+    pub(crate) receipts: bool,
+    pub(crate) typing: bool,
+}
+
+impl RoomHints {
+    const ALL: Self = Self { events: true, receipts: true, typing: true };
+
+    pub(crate) fn any(self) -> bool {
+        self.events || self.receipts || self.typing
+    }
+}
+
+impl News {
+    pub(crate) fn new(reached: Position) -> Self {
+        let rooms =
+            RoomsKnown { since: reached.clone(), rooms: HashMap::new(), members: HashMap::new() };
+        let known = Known { reached: reached.clone(), users: HashMap::new(), rooms };
+        Self { known: Mutex::new(known), reached: watch::Sender::new(reached) }
+    }
+
+    /// Waits until the log was read up to here.
+    pub(crate) async fn reached(&self, position: &Position) -> Result<(), SyncError> {
+        let mut reached = self.reached.subscribe();
+        let outcome = reached.wait_for(|reached| reached.covers(position)).await;
+        outcome.map(drop).map_err(|_| SyncError::closed())
+    }
+
+    /// What wakes whoever waits for news of a user: everything that is told after its `notified()` was called.
+    pub(crate) fn attend(&self, localpart: &str) -> Arc<Notify> {
+        let mut known = self.known.lock();
+        let reached = known.reached.clone();
+        if known.users.len() >= MOST_REMEMBERED {
+            known.users.retain(|_, user| Arc::strong_count(&user.waker) > 1);
+        }
+        let user = known.users.entry(localpart.to_owned()).or_insert_with(|| UserNews {
+            since: reached.clone(),
+            newest: reached,
+            waker: Arc::new(Notify::new()),
+        });
+        Arc::clone(&user.waker)
+    }
+
+    /// Whether nothing that concerns a user happened behind this place, as far as the log was read.
+    pub(crate) fn is_quiet_since(&self, localpart: &str, since: &Position) -> bool {
+        let known = self.known.lock();
+        known.users.get(localpart).is_some_and(|user| since.covers(&user.since) && since.covers(&user.newest))
+    }
+
+    /// What may have happened in a room behind this place.
+    pub(crate) fn of_room(&self, room: RoomNumber, since: &Position) -> RoomHints {
+        let known = self.known.lock();
+        if !since.covers(&known.rooms.since) {
+            return RoomHints::ALL;
+        }
+        match known.rooms.rooms.get(&room) {
+            None => RoomHints { events: false, receipts: false, typing: false },
+            Some(news) => RoomHints {
+                events: !since.covers(&news.events),
+                receipts: !since.covers(&news.receipts),
+                typing: !since.covers(&news.typing),
+            },
+        }
+    }
+
+    /// Reads the log and wakes, until something fails.
+    pub(crate) async fn follow(
+        &self,
+        store: &Store,
+        rooms: &Rooms,
+    ) -> Result<std::convert::Infallible, SyncError> {
+        let mut watch = store.watch();
+        loop {
+            let at = self.known.lock().reached.clone();
+            watch.beyond(&at).await?;
+            let (records, reached) = store.read_log(&at, MOST_RECORDS).await?;
+            let mut awake = HashSet::new();
+            for record in &records {
+                for entry in &record.entries {
+                    self.hear(store, rooms, record.position, entry, &mut awake).await?;
+                }
+            }
+            let mut known = self.known.lock();
+            known.reached.clone_from(&reached);
+            let wakers: Vec<Arc<Notify>> =
+                awake.iter().filter_map(|localpart| known.users.get(&**localpart)).map(|user| Arc::clone(&user.waker)).collect();
+            drop(known);
+            self.reached.send_replace(reached);
+            for waker in wakers {
+                waker.notify_waiters();
+            }
+        }
+    }
+
+    async fn hear(
+        &self,
+        store: &Store,
+        rooms: &Rooms,
+        position: LogPosition,
+        entry: &LogEntry,
+        awake: &mut HashSet<Arc<str>>,
+    ) -> Result<(), SyncError> {
+        let unreadable = |error: String| {
+            tracing::error!(%error, topic = entry.topic.0, "a log entry cannot be read");
+        };
+        match entry.topic {
+            entente_rooms::TOPIC => match entente_rooms::Change::from_payload(&entry.payload) {
+                Ok(change) => self.hear_of_room(store, rooms, position, &change, awake).await?,
+                Err(error) => unreadable(error),
+            },
+            entente_accounts::TOPIC => match entente_accounts::Change::from_payload(&entry.payload) {
+                Ok(entente_accounts::Change::AccountData { localpart, .. }) => {
+                    self.tell(position, [Arc::from(localpart)], awake);
+                }
+                Ok(_) => {}
+                Err(error) => unreadable(error),
+            },
+            entente_encryption::TOPIC => match entente_encryption::Change::from_payload(&entry.payload) {
+                Ok(change) => self.hear_of_keys(store, rooms, position, change, awake).await?,
+                Err(error) => unreadable(error),
+            },
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn hear_of_room(
+        &self,
+        store: &Store,
+        rooms: &Rooms,
+        position: LogPosition,
+        change: &entente_rooms::Change,
+        awake: &mut HashSet<Arc<str>>,
+    ) -> Result<(), SyncError> {
+        use entente_rooms::Change;
+        match change {
+            Change::Event { room, member, redacted, .. } => {
+                let room = RoomNumber(*room);
+                if let Some(number) = redacted {
+                    rooms.forget_redacted(room, entente_rooms::state::EventNumber(*number));
+                }
+                self.note_room(room, |news| news.events.include(position));
+                let mut concerned = self.local_members(store, rooms, room).await?;
+                if let Some((user_id, membership)) = member
+                    && let Some(localpart) = rooms.local(user_id)
+                {
+                    let localpart: Arc<str> = Arc::from(localpart);
+                    self.note_member(room, &localpart, *membership);
+                    concerned.push(localpart);
+                }
+                self.tell(position, concerned, awake);
+            }
+            Change::Receipt { room, user_id, private } => {
+                let room = RoomNumber(*room);
+                self.note_room(room, |news| news.receipts.include(position));
+                // The reader's own counts change with it too.
+                let concerned = match private {
+                    true => rooms.local(user_id).map(Arc::from).into_iter().collect(),
+                    false => self.local_members(store, rooms, room).await?,
+                };
+                self.tell(position, concerned, awake);
+            }
+            Change::Typing { room } => {
+                let room = RoomNumber(*room);
+                self.note_room(room, |news| news.typing.include(position));
+                let concerned = self.local_members(store, rooms, room).await?;
+                self.tell(position, concerned, awake);
+            }
+            Change::Forgotten { localpart, .. } => self.tell(position, [Arc::from(localpart.as_str())], awake),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn hear_of_keys(
+        &self,
+        store: &Store,
+        rooms: &Rooms,
+        position: LogPosition,
+        change: entente_encryption::Change,
+        awake: &mut HashSet<Arc<str>>,
+    ) -> Result<(), SyncError> {
+        use entente_encryption::Change;
+        match change {
+            Change::ToDevice { recipients } => {
+                let concerned = recipients.into_iter().map(|(localpart, _)| Arc::from(localpart));
+                self.tell(position, concerned, awake);
+            }
+            Change::DeviceList { user_id } => {
+                let snapshot = store.snapshot().await?;
+                let mut concerned: Vec<Arc<str>> = rooms.local(&user_id).map(Arc::from).into_iter().collect();
+                for room in rooms.joined_rooms(&snapshot, &user_id).await? {
+                    concerned.extend(self.local_members(store, rooms, room).await?);
+                }
+                self.tell(position, concerned, awake);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Notes that something concerns these users.
+    fn tell(
+        &self,
+        position: LogPosition,
+        concerned: impl IntoIterator<Item = Arc<str>>,
+        awake: &mut HashSet<Arc<str>>,
+    ) {
+        let mut known = self.known.lock();
+        for localpart in concerned {
+            if let Some(user) = known.users.get_mut(&*localpart) {
+                user.newest.include(position);
+                awake.insert(localpart);
+            }
+        }
+    }
+
+    fn note_room(&self, room: RoomNumber, note: impl FnOnce(&mut RoomNews)) {
+        let mut known = self.known.lock();
+        let reached = known.reached.clone();
+        let rooms = &mut known.rooms;
+        if rooms.rooms.len() >= MOST_REMEMBERED {
+            rooms.rooms.clear();
+            rooms.members.clear();
+            rooms.since = reached;
+        }
+        note(rooms.rooms.entry(room).or_default());
+    }
+
+    fn note_member(&self, room: RoomNumber, localpart: &Arc<str>, membership: Membership) {
+        let mut known = self.known.lock();
+        let Some(members) = known.rooms.members.get_mut(&room) else { return };
+        if membership == Membership::Join {
+            members.insert(Arc::clone(localpart));
+        } else {
+            members.remove(localpart);
+        }
+    }
+
+    /// The local users who have joined a room.
+    async fn local_members(
+        &self,
+        store: &Store,
+        rooms: &Rooms,
+        room: RoomNumber,
+    ) -> Result<Vec<Arc<str>>, SyncError> {
+        if let Some(members) = self.known.lock().rooms.members.get(&room) {
+            return Ok(members.iter().cloned().collect());
+        }
+        // Taken now, it shows at least what the log told so far; what it shows beyond is told again.
+        let snapshot = store.snapshot().await?;
+        let members: HashSet<Arc<str>> =
+            rooms.local_members(&snapshot, room).await?.into_iter().map(Arc::from).collect();
+        let listed = members.iter().cloned().collect();
+        self.known.lock().rooms.members.insert(room, members);
+        Ok(listed)
+    }
+}

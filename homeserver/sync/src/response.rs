@@ -1,0 +1,318 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use entente_accounts::AccountDataEntry;
+use entente_encryption::KeyCounts;
+use entente_rooms::{Membership, ObjectWriter, RoomNumber, UserRoom};
+use entente_storage::{Bytes, Position, Snapshot};
+
+use crate::{
+    Sync, SyncError, SyncRequest, SyncToken,
+    device_lists::{DeviceLists, KeyCompany},
+    joined,
+    request::{global_wants, room_part_wants},
+};
+
+/// To-device messages of one answer.
+const MOST_TO_DEVICE: usize = 500;
+
+/// An answer that is being put together. Rooms and events are JSON already.
+#[derive(Debug)]
+pub(crate) struct Response {
+    next: SyncToken,
+    pub(crate) account_data: Vec<AccountDataEntry>,
+    to_device: Vec<Bytes>,
+    pub(crate) join: Vec<Vec<u8>>,
+    pub(crate) invite: Vec<Vec<u8>>,
+    pub(crate) knock: Vec<Vec<u8>>,
+    pub(crate) leave: Vec<Vec<u8>>,
+    device_lists: DeviceLists,
+    pub(crate) key_counts: KeyCounts,
+}
+
+/// What one answer is made from.
+pub(crate) struct Making<'a> {
+    pub(crate) sync: &'a Sync,
+    pub(crate) request: &'a SyncRequest,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) position: Position,
+    pub(crate) redactions: u64,
+    /// Account data of rooms that the client does not have yet, by room id.
+    pub(crate) room_account_data: BTreeMap<String, Vec<AccountDataEntry>>,
+    /// Whose events the user does not want to see.
+    pub(crate) ignored: Vec<String>,
+    /// With whom the user began or ceased to share encrypted rooms.
+    pub(crate) company: KeyCompany,
+}
+
+/// Makes the answer to a request as a snapshot has it.
+pub(crate) async fn build(
+    sync: &Sync,
+    request: &SyncRequest,
+    snapshot: Snapshot,
+    position: Position,
+    redactions: u64,
+) -> Result<Response, SyncError> {
+    let mut response = Response::new(SyncToken::new(position.clone()));
+    let mut making = Making::new(sync, request, snapshot, position, redactions);
+    making.add_account_data(&mut response).await?;
+    making.add_to_device(&mut response).await?;
+    let rooms = making.add_rooms(&mut response).await?;
+    making.add_device_lists(&mut response, &rooms).await?;
+    sync.add_key_counts(&mut response, &making.snapshot, request).await?;
+    Ok(response)
+}
+
+/// Whose devices changed since the request's token, and whose went out of sight.
+pub(crate) async fn key_changes(
+    sync: &Sync,
+    request: &SyncRequest,
+    snapshot: Snapshot,
+    position: Position,
+    redactions: u64,
+) -> Result<(BTreeSet<String>, BTreeSet<String>), SyncError> {
+    let mut response = Response::new(SyncToken::new(position.clone()));
+    let mut making = Making::new(sync, request, snapshot, position, redactions);
+    let rooms = making.add_rooms(&mut response).await?;
+    making.add_device_lists(&mut response, &rooms).await?;
+    Ok(response.device_lists.into_parts())
+}
+
+impl<'a> Making<'a> {
+    fn new(
+        sync: &'a Sync,
+        request: &'a SyncRequest,
+        snapshot: Snapshot,
+        position: Position,
+        redactions: u64,
+    ) -> Self {
+        Self {
+            sync,
+            request,
+            snapshot,
+            position,
+            redactions,
+            room_account_data: BTreeMap::new(),
+            ignored: Vec::new(),
+            company: KeyCompany::default(),
+        }
+    }
+}
+
+impl Making<'_> {
+    pub(crate) fn since(&self) -> Option<&Position> {
+        self.request.since.as_ref().map(|since| &since.position)
+    }
+
+    async fn add_account_data(&mut self, response: &mut Response) -> Result<(), SyncError> {
+        let user_id = &self.request.user_id;
+        let accounts = &self.sync.inner.accounts;
+        self.ignored = accounts.ignored_users(&self.snapshot, user_id.localpart()).await?;
+        let since = self.since().filter(|_| !self.request.full_state);
+        let changed = accounts.account_data_since(&self.snapshot, user_id.localpart(), since).await?;
+        let filter = &self.request.filter.definition;
+        for entry in changed {
+            if entry.room_id.is_empty() {
+                if global_wants(&filter.account_data, &entry.event_type) {
+                    response.account_data.push(entry);
+                }
+            } else {
+                self.room_account_data.entry(entry.room_id.clone()).or_default().push(entry);
+            }
+        }
+        Ok(())
+    }
+
+    async fn add_to_device(&self, response: &mut Response) -> Result<(), SyncError> {
+        let start = Position::start();
+        let after = self.request.since.as_ref().map_or(&start, SyncToken::to_device);
+        let (localpart, device_id) = (self.request.user_id.localpart(), self.request.device_id.as_str());
+        let encryption = &self.sync.inner.encryption;
+        let mut messages = encryption
+            .to_device_messages(&self.snapshot, localpart, device_id, after, &self.position, MOST_TO_DEVICE + 1)
+            .await?;
+        if messages.len() > MOST_TO_DEVICE
+            && let Some((cut, _)) = messages.pop()
+        {
+            // What one commit brought is not torn apart: the token stands between commits.
+            let whole = messages.iter().rposition(|(position, _)| *position != cut).map_or(0, |last| last + 1);
+            if whole > 0 {
+                messages.truncate(whole);
+            }
+            let mut reached = after.clone();
+            for (position, _) in &messages {
+                reached.include(*position);
+            }
+            response.next.to_device = Some(reached);
+        }
+        if !messages.is_empty() {
+            let device = (localpart.to_owned(), device_id.to_owned());
+            self.sync.inner.given.lock().insert(device);
+        }
+        response.to_device = messages.into_iter().map(|(_, message)| message).collect();
+        Ok(())
+    }
+
+    /// Adds the rooms in which there is something new. Answers all that the user is in.
+    async fn add_rooms(&mut self, response: &mut Response) -> Result<Vec<RoomNumber>, SyncError> {
+        let rooms = &self.sync.inner.rooms;
+        let user_rooms = rooms.user_rooms(&self.snapshot, self.request.user_id.localpart()).await?;
+        let mut present = Vec::new();
+        for room in user_rooms {
+            if room.membership == Membership::Join {
+                present.push(room.number);
+            }
+            self.add_room(response, &room).await?;
+        }
+        Ok(present)
+    }
+
+    async fn add_room(&mut self, response: &mut Response, room: &UserRoom) -> Result<(), SyncError> {
+        let since = self.since().filter(|_| !self.request.full_state).cloned();
+        let changed = since.as_ref().is_none_or(|since| !since.includes(room.position));
+        match room.membership {
+            Membership::Join => {
+                let hints = since.as_ref().map(|since| self.sync.inner.news.of_room(room.number, since));
+                let has_account_data = !self.room_account_data.is_empty();
+                if changed || has_account_data || hints.is_none_or(crate::news::RoomHints::any) {
+                    let made = joined::joined(self, room, changed, hints).await?;
+                    response.join.extend(made);
+                }
+            }
+            Membership::Invite if changed => {
+                response.invite.extend(crate::others::invited(self, room, "invite_state").await?);
+            }
+            Membership::Knock if changed => {
+                response.knock.extend(crate::others::invited(self, room, "knock_state").await?);
+            }
+            Membership::Leave | Membership::Ban if changed && !room.forgotten => {
+                let is_wanted = since.is_some() || self.request.filter.definition.room.include_leave;
+                if is_wanted {
+                    response.leave.extend(joined::left(self, room).await?);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn add_device_lists(
+        &mut self,
+        response: &mut Response,
+        rooms: &[RoomNumber],
+    ) -> Result<(), SyncError> {
+        let Some(since) = self.since().cloned() else { return Ok(()) };
+        response.device_lists = crate::device_lists::between(self, &since, rooms).await?;
+        Ok(())
+    }
+
+    /// The account data of a room that the client does not have yet.
+    pub(crate) fn take_account_data(&mut self, room_id: &ruma::RoomId) -> Vec<AccountDataEntry> {
+        let filter = &self.request.filter.definition.room.account_data;
+        let entries = self.room_account_data.remove(room_id.as_str()).unwrap_or_default();
+        entries.into_iter().filter(|entry| room_part_wants(filter, room_id, &entry.event_type)).collect()
+    }
+}
+
+impl Response {
+    pub(crate) fn new(next: SyncToken) -> Self {
+        Self {
+            next,
+            account_data: Vec::new(),
+            to_device: Vec::new(),
+            join: Vec::new(),
+            invite: Vec::new(),
+            knock: Vec::new(),
+            leave: Vec::new(),
+            device_lists: DeviceLists::default(),
+            key_counts: KeyCounts::default(),
+        }
+    }
+
+    /// Whether there is nothing in it that a client would want to be woken for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.account_data.is_empty()
+            && self.to_device.is_empty()
+            && self.join.is_empty()
+            && self.invite.is_empty()
+            && self.knock.is_empty()
+            && self.leave.is_empty()
+            && self.device_lists.is_empty()
+    }
+
+    /// The body.
+    pub(crate) fn into_json(self) -> Vec<u8> {
+        let rooms = [&self.join, &self.invite, &self.knock, &self.leave];
+        let size = rooms.iter().flat_map(|rooms| rooms.iter()).map(Vec::len).sum::<usize>();
+        let mut json = Vec::with_capacity(size + 1_024);
+        let mut writer = ObjectWriter::begin(&mut json);
+        writer.value("next_batch", self.next.to_string());
+        if !self.account_data.is_empty() {
+            writer.key("account_data");
+            write_account_data(writer.json, &self.account_data);
+        }
+        if !self.to_device.is_empty() {
+            writer.key("to_device");
+            let mut to_device = ObjectWriter::begin(writer.json);
+            to_device.key("events");
+            write_list(to_device.json, &self.to_device, |json, message| json.extend_from_slice(message));
+            to_device.end();
+        }
+        let kinds = [
+            ("join", &self.join),
+            ("invite", &self.invite),
+            ("knock", &self.knock),
+            ("leave", &self.leave),
+        ];
+        if kinds.iter().any(|(_, rooms)| !rooms.is_empty()) {
+            writer.key("rooms");
+            let mut rooms = ObjectWriter::begin(writer.json);
+            for (kind, made) in kinds {
+                if !made.is_empty() {
+                    rooms.key(kind);
+                    rooms.json.push(b'{');
+                    write_separated(rooms.json, made, |json, room| json.extend_from_slice(room));
+                    rooms.json.push(b'}');
+                }
+            }
+            rooms.end();
+        }
+        if !self.device_lists.is_empty() {
+            writer.key("device_lists");
+            self.device_lists.write(writer.json);
+        }
+        writer.value("device_one_time_keys_count", &self.key_counts.one_time_keys);
+        writer.value("device_unused_fallback_key_types", &self.key_counts.unused_fallback);
+        writer.value("org.matrix.msc2732.device_unused_fallback_key_types", &self.key_counts.unused_fallback);
+        writer.end();
+        json
+    }
+}
+
+/// `{"events": […]}` of account data.
+pub(crate) fn write_account_data(json: &mut Vec<u8>, entries: &[AccountDataEntry]) {
+    let mut writer = ObjectWriter::begin(json);
+    writer.key("events");
+    write_list(writer.json, entries, |json, entry| {
+        let mut event = ObjectWriter::begin(json);
+        event.value("type", &entry.event_type);
+        event.raw("content", &entry.content);
+        event.end();
+    });
+    writer.end();
+}
+
+/// A JSON array.
+pub(crate) fn write_list<T>(json: &mut Vec<u8>, items: &[T], write: impl Fn(&mut Vec<u8>, &T)) {
+    json.push(b'[');
+    write_separated(json, items, write);
+    json.push(b']');
+}
+
+fn write_separated<T>(json: &mut Vec<u8>, items: &[T], write: impl Fn(&mut Vec<u8>, &T)) {
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            json.push(b',');
+        }
+        write(json, item);
+    }
+}
