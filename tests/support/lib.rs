@@ -4,8 +4,12 @@
 #![expect(clippy::disallowed_methods, reason = "tests read the environment and the time")]
 
 mod http;
+mod users;
 
-pub use self::http::{Answer, Caller};
+pub use self::{
+    http::{Answer, Caller},
+    users::{User, bodies, fresh_id, segment},
+};
 
 use std::{
     io::{BufRead, BufReader, Read as _, Write as _},

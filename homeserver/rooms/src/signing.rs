@@ -5,7 +5,7 @@ use entente_storage::{Bytes, Store, Transaction};
 use ruma::{
     CanonicalJsonObject, OwnedServerName, ServerName,
     room_version_rules::RedactionRules,
-    signatures::{Ed25519KeyPair, hash_and_sign_event},
+    signatures::{Ed25519KeyPair, JsonError, hash_and_sign_event},
 };
 
 use crate::{RoomError, rows};
@@ -60,7 +60,17 @@ impl SigningKey {
         rules: &RedactionRules,
     ) -> Result<(), RoomError> {
         hash_and_sign_event(self.server_name.as_str(), &*self.key, event, rules)
-            .map_err(|error| RoomError::BadEvent(format!("the event cannot be signed: {error}")))
+            .map_err(unhashable)
+    }
+}
+
+/// Why an event has no hash.
+pub(crate) fn unhashable(error: JsonError) -> RoomError {
+    match error {
+        JsonError::PduTooLarge => {
+            RoomError::TooLarge("an event has at most 65535 bytes, with what the server adds to it")
+        }
+        error => RoomError::BadEvent(format!("the event has no hash: {error}")),
     }
 }
 

@@ -14,7 +14,10 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use super::Draft;
-use crate::{Event, RoomError, signing::SigningKey};
+use crate::{
+    Event, RoomError,
+    signing::{SigningKey, unhashable},
+};
 
 /// An event names at most this many events before it (S-S API, "PDUs").
 pub(super) const MOST_PREV_EVENTS: usize = 20;
@@ -113,7 +116,7 @@ pub(crate) fn event_id(
 }
 
 fn hash_of(event: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<String, RoomError> {
-    reference_hash(event, rules).map_err(|error| RoomError::BadEvent(format!("the event's hash: {error}")))
+    reference_hash(event, rules).map_err(unhashable)
 }
 
 fn name_event(

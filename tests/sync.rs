@@ -1,0 +1,281 @@
+//! `/v3/sync`: nothing is missed, nothing comes twice, and what comes is what the client asked for.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::{Duration, Instant};
+
+use entente_tests::{Server, User, bodies};
+use serde_json::{Value, json};
+
+fn joined<'a>(synced: &'a Value, room: &str) -> &'a Value {
+    &synced["rooms"]["join"][room]
+}
+
+fn timeline<'a>(synced: &'a Value, room: &str) -> &'a Value {
+    &joined(synced, room)["timeline"]["events"]
+}
+
+fn next(synced: &Value) -> String {
+    synced["next_batch"].as_str().unwrap().to_owned()
+}
+
+fn types(events: &Value) -> Vec<&str> {
+    events.as_array().into_iter().flatten().filter_map(|event| event["type"].as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_long_poll_wakes_for_what_concerns_it_and_for_nothing_else() {
+    let server = Server::open();
+    let alice = User::register(&server, "alice").await;
+    let bob = User::register(&server, "bob").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await.ok();
+    let other = alice.create_room(json!({})).await;
+    let since = next(&bob.sync(&[]).await);
+    alice.say(&other, "not for bob").await;
+    let began = Instant::now();
+    let quiet = bob.sync(&[("since", &since), ("timeout", "400")]).await;
+    assert!(began.elapsed() >= Duration::from_millis(390));
+    assert_eq!(quiet["rooms"], Value::Null);
+    let waiting = tokio::spawn({
+        let (bob, since) = (bob.clone(), next(&quiet));
+        async move { bob.sync(&[("since", &since), ("timeout", "20000")]).await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let began = Instant::now();
+    alice.say(&room, "for bob").await;
+    let woken = waiting.await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert_eq!(bodies(timeline(&woken, &room)), ["for bob"]);
+    bob.get("/_matrix/client/v3/sync?since=nonsense").await.refused(400, "M_INVALID_PARAM");
+    bob.get("/_matrix/client/v3/sync?filter=77").await.refused(404, "M_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn rooms_come_with_the_state_that_their_timeline_needs() {
+    let server = Server::open();
+    let alice = User::register(&server, "alice").await;
+    let bob = User::register(&server, "bob").await;
+    let room = alice.create_room(json!({ "preset": "public_chat", "name": "before" })).await;
+    for number in 0..5 {
+        alice.say(&room, &number.to_string()).await;
+    }
+    let since = next(&alice.sync(&[]).await);
+    let filter = r#"{"room":{"timeline":{"limit":2}}}"#;
+    for state_after in ["", "use_state_after", "org.matrix.msc4222.use_state_after"] {
+        let mut parameters = vec![("filter", filter)];
+        if !state_after.is_empty() {
+            parameters.push((state_after, "true"));
+        }
+        let first = alice.sync(&parameters).await;
+        let key = match state_after {
+            "" => "state",
+            "use_state_after" => "state_after",
+            _ => "org.matrix.msc4222.state_after",
+        };
+        let update = joined(&first, &room);
+        assert_eq!(bodies(&update["timeline"]["events"]), ["3", "4"]);
+        assert_eq!(update["timeline"]["limited"], true);
+        let state = types(&update[key]["events"]);
+        for event_type in ["m.room.create", "m.room.member", "m.room.name", "m.room.power_levels"] {
+            assert!(state.contains(&event_type), "{key}: {state:?}");
+        }
+    }
+    // Behind a gap: state that changed in it, and not what the timeline shows anyhow.
+    alice.set_state(&room, "m.room.name", "", json!({ "name": "in the gap" })).await.ok();
+    bob.join(&room).await.ok();
+    alice.say(&room, "a").await;
+    alice.set_state(&room, "m.room.topic", "", json!({ "topic": "shown" })).await.ok();
+    alice.say(&room, "b").await;
+    let gap = alice.sync(&[("since", &since), ("filter", filter)]).await;
+    let update = joined(&gap, &room);
+    assert_eq!(types(&update["timeline"]["events"]), ["m.room.topic", "m.room.message"]);
+    assert_eq!(update["timeline"]["limited"], true);
+    let mut state = types(&update["state"]["events"]);
+    state.sort_unstable();
+    assert_eq!(state, ["m.room.member", "m.room.name"]);
+    assert_eq!(update["summary"]["m.joined_member_count"], 2);
+    let after = alice.sync(&[("since", &since), ("filter", filter), ("use_state_after", "true")]).await;
+    let mut state = types(&joined(&after, &room)["state_after"]["events"]);
+    state.sort_unstable();
+    assert_eq!(state, ["m.room.member", "m.room.name", "m.room.topic"]);
+    // What is older than the timeline is found behind `prev_batch`.
+    let from = update["timeline"]["prev_batch"].as_str().unwrap();
+    let page = alice.get(&User::in_room(&room, &format!("messages?dir=b&limit=2&from={from}"))).await.ok();
+    assert_eq!(types(&page["chunk"]), ["m.room.message", "m.room.member"]);
+    let full = alice.sync(&[("since", &next(&gap)), ("full_state", "true"), ("filter", filter)]).await;
+    assert!(types(&joined(&full, &room)["state"]["events"]).contains(&"m.room.create"));
+}
+
+#[tokio::test]
+async fn invites_departures_and_returns_are_told() {
+    let server = Server::open();
+    let alice = User::register(&server, "alice").await;
+    let bob = User::register(&server, "bob").await;
+    let room = alice.create_room(json!({ "name": "Bureau" })).await;
+    let start = next(&bob.sync(&[]).await);
+    alice.invite(&room, &bob).await.ok();
+    let invited = bob.sync(&[("since", &start)]).await;
+    let state = types(&invited["rooms"]["invite"][&room]["invite_state"]["events"]);
+    assert!(state.contains(&"m.room.name") && state.contains(&"m.room.create"), "{state:?}");
+    bob.join(&room).await.ok();
+    let came = bob.sync(&[("since", &next(&invited))]).await;
+    let update = joined(&came, &room);
+    assert_eq!(update["summary"]["m.joined_member_count"], 2);
+    assert!(!types(&update["timeline"]["events"]).is_empty());
+    alice.say(&room, "seen").await;
+    bob.membership(&room, "leave", json!({})).await.ok();
+    alice.say(&room, "unseen").await;
+    let gone = bob.sync(&[("since", &next(&came))]).await;
+    assert_eq!(bodies(&gone["rooms"]["leave"][&room]["timeline"]["events"]), ["seen"]);
+    assert_eq!(joined(&gone, &room), &Value::Null);
+    assert_eq!(bob.sync(&[("since", &next(&gone))]).await["rooms"], Value::Null);
+    assert_eq!(bob.sync(&[]).await["rooms"], Value::Null);
+    let archived = bob.sync(&[("filter", r#"{"room":{"include_leave":true}}"#)]).await;
+    assert!(archived["rooms"]["leave"][&room].is_object());
+    alice.invite(&room, &bob).await.ok();
+    bob.join(&room).await.ok();
+    let back = bob.sync(&[("since", &next(&gone))]).await;
+    let update = joined(&back, &room);
+    let known = [types(&update["state"]["events"]), types(&update["timeline"]["events"])].concat();
+    assert!(known.contains(&"m.room.create"), "who comes back gets the whole state: {update}");
+    // An invite that was declined goes away.
+    let carol = User::register(&server, "carol").await;
+    let since = next(&carol.sync(&[]).await);
+    alice.invite(&room, &carol).await.ok();
+    carol.membership(&room, "leave", json!({})).await.ok();
+    let declined = carol.sync(&[("since", &since)]).await;
+    let shown = &declined["rooms"]["leave"][&room]["timeline"]["events"];
+    assert_eq!(types(shown), ["m.room.member"], "and nothing of the room is seen: {declined}");
+}
+
+#[tokio::test]
+async fn lazily_loaded_members_are_those_who_spoke() {
+    let server = Server::open();
+    let alice = User::register(&server, "alice").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let mut others = Vec::new();
+    for number in 0..4 {
+        let user = User::register(&server, &format!("user{number}")).await;
+        user.join(&room).await.ok();
+        others.push(user);
+    }
+    others[2].say(&room, "me").await;
+    let filter = r#"{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":1}}}"#;
+    let synced = alice.sync(&[("filter", filter)]).await;
+    let update = joined(&synced, &room);
+    let members: Vec<&str> = update["state"]["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|event| event["type"] == "m.room.member")
+        .map(|event| event["state_key"].as_str().unwrap())
+        .collect();
+    assert_eq!(members.len(), 2, "the speaker and oneself: {members:?}");
+    assert!(members.contains(&others[2].id.as_str()) && members.contains(&alice.id.as_str()));
+    assert_eq!(update["summary"]["m.heroes"].as_array().unwrap().len(), 4);
+    assert_eq!(update["summary"]["m.joined_member_count"], 5);
+}
+
+#[tokio::test]
+async fn account_data_comes_once_and_ignored_users_do_not() {
+    let server = Server::open();
+    let alice = User::register(&server, "alice").await;
+    let bob = User::register(&server, "bob").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await.ok();
+    let since = next(&alice.sync(&[]).await);
+    let own = format!("/_matrix/client/v3/user/{}", entente_tests::segment(&alice.id));
+    alice.put(&format!("{own}/account_data/org.example"), &json!({ "a": 1 })).await.ok();
+    let in_room = format!("{own}/rooms/{}/account_data/m.tag", entente_tests::segment(&room));
+    alice.put(&in_room, &json!({ "tags": { "u.x": {} } })).await.ok();
+    let synced = alice.sync(&[("since", &since)]).await;
+    assert_eq!(synced["account_data"]["events"], json!([{ "type": "org.example", "content": { "a": 1 } }]));
+    assert_eq!(types(&joined(&synced, &room)["account_data"]["events"]), ["m.tag"]);
+    let quiet = alice.sync(&[("since", &next(&synced))]).await;
+    assert_eq!((&quiet["account_data"], &quiet["rooms"]), (&Value::Null, &Value::Null));
+    let ignore = json!({ "ignored_users": { bob.id.clone(): {} } });
+    alice.put(&format!("{own}/account_data/m.ignored_user_list"), &ignore).await.ok();
+    bob.say(&room, "unheard").await;
+    alice.say(&room, "heard").await;
+    let synced = alice.sync(&[("since", &next(&synced))]).await;
+    assert_eq!(bodies(timeline(&synced, &room)), ["heard"]);
+}
+
+#[tokio::test]
+async fn every_event_comes_to_every_reader_once_and_in_order() {
+    let mut server = Server::open();
+    let writer = User::register(&server, "writer").await;
+    let mut rooms = Vec::new();
+    for _ in 0..3 {
+        rooms.push(writer.create_room(json!({ "preset": "public_chat" })).await);
+    }
+    let mut readers = Vec::new();
+    for number in 0..4 {
+        let reader = User::register(&server, &format!("reader{number}")).await;
+        for room in &rooms {
+            reader.join(room).await.ok();
+        }
+        let since = next(&reader.sync(&[]).await);
+        readers.push((reader, since, Vec::<Vec<String>>::new()));
+    }
+    let filter = r#"{"room":{"timeline":{"limit":1000,"types":["m.room.message"]}}}"#;
+    for round in 0..3 {
+        let writers = (0..4_usize).map(|task| {
+            let (writer, rooms) = (writer.at(&server), rooms.clone());
+            tokio::spawn(async move {
+                for number in 0..30_usize {
+                    let room = &rooms[(task + number) % rooms.len()];
+                    writer.say(room, &format!("{round}/{task}/{number}")).await;
+                }
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let reading: Vec<_> = readers
+            .drain(..)
+            .enumerate()
+            .map(|(index, (reader, mut since, mut seen))| {
+                let (reader, done, rooms) = (reader.at(&server), done.clone(), rooms.clone());
+                tokio::spawn(async move {
+                    seen.resize(rooms.len(), Vec::new());
+                    let timeout = ["0", "3", "50", "200"][index];
+                    loop {
+                        let was_done = done.load(std::sync::atomic::Ordering::SeqCst);
+                        let synced = reader.sync(&[("since", &since), ("timeout", timeout), ("filter", filter)]).await;
+                        since = next(&synced);
+                        for (room, seen) in rooms.iter().zip(&mut seen) {
+                            assert_ne!(joined(&synced, room)["timeline"]["limited"], true);
+                            seen.extend(bodies(timeline(&synced, room)).into_iter().map(str::to_owned));
+                        }
+                        if was_done {
+                            return (reader, since, seen);
+                        }
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        for reader in reading {
+            readers.push(reader.await.unwrap());
+        }
+        // Tokens are good for the next process too.
+        server = server.crash_and_restart();
+    }
+    let expected = &readers[0].2;
+    assert_eq!(expected.iter().map(Vec::len).sum::<usize>(), 3 * 4 * 30);
+    for (_, _, seen) in &readers[1..] {
+        assert_eq!(seen, expected, "all readers see the same order");
+    }
+    let writer = writer.at(&server);
+    for (room, seen) in rooms.iter().zip(expected) {
+        let path = User::in_room(room, "messages?dir=b&limit=1000&filter=%7B%22types%22%3A%5B%22m.room.message%22%5D%7D");
+        let page = writer.get(&path).await.ok();
+        let mut stored: Vec<&str> = bodies(&page["chunk"]);
+        stored.reverse();
+        assert_eq!(&stored, seen);
+    }
+}
