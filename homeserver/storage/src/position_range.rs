@@ -1,13 +1,10 @@
 use crate::{LogPosition, Position};
 
-/// Commits of one writer that follow each other: the first and the last of them.
-pub type PositionRange = (LogPosition, LogPosition);
-
 impl Position {
     /// The commits that lie behind this place and before `to`: for each writer who has any, the first and the last of them.
     ///
     /// What keyspaces with a [`LogPosition`] in their keys are scanned by.
-    pub fn ranges_to(&self, to: &Self) -> impl Iterator<Item = PositionRange> {
+    pub fn ranges_to(&self, to: &Self) -> impl Iterator<Item = (LogPosition, LogPosition)> {
         to.writers().filter_map(|(writer, newest)| {
             let read_up_to = self.sequence_of(writer);
             let first = LogPosition { writer, sequence: read_up_to.saturating_add(1) };
