@@ -60,7 +60,7 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
     let accounts = open_accounts(config, &environment, store).await?;
     let encryption = Encryption::new(store.clone());
     let rooms = open_rooms(config, &environment, store).await?;
-    let sync = Sync::new(store.clone(), environment.clone(), accounts.clone(), encryption.clone(), rooms.clone());
+    let sync = Sync::new(store.clone(), accounts.clone(), encryption.clone(), rooms.clone());
     let state = ApiState {
         accounts: accounts.clone(),
         encryption,

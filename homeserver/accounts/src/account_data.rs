@@ -72,6 +72,21 @@ impl Accounts {
         Ok(rows.into_iter().filter_map(entry).collect())
     }
 
+    /// All account data of a user about one room.
+    pub async fn room_account_data(
+        &self,
+        user_id: &UserId,
+        room_id: &RoomId,
+    ) -> Result<Vec<AccountDataEntry>, AccountError> {
+        let localpart = self.local(user_id)?;
+        let scan = rows::ACCOUNT_DATA.scan((localpart, room_id.as_str()));
+        let rows = self.snapshot().await?.scan_all(scan).await?;
+        let present = rows.into_iter().filter(|(_, row)| !row.value.is_empty());
+        Ok(present
+            .map(|((_, room_id, event_type), row)| AccountDataEntry { room_id, event_type, content: row.value })
+            .collect())
+    }
+
     /// Whom a local user ignores (C-S API, "Ignoring Users").
     pub async fn ignored_users(
         &self,

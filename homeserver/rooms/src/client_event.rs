@@ -6,7 +6,7 @@ use ruma::UserId;
 use serde::Serialize;
 
 use crate::{
-    Event, Membership, RoomError, RoomView, Seen,
+    Event, Membership, Relation, RoomError, RoomView, Seen,
     rows::{self, AggregateRow},
     state::EventNumber,
 };
@@ -114,7 +114,9 @@ impl RoomView {
                 None => None,
             };
             let thread = match row.thread_latest {
-                Some(latest) => self.thread_summary(reader, number, EventNumber(latest), row.thread_count).await?,
+                Some(latest) => {
+                    self.thread_summary(reader, number, EventNumber(latest), row.thread_count).await?
+                }
                 None => None,
             };
             let references: Vec<EventNumber> = row.references.into_iter().map(EventNumber).collect();
@@ -130,9 +132,16 @@ impl RoomView {
         let room = self.room.number.0;
         let numbers = || events.iter().map(|seen| seen.event.number.0);
         let (Some(first), Some(last)) = (numbers().min(), numbers().max()) else { return Ok(Vec::new()) };
+        // What relates to the newest events of a room is among them.
+        let reach_the_end = last.abs_diff(first) + 1 == events.len() as u64
+            && last.saturating_add(1) == self.next_event().await?.0;
+        if reach_the_end && events.iter().all(|seen| Relation::of(&seen.event).is_none()) {
+            return Ok(Vec::new());
+        }
         let span = last.abs_diff(first);
         if span > 4 * events.len() as u64 + 32 {
-            let found = self.snapshot.get_many(&rows::AGGREGATES, numbers().map(|number| (room, number))).await?;
+            let found =
+                self.snapshot.get_many(&rows::AGGREGATES, numbers().map(|number| (room, number))).await?;
             let found = numbers().zip(found).filter_map(|(number, row)| Some((EventNumber(number), row?)));
             return Ok(found.collect());
         }
@@ -216,17 +225,11 @@ impl RoomView {
         if !aggregate.references.is_empty() {
             relations.key("m.reference");
             let mut references = ObjectWriter::begin(relations.json);
-            references.key("chunk");
-            references.json.push(b'[');
-            for (index, event_id) in aggregate.references.iter().enumerate() {
-                if index > 0 {
-                    references.json.push(b',');
-                }
-                let mut reference = ObjectWriter::begin(references.json);
-                reference.value("event_id", event_id.as_str());
+            references.list("chunk", &aggregate.references, |json, event_id| {
+                let mut reference = ObjectWriter::begin(json);
+                reference.value("event_id", event_id);
                 reference.end();
-            }
-            references.json.push(b']');
+            });
             references.end();
         }
         relations.end();
@@ -329,6 +332,19 @@ impl<'a> ObjectWriter<'a> {
     pub fn value<T: Serialize>(&mut self, key: &str, value: T) {
         self.key(key);
         write_json(self.json, &value);
+    }
+
+    /// Writes a key and an array.
+    pub fn list<T>(&mut self, key: &str, items: &[T], write: impl Fn(&mut Vec<u8>, &T)) {
+        self.key(key);
+        self.json.push(b'[');
+        for (index, item) in items.iter().enumerate() {
+            if index > 0 {
+                self.json.push(b',');
+            }
+            write(self.json, item);
+        }
+        self.json.push(b']');
     }
 
     /// Ends the object.

@@ -154,8 +154,10 @@ impl Composer {
             keys.iter().filter(|key| !self.head.current.contains_key(*key)).collect();
         if !unknown.is_empty() {
             let root = self.head.state();
-            let names: Vec<(String, &str)> =
-                unknown.iter().map(|(event_type, state_key)| (event_type.to_string(), state_key.as_str())).collect();
+            let names: Vec<(String, &str)> = unknown
+                .iter()
+                .map(|(event_type, state_key)| (event_type.to_string(), state_key.as_str()))
+                .collect();
             let found = self.stored_state(root, &names).await?;
             for (key, event) in unknown.into_iter().zip(found) {
                 self.head.remember(key.clone(), event);
@@ -224,10 +226,9 @@ impl Composer {
         let mut header = EventHeader {
             event_id: event_id.to_string(),
             state_before: self.head.row.state.clone(),
-            transaction: draft.device.map(|device| SentAs {
-                device_id: device.device_id,
-                transaction_id: device.transaction_id,
-            }),
+            transaction: draft
+                .device
+                .map(|device| SentAs { device_id: device.device_id, transaction_id: device.transaction_id }),
             ..EventHeader::default()
         };
         let position = LogPosition::AT_COMMIT;
@@ -283,7 +284,8 @@ impl Composer {
                 },
             });
         }
-        let depth = self.head.row.extremities.iter().map(|extremity| extremity.depth).max().unwrap_or_default();
+        let depth =
+            self.head.row.extremities.iter().map(|extremity| extremity.depth).max().unwrap_or_default();
         let rooms = &self.view.rooms.inner;
         let parts = format::Parts {
             draft,
@@ -406,7 +408,8 @@ impl Authorisation {
             if *event_type == StateEventType::RoomCreate {
                 return self.create.as_deref();
             }
-            let place = self.keys.iter().position(|(key_type, key)| key_type == event_type && key == state_key)?;
+            let place =
+                self.keys.iter().position(|(key_type, key)| key_type == event_type && key == state_key)?;
             self.selected.get(place)?.as_deref()
         };
         if event.event_type == TimelineEventType::RoomCreate {
@@ -438,7 +441,9 @@ impl NodeSource for WithNew<'_> {
         let mut stored = stored.into_iter();
         names
             .iter()
-            .map(|name| self.new.get(name).cloned().or_else(|| stored.next()).ok_or(RoomError::from(InvalidNode)))
+            .map(|name| {
+                self.new.get(name).cloned().or_else(|| stored.next()).ok_or(RoomError::from(InvalidNode))
+            })
             .collect()
     }
 }

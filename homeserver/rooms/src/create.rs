@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomId,
+    RoomVersionId,
     events::StateEventType,
     room_version_rules::{RoomIdFormatVersion, RoomVersionRules},
 };
@@ -85,7 +86,8 @@ impl NewRoom {
 impl Rooms {
     /// Makes a room: all its first events in one transaction, or none.
     pub async fn create_room(&self, new: NewRoom) -> Result<OwnedRoomId, RoomError> {
-        if let Some((stranger, _)) = new.invite.iter().find(|(invitee, _)| self.localpart(invitee).is_none()) {
+        if let Some((stranger, _)) = new.invite.iter().find(|(invitee, _)| self.localpart(invitee).is_none())
+        {
             return Err(RoomError::InvalidParameter(format!(
                 "{stranger} is on another server, and users of other servers cannot be invited yet"
             )));
@@ -117,7 +119,9 @@ impl Rooms {
         let version = new.version.clone().unwrap_or_else(|| self.settings().default_room_version.clone());
         let mut composer = self.compose_creation(new, &version).await?;
         let in_words = |error| match error {
-            RoomError::Unauthorized(reason) | RoomError::BadEvent(reason) => RoomError::InvalidRoomState(reason),
+            RoomError::Unauthorized(reason) | RoomError::BadEvent(reason) => {
+                RoomError::InvalidRoomState(reason)
+            }
             other => other,
         };
         for draft in self.first_state(new, &composer.view.room.rules)? {
@@ -140,7 +144,8 @@ impl Rooms {
         transaction.check_absent(&rows::ROOM_IDS, room_id.as_str());
         transaction.put(&rows::ROOM_IDS, room_id.as_str(), &number);
         if let Some(alias) = &new.alias {
-            let row = AliasRow { room_id: room_id.to_string(), room: number, creator: new.creator.to_string() };
+            let row =
+                AliasRow { room_id: room_id.to_string(), room: number, creator: new.creator.to_string() };
             transaction.check_absent(&rows::ALIASES, alias.as_str());
             transaction.put(&rows::ALIASES, alias.as_str(), &row);
             transaction.put(&rows::ROOM_ALIASES, (number, alias.as_str()), &());

@@ -21,13 +21,17 @@ mod filter;
 mod members;
 mod membership;
 mod powers;
+mod receipts;
+mod related;
 mod relations;
 mod room;
 mod rows;
 mod send;
 mod signing;
 mod state_store;
+mod threads;
 mod timeline;
+mod typing;
 mod user_rooms;
 mod visibility;
 
@@ -49,15 +53,18 @@ pub use self::{
     filter::{EventFilter, matches_pattern},
     membership::MembershipRequest,
     powers::Powers,
+    receipts::{NewReceipt, ReadMarkers, Receipt, ReceiptType, receipt_content},
+    related::{RECURSION_DEPTH, RelatedFilter, RelatedPage, TimelineSpan},
     relations::Relation,
     room::{Room, RoomView, StateKey},
     rows::{KEYSPACES, Membership, RoomNumber},
     state_store::{StateReader, StateStore, StateStoreError},
+    threads::ThreadsPage,
     timeline::{Direction, TimelinePage, TimelinePlace},
     user_rooms::UserRoom,
     visibility::Seen,
 };
-use self::signing::SigningKey;
+use self::{signing::SigningKey, typing::Typists};
 
 /// Events that are remembered take at most this many bytes.
 const MOST_EVENT_BYTES: u64 = 24 * 1024 * 1024;
@@ -65,6 +72,22 @@ const MOST_EVENT_BYTES: u64 = 24 * 1024 * 1024;
 const MOST_STATE_NODES: usize = 50_000;
 /// Rooms that are remembered.
 const MOST_ROOMS: usize = 10_000;
+
+/// The room versions that this server has.
+pub const ROOM_VERSIONS: [RoomVersionId; 12] = [
+    RoomVersionId::V1,
+    RoomVersionId::V2,
+    RoomVersionId::V3,
+    RoomVersionId::V4,
+    RoomVersionId::V5,
+    RoomVersionId::V6,
+    RoomVersionId::V7,
+    RoomVersionId::V8,
+    RoomVersionId::V9,
+    RoomVersionId::V10,
+    RoomVersionId::V11,
+    RoomVersionId::V12,
+];
 
 /// What operators decide about rooms.
 #[derive(Clone, Debug)]
@@ -97,6 +120,7 @@ struct Inner {
     rooms_by_number: Cache<RoomNumber, Arc<Room>>,
     events: Cache<(RoomNumber, i64), Arc<Event>, EventWeight>,
     redactions: AtomicU64,
+    typists: Typists,
 }
 
 #[derive(Clone, Debug)]
@@ -128,8 +152,11 @@ impl Rooms {
             rooms_by_number: Cache::new(MOST_ROOMS),
             events: Cache::with_weighter(20_000, MOST_EVENT_BYTES, EventWeight),
             redactions: AtomicU64::new(0),
+            typists: Typists::new(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let rooms = Self { inner: Arc::new(inner) };
+        rooms.watch_typing().await?;
+        Ok(rooms)
     }
 
     /// The server's name.

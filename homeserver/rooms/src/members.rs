@@ -55,11 +55,7 @@ impl RoomView {
     }
 
     /// The membership events of these users in a state; of those who have one.
-    pub async fn member_events(
-        &self,
-        root: StateRoot,
-        users: &[&str],
-    ) -> Result<Vec<Arc<Event>>, RoomError> {
+    pub async fn member_events(&self, root: StateRoot, users: &[&str]) -> Result<Vec<Arc<Event>>, RoomError> {
         let keys: Vec<(&str, &str)> = users.iter().map(|user_id| ("m.room.member", *user_id)).collect();
         let numbers = self.state_numbers(root, &keys).await?;
         let numbers: Vec<EventNumber> = numbers.into_iter().flatten().collect();

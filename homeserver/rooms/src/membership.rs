@@ -3,8 +3,7 @@ use std::sync::Arc;
 use entente_storage::{LogPosition, Transaction, value::Stamped};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedUserId, RoomId, UserId,
-    events::StateEventType,
-    state_res::events::RoomPowerLevelsIntField,
+    events::StateEventType, state_res::events::RoomPowerLevelsIntField,
 };
 use serde::Deserialize;
 
@@ -224,7 +223,8 @@ impl Rooms {
         let mut room_ids = Vec::new();
         for ((_, number), row) in snapshot.scan_all(rows::USER_ROOMS.scan((localpart,))).await? {
             if row.value.membership == membership {
-                room_ids.push(self.room_by_number(&snapshot, crate::RoomNumber(number)).await?.room_id.clone());
+                room_ids
+                    .push(self.room_by_number(&snapshot, crate::RoomNumber(number)).await?.room_id.clone());
             }
         }
         Ok(room_ids)
@@ -260,7 +260,9 @@ impl Composer {
 
     /// Who lets a user into a restricted room, if that is how they come in (room version 8, "Restricted rooms").
     async fn restricted_join(&mut self, user_id: &UserId) -> Result<Option<OwnedUserId>, RoomError> {
-        let Some(join_rules) = self.current(&StateEventType::RoomJoinRules, "").await? else { return Ok(None) };
+        let Some(join_rules) = self.current(&StateEventType::RoomJoinRules, "").await? else {
+            return Ok(None);
+        };
         let Some(rules) = join_rules.content_as::<JoinRules>() else { return Ok(None) };
         let authorization = &self.view.room.rules.authorization;
         let is_restricted = (rules.join_rule == "restricted" && authorization.restricted_join_rule)
@@ -277,7 +279,8 @@ impl Composer {
     /// A local member who may invite.
     async fn authoriser(&mut self) -> Result<Option<OwnedUserId>, RoomError> {
         let create = self.current(&StateEventType::RoomCreate, "").await?;
-        let create = create.ok_or_else(|| RoomError::Internal(String::from("a room without a create event")))?;
+        let create =
+            create.ok_or_else(|| RoomError::Internal(String::from("a room without a create event")))?;
         let levels = self.current(&StateEventType::RoomPowerLevels, "").await?;
         let powers = Powers::new(&create, levels, &self.view.room.rules.authorization)?;
         let scan = rows::MEMBERS.scan((self.view.room.number.0,)).limit(MOST_AUTHORISERS);
@@ -336,7 +339,8 @@ impl RoomView {
         let mut found = self.state_events(self.current_state().await?, &keys).await?;
         let levels = found.pop().flatten();
         let create = found.pop().flatten();
-        let create = create.ok_or_else(|| RoomError::Internal(String::from("a room without a create event")))?;
+        let create =
+            create.ok_or_else(|| RoomError::Internal(String::from("a room without a create event")))?;
         Powers::new(&create, levels, &self.room.rules.authorization)
     }
 }

@@ -56,8 +56,14 @@ impl Powers {
     }
 
     /// Whether a user may send such an event.
-    pub fn may_send(&self, user_id: &UserId, event_type: &TimelineEventType, state_key: Option<&str>) -> bool {
-        let needed = self.levels.as_ref().map(|levels| levels.event_power_level(event_type, state_key, &self.rules));
+    pub fn may_send(
+        &self,
+        user_id: &UserId,
+        event_type: &TimelineEventType,
+        state_key: Option<&str>,
+    ) -> bool {
+        let needed =
+            self.levels.as_ref().map(|levels| levels.event_power_level(event_type, state_key, &self.rules));
         let default = if state_key.is_some() {
             RoomPowerLevelsIntField::StateDefault
         } else {

@@ -56,7 +56,8 @@ pub(crate) fn is_edit_of(edit: &Event, original: &Event) -> bool {
         new_content: Option<&'a RawValue>,
     }
     let is_encrypted = || edit.event_type.to_string() == "m.room.encrypted";
-    let has_new_content = || edit.content_as::<Content<'_>>().is_some_and(|content| content.new_content.is_some());
+    let has_new_content =
+        || edit.content_as::<Content<'_>>().is_some_and(|content| content.new_content.is_some());
     edit.sender == original.sender
         && edit.event_type == original.event_type
         && original.state_key.is_none()

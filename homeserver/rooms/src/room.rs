@@ -3,13 +3,13 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use entente_storage::Snapshot;
+use entente_storage::{Position, Snapshot};
 use ruma::{
     EventId, OwnedRoomId, RoomId, RoomVersionId, ServerName, UserId,
     events::{StateEventType, TimelineEventType},
     room_version_rules::RoomVersionRules,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
 use crate::{
     Event, Membership, RoomError, RoomNumber, Rooms,
@@ -86,6 +86,8 @@ pub struct RoomView {
     /// How many redactions there had been when the snapshot was taken: a reader of an older one must not put an event
     /// that was redacted meanwhile back among the remembered ones.
     redactions: u64,
+    /// Where the room stands, once somebody asked.
+    head: Arc<OnceCell<HeadRow>>,
 }
 
 impl Rooms {
@@ -135,7 +137,7 @@ impl Rooms {
         let redactions = self.redactions();
         let snapshot = self.inner.store.snapshot().await?;
         let room = self.room(&snapshot, room_id).await?;
-        Ok(RoomView { rooms: self.clone(), snapshot, room, redactions })
+        Ok(RoomView::new(self.clone(), snapshot, room, redactions))
     }
 
     /// A room as a snapshot shows it. `redactions` was asked for before the snapshot was taken.
@@ -146,7 +148,7 @@ impl Rooms {
         redactions: u64,
     ) -> Result<RoomView, RoomError> {
         let room = self.room_by_number(snapshot, number).await?;
-        Ok(RoomView { rooms: self.clone(), snapshot: snapshot.clone(), room, redactions })
+        Ok(RoomView::new(self.clone(), snapshot.clone(), room, redactions))
     }
 
     /// How many events have been redacted since the start. To be asked for before a snapshot is taken.
@@ -163,7 +165,12 @@ impl Rooms {
 
 impl RoomView {
     pub(crate) fn new(rooms: Rooms, snapshot: Snapshot, room: Arc<Room>, redactions: u64) -> Self {
-        Self { rooms, snapshot, room, redactions }
+        Self { rooms, snapshot, room, redactions, head: Arc::default() }
+    }
+
+    /// The place in the log up to which the view shows everything.
+    pub async fn position(&self) -> Result<Position, RoomError> {
+        Ok(self.snapshot.position().await?)
     }
 
     /// This server's name.
@@ -171,14 +178,18 @@ impl RoomView {
         self.rooms.server_name()
     }
 
-    pub(crate) async fn head(&self) -> Result<HeadRow, RoomError> {
-        let head = self.snapshot.get(&rows::HEADS, self.room.number.0).await?;
-        head.ok_or(RoomError::RoomNotFound)
+    pub(crate) async fn head(&self) -> Result<&HeadRow, RoomError> {
+        self.head
+            .get_or_try_init(async || {
+                let head = self.snapshot.get(&rows::HEADS, self.room.number.0).await?;
+                head.ok_or(RoomError::RoomNotFound)
+            })
+            .await
     }
 
     /// The present state.
     pub async fn current_state(&self) -> Result<StateRoot, RoomError> {
-        Ok(Head::new(self.head().await?).state())
+        Ok(StateRoot::decode(&self.head().await?.state).unwrap_or_default())
     }
 
     /// The number that the next new event gets.
@@ -197,8 +208,12 @@ impl RoomView {
         let remembered = &self.rooms.inner.events;
         let mut found: Vec<Option<Arc<Event>>> =
             numbers.iter().map(|number| remembered.get(&(self.room.number, number.0))).collect();
-        let missing: Vec<i64> =
-            numbers.iter().zip(&found).filter(|(_, event)| event.is_none()).map(|(number, _)| number.0).collect();
+        let missing: Vec<i64> = numbers
+            .iter()
+            .zip(&found)
+            .filter(|(_, event)| event.is_none())
+            .map(|(number, _)| number.0)
+            .collect();
         if !missing.is_empty() {
             let keys = missing.iter().map(|&number| (self.room.number.0, number));
             let stored = self.snapshot.get_many(&rows::EVENTS, keys).await?;

@@ -25,6 +25,7 @@ impl Rooms {
         let outcome = self
             .change_room(room_id, async |mut composer| {
                 let event = composer.append(draft.clone()).await?;
+                self.end_typing_with(&mut composer.transaction, &event);
                 Ok((composer, event.event_id.clone()))
             })
             .await;
@@ -144,7 +145,7 @@ impl Rooms {
         let view = RoomView::new(self.clone(), snapshot, Arc::clone(room), redactions);
         let head = match place.take() {
             Some(head) => head,
-            None => Head::new(view.head().await?),
+            None => Head::new(view.head().await?.clone()),
         };
         // After an error the head is read again: it is seldom, and what was composed may have left traces in it.
         let (composer, answer) = compose(Composer::new(view, head)).await?;

@@ -59,8 +59,7 @@ impl SigningKey {
         event: &mut CanonicalJsonObject,
         rules: &RedactionRules,
     ) -> Result<(), RoomError> {
-        hash_and_sign_event(self.server_name.as_str(), &*self.key, event, rules)
-            .map_err(unhashable)
+        hash_and_sign_event(self.server_name.as_str(), &*self.key, event, rules).map_err(unhashable)
     }
 }
 

@@ -109,7 +109,11 @@ impl RoomView {
     }
 
     /// The newest events before a place, oldest first, at most `limit`. What is remembered of them is not read again.
-    pub async fn newest_before(&self, place: TimelinePlace, limit: usize) -> Result<Vec<Arc<Event>>, RoomError> {
+    pub async fn newest_before(
+        &self,
+        place: TimelinePlace,
+        limit: usize,
+    ) -> Result<Vec<Arc<Event>>, RoomError> {
         let end = place.0.0;
         let first = end.saturating_sub(i64::try_from(limit).unwrap_or(i64::MAX));
         let remembered = &self.rooms.inner.events;
@@ -142,8 +146,11 @@ impl RoomView {
     /// other, so that all before it were too.
     pub async fn place_at(&self, position: &Position) -> Result<TimelinePlace, RoomError> {
         let mut place = self.timeline_end().await?;
+        // Mostly it is near the end.
+        let mut page = 8;
         loop {
-            let events = self.newest_before(place, PAGE).await?;
+            let events = self.newest_before(place, page).await?;
+            page = (page * 4).min(PAGE);
             for event in events.iter().rev() {
                 if position.includes(event.position) {
                     return Ok(place);

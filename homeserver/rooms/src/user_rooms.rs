@@ -32,17 +32,18 @@ impl Rooms {
     /// All rooms that a local user has to do with.
     pub async fn user_rooms(&self, snapshot: &Snapshot, localpart: &str) -> Result<Vec<UserRoom>, RoomError> {
         let rows = snapshot.scan_all(rows::USER_ROOMS.scan((localpart,))).await?;
-        let room = |((_, number), row): ((String, u64), entente_storage::value::Stamped<rows::UserRoomRow>)| {
-            let rows::UserRoomRow { membership, event, was_joined, forgotten, .. } = row.value;
-            UserRoom {
-                number: RoomNumber(number),
-                membership,
-                event: EventNumber(event),
-                position: row.position,
-                was_joined,
-                forgotten,
-            }
-        };
+        let room =
+            |((_, number), row): ((String, u64), entente_storage::value::Stamped<rows::UserRoomRow>)| {
+                let rows::UserRoomRow { membership, event, was_joined, forgotten, .. } = row.value;
+                UserRoom {
+                    number: RoomNumber(number),
+                    membership,
+                    event: EventNumber(event),
+                    position: row.position,
+                    was_joined,
+                    forgotten,
+                }
+            };
         Ok(rows.into_iter().map(room).collect())
     }
 

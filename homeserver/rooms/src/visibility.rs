@@ -94,9 +94,9 @@ impl RoomView {
         let mut past: Option<Past<'_>> = None;
         let mut seen = Vec::with_capacity(events.len());
         for event in events.into_iter().filter(|event| event.is_shown()) {
-            let has_joined = present.as_ref().is_some_and(|row| {
-                row.membership == Membership::Join && event.number.0 >= row.event
-            });
+            let has_joined = present
+                .as_ref()
+                .is_some_and(|row| row.membership == Membership::Join && event.number.0 >= row.event);
             if has_joined {
                 seen.push(Seen { event, membership: Membership::Join });
                 continue;
@@ -133,11 +133,7 @@ impl RoomView {
     }
 
     /// The event of this room with this id, if a user may see it.
-    pub async fn visible_event(
-        &self,
-        reader: &UserId,
-        event_id: &ruma::EventId,
-    ) -> Result<Seen, RoomError> {
+    pub async fn visible_event(&self, reader: &UserId, event_id: &ruma::EventId) -> Result<Seen, RoomError> {
         let event = self.event_by_id(event_id).await?.ok_or(RoomError::EventNotFound)?;
         self.seen_by(reader, vec![event]).await?.pop().ok_or(RoomError::EventNotFound)
     }

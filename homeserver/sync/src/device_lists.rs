@@ -44,6 +44,10 @@ impl DeviceLists {
 }
 
 impl KeyCompany {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.met.is_empty() && self.parted.is_empty()
+    }
+
     /// The user came into a room: they meet everybody in it.
     pub(crate) async fn came_into(&mut self, view: &RoomView, state: StateRoot) -> Result<(), RoomError> {
         if is_encrypted(view, state).await? {
@@ -113,7 +117,7 @@ pub(crate) async fn between(
     let updated = inner.encryption.device_list_changes(&making.snapshot, since, &making.position).await?;
     let updated: Vec<String> = updated.into_iter().map(|user_id| user_id.to_string()).collect();
     let company = std::mem::take(&mut making.company);
-    if updated.is_empty() && company.met.is_empty() && company.parted.is_empty() {
+    if updated.is_empty() && company.is_empty() {
         return Ok(DeviceLists::default());
     }
     let mut lists = DeviceLists::default();

@@ -51,6 +51,8 @@ struct Timeline {
     start: TimelinePlace,
     /// The state there.
     state_at_start: StateRoot,
+    /// The state where the span begins, if the timeline was read back to there.
+    state_at_since: Option<StateRoot>,
 }
 
 /// A room that the user is in, as it stands in the object of rooms: its id, and what is new. `None`: nothing is.
@@ -130,9 +132,10 @@ impl RoomUpdate {
     async fn of_span(making: &mut Making<'_>, view: RoomView, span: &Span) -> Result<Self, SyncError> {
         let request = making.request;
         let timeline = Timeline::read(making, &view, span).await?;
-        let known = match &span.since {
-            Some(since) => Some(view.state_at(since).await?),
-            None => None,
+        let known = match (&span.since, timeline.state_at_since) {
+            (None, _) => None,
+            (Some(_), Some(state)) => Some(state),
+            (Some(since), None) => Some(view.state_at(since).await?),
         };
         let state = find_state(making, &view, span, &timeline, known).await?;
         if let Some(known) = known {
@@ -251,14 +254,18 @@ impl Timeline {
         let mut newest_first: Vec<Seen> = Vec::new();
         let mut looked_at = 0;
         let mut limited = false;
+        let mut state_at_since = None;
+        let mut oldest_new = span.state_at_end;
         'pages: while looked_at < MOST_LOOKED_AT {
             let page = view.newest_before(place, limit + 1 - newest_first.len()).await?;
             let Some(oldest) = page.first() else { break };
             place = TimelinePlace(oldest.number);
             looked_at += page.len();
             let reached_known = span.since.as_ref().is_some_and(|since| since.includes(oldest.position));
-            let new = page.into_iter().filter(|event| is_new(event, span.since.as_ref()));
-            let wanted = new.filter(|event| passes(&filter, event, making)).collect();
+            let mut new = page;
+            new.retain(|event| is_new(event, span.since.as_ref()));
+            oldest_new = new.first().map_or(oldest_new, |oldest| oldest.state_before());
+            let wanted = new.into_iter().filter(|event| passes(&filter, event, making)).collect();
             for seen in view.seen_by(&request.user_id, wanted).await?.into_iter().rev() {
                 if newest_first.len() == limit {
                     limited = true;
@@ -267,6 +274,7 @@ impl Timeline {
                 newest_first.push(seen);
             }
             if reached_known {
+                state_at_since = Some(oldest_new);
                 break;
             }
         }
@@ -278,6 +286,7 @@ impl Timeline {
             state_at_start: first.map_or(span.state_at_end, |first| first.state_before()),
             events: newest_first,
             limited,
+            state_at_since,
         })
     }
 }

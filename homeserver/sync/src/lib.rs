@@ -10,6 +10,7 @@ mod joined;
 mod key_changes;
 mod news;
 mod others;
+mod peeking;
 mod request;
 mod response;
 mod rows;
@@ -20,7 +21,6 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use entente_accounts::Accounts;
 use entente_encryption::Encryption;
-use entente_environment::Environment;
 use entente_rooms::Rooms;
 use entente_storage::{Snapshot, Store};
 use parking_lot::Mutex;
@@ -31,6 +31,7 @@ use tokio::{
 
 pub use self::{
     error::SyncError,
+    peeking::Peeked,
     request::{StateMode, SyncRequest},
     rows::KEYSPACES,
     token::SyncToken,
@@ -51,7 +52,6 @@ pub struct Sync {
 #[derive(Debug)]
 struct Inner {
     store: Store,
-    environment: Environment,
     accounts: Accounts,
     encryption: Encryption,
     rooms: Rooms,
@@ -66,7 +66,6 @@ impl Sync {
     /// What users see in `store`. Nobody is woken until [`Sync::follow`] runs.
     pub fn new(
         store: Store,
-        environment: Environment,
         accounts: Accounts,
         encryption: Encryption,
         rooms: Rooms,
@@ -74,7 +73,7 @@ impl Sync {
         let news = News::new(store.published());
         let at_once = Semaphore::new(MOST_AT_ONCE);
         let given = Mutex::new(HashSet::new());
-        Self { inner: Arc::new(Inner { store, environment, accounts, encryption, rooms, news, at_once, given }) }
+        Self { inner: Arc::new(Inner { store, accounts, encryption, rooms, news, at_once, given }) }
     }
 
     /// Follows the change log and wakes whoever waits for what it tells, for as long as it is polled.

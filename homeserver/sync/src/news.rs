@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use entente_rooms::{Membership, RoomNumber, Rooms};
+use entente_rooms::{Membership, RoomNumber, Rooms, UserRoom};
 use entente_storage::{LogEntry, LogPosition, Position, Store};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -30,6 +30,8 @@ struct Known {
     reached: Position,
     users: HashMap<String, UserNews>,
     rooms: RoomsKnown,
+    /// The newest change of anybody's devices.
+    device_lists: Position,
 }
 
 #[derive(Debug)]
@@ -48,6 +50,13 @@ struct UserNews {
     since: Position,
     /// The newest of it.
     newest: Position,
+    /// The newest of its parts.
+    account_data: Position,
+    to_device: Position,
+    /// The user's rooms, as a snapshot showed them that held all of the changes so far.
+    rooms: Option<Arc<[UserRoom]>>,
+    /// The newest change of the user's memberships.
+    memberships: Position,
     waker: Arc<Notify>,
 }
 
@@ -67,6 +76,14 @@ pub(crate) struct RoomHints {
     pub(crate) typing: bool,
 }
 
+/// What may be new for a user.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UserHints {
+    pub(crate) account_data: bool,
+    pub(crate) to_device: bool,
+    pub(crate) device_lists: bool,
+}
+
 impl RoomHints {
     const ALL: Self = Self { events: true, receipts: true, typing: true };
 
@@ -79,7 +96,8 @@ impl News {
     pub(crate) fn new(reached: Position) -> Self {
         let rooms =
             RoomsKnown { since: reached.clone(), rooms: HashMap::new(), members: HashMap::new() };
-        let known = Known { reached: reached.clone(), users: HashMap::new(), rooms };
+        let known =
+            Known { reached: reached.clone(), users: HashMap::new(), rooms, device_lists: reached.clone() };
         Self { known: Mutex::new(known), reached: watch::Sender::new(reached) }
     }
 
@@ -99,7 +117,11 @@ impl News {
         }
         let user = known.users.entry(localpart.to_owned()).or_insert_with(|| UserNews {
             since: reached.clone(),
-            newest: reached,
+            newest: reached.clone(),
+            account_data: reached.clone(),
+            to_device: reached.clone(),
+            rooms: None,
+            memberships: reached,
             waker: Arc::new(Notify::new()),
         });
         Arc::clone(&user.waker)
@@ -109,6 +131,36 @@ impl News {
     pub(crate) fn is_quiet_since(&self, localpart: &str, since: &Position) -> bool {
         let known = self.known.lock();
         known.users.get(localpart).is_some_and(|user| since.covers(&user.since) && since.covers(&user.newest))
+    }
+
+    /// What may be new for a user behind this place, their rooms aside.
+    pub(crate) fn of_user(&self, localpart: &str, since: &Position) -> UserHints {
+        let known = self.known.lock();
+        match known.users.get(localpart).filter(|user| since.covers(&user.since)) {
+            Some(user) => UserHints {
+                account_data: !since.covers(&user.account_data),
+                to_device: !since.covers(&user.to_device),
+                device_lists: !since.covers(&known.device_lists),
+            },
+            None => UserHints { account_data: true, to_device: true, device_lists: true },
+        }
+    }
+
+    /// A user's rooms, if they are known as they stand at `position`.
+    pub(crate) fn rooms_of(&self, localpart: &str, position: &Position) -> Option<Arc<[UserRoom]>> {
+        let known = self.known.lock();
+        let user = known.users.get(localpart).filter(|user| position.covers(&user.memberships))?;
+        user.rooms.clone()
+    }
+
+    /// Remembers a user's rooms as they stand at `position`.
+    pub(crate) fn remember_rooms(&self, localpart: &str, position: &Position, rooms: &Arc<[UserRoom]>) {
+        let mut known = self.known.lock();
+        if let Some(user) = known.users.get_mut(localpart)
+            && position.covers(&user.memberships)
+        {
+            user.rooms = Some(Arc::clone(rooms));
+        }
     }
 
     /// What may have happened in a room behind this place.
@@ -174,7 +226,7 @@ impl News {
             },
             entente_accounts::TOPIC => match entente_accounts::Change::from_payload(&entry.payload) {
                 Ok(entente_accounts::Change::AccountData { localpart, .. }) => {
-                    self.tell(position, [Arc::from(localpart)], awake);
+                    self.tell(position, [Arc::from(localpart)], awake, |user| user.account_data.include(position));
                 }
                 Ok(_) => {}
                 Err(error) => unreadable(error),
@@ -204,15 +256,18 @@ impl News {
                     rooms.forget_redacted(room, entente_rooms::state::EventNumber(*number));
                 }
                 self.note_room(room, |news| news.events.include(position));
-                let mut concerned = self.local_members(store, rooms, room).await?;
+                let concerned = self.local_members(store, rooms, room).await?;
                 if let Some((user_id, membership)) = member
                     && let Some(localpart) = rooms.local(user_id)
                 {
                     let localpart: Arc<str> = Arc::from(localpart);
                     self.note_member(room, &localpart, *membership);
-                    concerned.push(localpart);
+                    self.tell(position, [localpart], awake, |user| {
+                        user.rooms = None;
+                        user.memberships.include(position);
+                    });
                 }
-                self.tell(position, concerned, awake);
+                self.tell(position, concerned, awake, |_| ());
             }
             Change::Receipt { room, user_id, private } => {
                 let room = RoomNumber(*room);
@@ -222,15 +277,20 @@ impl News {
                     true => rooms.local(user_id).map(Arc::from).into_iter().collect(),
                     false => self.local_members(store, rooms, room).await?,
                 };
-                self.tell(position, concerned, awake);
+                self.tell(position, concerned, awake, |_| ());
             }
             Change::Typing { room } => {
                 let room = RoomNumber(*room);
                 self.note_room(room, |news| news.typing.include(position));
                 let concerned = self.local_members(store, rooms, room).await?;
-                self.tell(position, concerned, awake);
+                self.tell(position, concerned, awake, |_| ());
             }
-            Change::Forgotten { localpart, .. } => self.tell(position, [Arc::from(localpart.as_str())], awake),
+            Change::Forgotten { localpart, .. } => {
+                self.tell(position, [Arc::from(localpart.as_str())], awake, |user| {
+                    user.rooms = None;
+                    user.memberships.include(position);
+                });
+            }
             _ => {}
         }
         Ok(())
@@ -248,15 +308,16 @@ impl News {
         match change {
             Change::ToDevice { recipients } => {
                 let concerned = recipients.into_iter().map(|(localpart, _)| Arc::from(localpart));
-                self.tell(position, concerned, awake);
+                self.tell(position, concerned, awake, |user| user.to_device.include(position));
             }
             Change::DeviceList { user_id } => {
+                self.known.lock().device_lists.include(position);
                 let snapshot = store.snapshot().await?;
                 let mut concerned: Vec<Arc<str>> = rooms.local(&user_id).map(Arc::from).into_iter().collect();
                 for room in rooms.joined_rooms(&snapshot, &user_id).await? {
                     concerned.extend(self.local_members(store, rooms, room).await?);
                 }
-                self.tell(position, concerned, awake);
+                self.tell(position, concerned, awake, |_| ());
             }
             _ => {}
         }
@@ -269,10 +330,12 @@ impl News {
         position: LogPosition,
         concerned: impl IntoIterator<Item = Arc<str>>,
         awake: &mut HashSet<Arc<str>>,
+        note: impl Fn(&mut UserNews),
     ) {
         let mut known = self.known.lock();
         for localpart in concerned {
             if let Some(user) = known.users.get_mut(&*localpart) {
+                note(user);
                 user.newest.include(position);
                 awake.insert(localpart);
             }

@@ -1,4 +1,7 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use entente_accounts::AccountDataEntry;
 use entente_encryption::KeyCounts;
@@ -9,6 +12,7 @@ use crate::{
     Sync, SyncError, SyncRequest, SyncToken,
     device_lists::{DeviceLists, KeyCompany},
     joined,
+    news::UserHints,
     request::{global_wants, room_part_wants},
 };
 
@@ -36,6 +40,8 @@ pub(crate) struct Making<'a> {
     pub(crate) snapshot: Snapshot,
     pub(crate) position: Position,
     pub(crate) redactions: u64,
+    /// What may be new, if the client knows something.
+    hints: Option<UserHints>,
     /// Account data of rooms that the client does not have yet, by room id.
     pub(crate) room_account_data: BTreeMap<String, Vec<AccountDataEntry>>,
     /// Whose events the user does not want to see.
@@ -85,12 +91,16 @@ impl<'a> Making<'a> {
         position: Position,
         redactions: u64,
     ) -> Self {
+        let hints = request.since.as_ref().map(|since| {
+            sync.inner.news.of_user(request.user_id.localpart(), &since.position)
+        });
         Self {
             sync,
             request,
             snapshot,
             position,
             redactions,
+            hints,
             room_account_data: BTreeMap::new(),
             ignored: Vec::new(),
             company: KeyCompany::default(),
@@ -108,6 +118,9 @@ impl Making<'_> {
         let accounts = &self.sync.inner.accounts;
         self.ignored = accounts.ignored_users(&self.snapshot, user_id.localpart()).await?;
         let since = self.since().filter(|_| !self.request.full_state);
+        if since.is_some() && self.hints.is_some_and(|hints| !hints.account_data) {
+            return Ok(());
+        }
         let changed = accounts.account_data_since(&self.snapshot, user_id.localpart(), since).await?;
         let filter = &self.request.filter.definition;
         for entry in changed {
@@ -127,6 +140,10 @@ impl Making<'_> {
         let after = self.request.since.as_ref().map_or(&start, SyncToken::to_device);
         let (localpart, device_id) = (self.request.user_id.localpart(), self.request.device_id.as_str());
         let encryption = &self.sync.inner.encryption;
+        let all_given = self.request.since.as_ref().is_some_and(|since| since.to_device.is_none());
+        if all_given && self.hints.is_some_and(|hints| !hints.to_device) {
+            return Ok(());
+        }
         let mut messages = encryption
             .to_device_messages(&self.snapshot, localpart, device_id, after, &self.position, MOST_TO_DEVICE + 1)
             .await?;
@@ -154,14 +171,22 @@ impl Making<'_> {
 
     /// Adds the rooms in which there is something new. Answers all that the user is in.
     async fn add_rooms(&mut self, response: &mut Response) -> Result<Vec<RoomNumber>, SyncError> {
-        let rooms = &self.sync.inner.rooms;
-        let user_rooms = rooms.user_rooms(&self.snapshot, self.request.user_id.localpart()).await?;
+        let inner = &self.sync.inner;
+        let localpart = self.request.user_id.localpart();
+        let user_rooms = match inner.news.rooms_of(localpart, &self.position) {
+            Some(rooms) => rooms,
+            None => {
+                let rooms: Arc<[UserRoom]> = inner.rooms.user_rooms(&self.snapshot, localpart).await?.into();
+                inner.news.remember_rooms(localpart, &self.position, &rooms);
+                rooms
+            }
+        };
         let mut present = Vec::new();
-        for room in user_rooms {
+        for room in user_rooms.iter() {
             if room.membership == Membership::Join {
                 present.push(room.number);
             }
-            self.add_room(response, &room).await?;
+            self.add_room(response, room).await?;
         }
         Ok(present)
     }
@@ -201,6 +226,9 @@ impl Making<'_> {
         rooms: &[RoomNumber],
     ) -> Result<(), SyncError> {
         let Some(since) = self.since().cloned() else { return Ok(()) };
+        if self.company.is_empty() && self.hints.is_some_and(|hints| !hints.device_lists) {
+            return Ok(());
+        }
         response.device_lists = crate::device_lists::between(self, &since, rooms).await?;
         Ok(())
     }

@@ -3,7 +3,8 @@ use entente_accounts::Session;
 use ruma::{
     api::client::discovery::get_capabilities::v3::{
         AccountModerationCapability, Capabilities, ChangePasswordCapability, GetLoginTokenCapability,
-        ProfileFieldsCapability, Request, Response, ThirdPartyIdChangesCapability,
+        ProfileFieldsCapability, Request, Response, RoomVersionStability, RoomVersionsCapability,
+        ThirdPartyIdChangesCapability,
     },
     profile::ProfileFieldName,
 };
@@ -22,6 +23,9 @@ pub(super) async fn capabilities(
         ChangePasswordCapability::new(settings.password_login && settings.change_password);
     capabilities.get_login_token = GetLoginTokenCapability::new(settings.password_login);
     capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
+    let versions = entente_rooms::ROOM_VERSIONS.map(|version| (version, RoomVersionStability::Stable));
+    let default = state.rooms.settings().default_room_version.clone();
+    capabilities.room_versions = RoomVersionsCapability::new(default, versions.into());
     let mut fields = ProfileFieldsCapability::new(true);
     let fixed: Vec<ProfileFieldName> = [
         (settings.change_display_name, ProfileFieldName::DisplayName),

@@ -19,14 +19,21 @@ mod logout;
 mod membership;
 mod openid;
 mod password;
+mod peeking;
 mod profiles;
+mod read_markers;
+mod receipts;
 mod refresh;
 mod registration;
+mod relations;
 mod room_aliases;
 mod room_events;
 mod room_send;
 mod sync;
+mod third_party;
+mod threads;
 mod to_device;
+mod typing;
 mod versions;
 mod well_known;
 mod whoami;
@@ -35,7 +42,13 @@ use axum::Router;
 
 use crate::{ApiState, endpoint::Endpoints};
 
-pub(crate) use self::sync::PATHS as LONG_POLLS;
+/// The paths under which requests wait as long as they ask to.
+pub(crate) const LONG_POLLS: [&str; 4] = [
+    "/_matrix/client/v3/sync",
+    "/_matrix/client/r0/sync",
+    "/_matrix/client/v3/events",
+    "/_matrix/client/r0/events",
+];
 
 /// How clients find this server, and whom users can turn to.
 pub(crate) fn discovery() -> Router<ApiState> {
@@ -128,6 +141,17 @@ fn room_routes() -> Router<ApiState> {
         .json_endpoint(room_events::state_event)
         .json_endpoint(room_events::members)
         .json_endpoint(room_events::joined)
+        .json_endpoint(relations::all)
+        .json_endpoint(relations::of_type)
+        .json_endpoint(relations::of_type_and_event_type)
+        .json_endpoint(threads::list)
+        .endpoint(receipts::create)
+        .endpoint(read_markers::set)
+        .endpoint(typing::set)
+        .json_endpoint(peeking::room_initial_sync)
+        .json_endpoint(peeking::events)
+        .endpoint(third_party::protocols)
+        .endpoint(third_party::protocol)
         .endpoint(room_aliases::resolve)
         .endpoint(room_aliases::create)
         .endpoint(room_aliases::delete)

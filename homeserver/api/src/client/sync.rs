@@ -29,11 +29,8 @@ struct Parameters {
     use_state_after_unstable: bool,
 }
 
-/// The paths under which it is served; requests there wait as long as they ask to.
-pub(crate) const PATHS: [&str; 2] = ["/_matrix/client/v3/sync", "/_matrix/client/r0/sync"];
-
 pub(super) fn routes() -> Router<ApiState> {
-    PATHS.into_iter().fold(Router::new(), |router, path| router.route(path, get(sync)))
+    Router::new().route("/_matrix/client/v3/sync", get(sync)).route("/_matrix/client/r0/sync", get(sync))
 }
 
 /// `GET /sync`.

@@ -29,14 +29,13 @@ pub async fn assign<S: ChainSource>(
     replaces: Option<EventNumber>,
 ) -> Result<Assignment, S::Error> {
     let named = positions_of(source, auth_events).await?;
-    let replaced = auth_events.iter().zip(&named).find(|&(&event, _)| Some(event) == replaces);
-    let (next, covered) = look_around(source, &named, replaced.map(|(_, &position)| position)).await?;
+    let place_of_it = auth_events.iter().zip(&named).find(|&(&event, _)| Some(event) == replaces);
+    let (next, covered) = look_around(source, &named, place_of_it.map(|(_, &position)| position)).await?;
     let position = next.unwrap_or(ChainPosition { chain: ChainId(event), sequence: 1 });
 
     let mut links: Vec<ChainPosition> = Vec::with_capacity(named.len());
     for (chain, sequence) in greatest(&named) {
-        let follows = chain == position.chain;
-        if !follows && covered.get(&chain).is_none_or(|&reached| reached < sequence) {
+        if chain != position.chain && covered.get(&chain).is_none_or(|&reached| reached < sequence) {
             links.push(ChainPosition { chain, sequence });
         }
     }

@@ -23,17 +23,17 @@ impl AuthDifference {
         states: &[Vec<EventNumber>],
     ) -> Result<Self, S::Error> {
         let mut conflicted = HashSet::new();
-        let mut reaches = Vec::with_capacity(states.len());
+        let mut of_states = Vec::with_capacity(states.len());
         for state in states {
             let positions = positions_of(source, state).await?;
-            reaches.push(Reach::of(source, &positions).await?);
+            of_states.push(Reach::of(source, &positions).await?);
             conflicted.extend(positions);
         }
         let chains: HashSet<ChainId> =
-            reaches.iter().flat_map(Reach::chains).map(|reached| reached.chain).collect();
+            of_states.iter().flat_map(Reach::chains).map(|reached| reached.chain).collect();
         let mut candidates = BTreeMap::new();
         for chain in chains {
-            let reached = || reaches.iter().map(|reach| reach.in_chain(chain));
+            let reached = || of_states.iter().map(|reach| reach.in_chain(chain));
             let after = reached().min().unwrap_or_default();
             let to = reached().max().unwrap_or_default();
             let unknown = Span { chain, after, to }.positions().filter(|place| !conflicted.contains(place));

@@ -16,8 +16,8 @@
 //! bytes for each key (keyspace, room, number or chain) and 4 for a sequence number that is about 50 bytes, and 26 if the position
 //! is kept in the event's own row.
 //!
-//! Only state events have positions, for no other event is ever in an auth chain. `m.room.create` may be left out where it is
-//! named by none (room version 12). No I/O here: rows are asked of a [`ChainSource`], always many at once.
+//! All state events have positions, `m.room.create` too, and no others: nothing else is ever in an auth chain. No I/O here: rows are
+//! asked of a [`ChainSource`], always many at once.
 
 mod assign;
 mod difference;

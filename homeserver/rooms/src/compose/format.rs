@@ -79,9 +79,10 @@ pub(super) fn build(
     {
         set("redacts", string(redacts.as_str()));
     }
-    let prev_events = parts.prev_events.iter().map(|reference| {
-        name_event(rules, reference.event_id, reference.event.as_deref())
-    });
+    let prev_events = parts
+        .prev_events
+        .iter()
+        .map(|reference| name_event(rules, reference.event_id, reference.event.as_deref()));
     set("prev_events", CanonicalJsonValue::Array(prev_events.collect::<Result<_, _>>()?));
     let auth_events =
         parts.auth_events.iter().map(|event| name_event(rules, event.event_id.as_str(), Some(event)));
@@ -127,7 +128,8 @@ fn name_event(
     if !needs_hashes(rules) {
         return Ok(string(event_id));
     }
-    let event = event.ok_or_else(|| RoomError::Internal(String::from("an event before this one is missing")))?;
+    let event =
+        event.ok_or_else(|| RoomError::Internal(String::from("an event before this one is missing")))?;
     let object: CanonicalJsonObject = serde_json::from_slice(event.json())
         .map_err(|error| RoomError::Internal(format!("a stored event: {error}")))?;
     let hashes = CanonicalJsonObject::from([(String::from("sha256"), string(&hash_of(&object, rules)?))]);

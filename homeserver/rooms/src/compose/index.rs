@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use entente_storage::{LogPosition, value::Stamped};
 use ruma::{
-    CanonicalJsonObject, EventId, UserId,
-    canonical_json::redact_in_place,
-    events::StateEventType,
+    CanonicalJsonObject, EventId, UserId, canonical_json::redact_in_place, events::StateEventType,
     state_res::events::RoomPowerLevelsIntField,
 };
 use serde::Deserialize;
@@ -140,7 +138,8 @@ impl Composer {
         let damaged = |error: &dyn std::fmt::Display| RoomError::Internal(format!("a stored event: {error}"));
         let mut object: CanonicalJsonObject =
             serde_json::from_slice(target.json()).map_err(|error| damaged(&error))?;
-        redact_in_place(&mut object, &self.view.room.rules.redaction, None).map_err(|error| damaged(&error))?;
+        redact_in_place(&mut object, &self.view.room.rules.redaction, None)
+            .map_err(|error| damaged(&error))?;
         let mut header = target.header().clone();
         header.redacted_by = Some(event.number.0);
         let json = serde_json::to_vec(&object).map_err(|error| damaged(&error))?;
@@ -149,7 +148,9 @@ impl Composer {
         self.transaction.put(&rows::EVENTS, (room, target.number.0), &stored);
         if let Some(state_key) = &target.state_key {
             // The present state can hold it in its old form.
-            self.head.current.remove(&(StateEventType::from(target.event_type.to_string()), state_key.clone()));
+            self.head
+                .current
+                .remove(&(StateEventType::from(target.event_type.to_string()), state_key.clone()));
         }
         self.unnote_relation(&target).await?;
         Ok(Some(target.number.0))
@@ -161,7 +162,8 @@ impl Composer {
         }
         let create = self.current(&StateEventType::RoomCreate, "").await?;
         let levels = self.current(&StateEventType::RoomPowerLevels, "").await?;
-        let create = create.ok_or_else(|| RoomError::Internal(String::from("a room without a create event")))?;
+        let create =
+            create.ok_or_else(|| RoomError::Internal(String::from("a room without a create event")))?;
         let powers = Powers::new(&create, levels, &self.view.room.rules.authorization)?;
         Ok(powers.may(&redaction.sender, RoomPowerLevelsIntField::Redact))
     }

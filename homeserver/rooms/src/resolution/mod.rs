@@ -18,10 +18,10 @@ use std::{
 };
 
 use ruma::{
-    EventId, OwnedEventId,
+    EventId, OwnedEventId, RoomId,
     events::{StateEventType, TimelineEventType},
     room_version_rules::{RoomVersionRules, StateResolutionV2Rules, StateResolutionVersion},
-    state_res::{self, utils::RoomIdExt},
+    state_res,
 };
 
 /// What stands under an event type and state key.
@@ -34,6 +34,12 @@ pub type StateMap = state_res::StateMap<OwnedEventId>;
 pub trait ResolutionEvent: state_res::Event<Id = OwnedEventId> {
     /// Its depth in the event graph, by which room version 1 puts events in order.
     fn depth(&self) -> u64;
+}
+
+impl<E: ResolutionEvent> ResolutionEvent for &E {
+    fn depth(&self) -> u64 {
+        (**self).depth()
+    }
 }
 
 impl<E: ResolutionEvent> ResolutionEvent for Arc<E> {
@@ -185,7 +191,7 @@ impl<E: ResolutionEvent> Resolution<E> {
         // It is nobody's auth event where the room is named after it.
         if is_conflicted
             && self.rules.authorization.room_create_event_id_as_room_id
-            && let Some(create) = event.room_id().and_then(|room_id| room_id.room_create_event_id().ok())
+            && let Some(create) = event.room_id().and_then(create_event_id)
         {
             self.need_event(&create);
         }
@@ -232,8 +238,8 @@ impl<E: ResolutionEvent> Resolution<E> {
         }
     }
 
-    fn v2_rules(&self) -> Option<&StateResolutionV2Rules> {
-        self.rules.state_res.v2_rules()
+    fn v2_rules(&self) -> Option<StateResolutionV2Rules> {
+        self.rules.state_res.v2_rules().copied()
     }
 
     /// Resolves. To be called when it needs nothing more; what it then does not know is taken not to exist.
@@ -252,17 +258,19 @@ impl<E: ResolutionEvent> Resolution<E> {
         Ok(resolved)
     }
 
-    fn resolve_version_2(&self, rules: &StateResolutionV2Rules) -> Result<StateMap, ResolutionError> {
+    fn resolve_version_2(&self, rules: StateResolutionV2Rules) -> Result<StateMap, ResolutionError> {
         let states: Vec<StateMap> = self
             .states
             .iter()
-            .map(|state| state.iter().chain(&self.common).map(|(key, id)| (key.clone(), id.clone())).collect())
+            .map(|state| {
+                state.iter().chain(&self.common).map(|(key, id)| (key.clone(), id.clone())).collect()
+            })
             .collect();
         // The auth difference is what is in one of these and not in the other.
         let auth_chains = vec![self.auth_difference.iter().cloned().collect(), [].into_iter().collect()];
         let resolved = state_res::resolve(
             &self.rules.authorization,
-            rules,
+            &rules,
             &states,
             auth_chains,
             |event_id| self.events.get(event_id),
@@ -270,6 +278,11 @@ impl<E: ResolutionEvent> Resolution<E> {
         );
         resolved.map_err(|error| ResolutionError(error.to_string()))
     }
+}
+
+/// The id of the `m.room.create` event after which a room is named, since room version 12.
+fn create_event_id(room_id: &RoomId) -> Option<OwnedEventId> {
+    EventId::parse(format!("${}", room_id.strip_sigil())).ok()
 }
 
 /// The states without what they have in common, and that.

@@ -26,19 +26,19 @@ fn add_block(state: &mut [u32; 5], block: &[u8; 64]) {
         let mixed = words[round - 3] ^ words[round - 8] ^ words[round - 14] ^ words[round - 16];
         words[round] = u32::rotate_left(mixed, 1);
     }
-    let [mut a, mut b, mut c, mut d, mut e] = *state;
+    let mut mixed = *state;
     for (round, word) in words.into_iter().enumerate() {
+        let [first, x, y, z, last] = mixed;
         let (chosen, constant) = match round {
-            0..20 => ((b & c) | (!b & d), 0x5a82_7999),
-            20..40 => (b ^ c ^ d, 0x6ed9_eba1),
-            40..60 => ((b & c) | (b & d) | (c & d), 0x8f1b_bcdc),
-            _ => (b ^ c ^ d, 0xca62_c1d6),
+            0..20 => ((x & y) | (!x & z), 0x5a82_7999),
+            20..40 => (x ^ y ^ z, 0x6ed9_eba1),
+            40..60 => ((x & y) | (x & z) | (y & z), 0x8f1b_bcdc),
+            _ => (x ^ y ^ z, 0xca62_c1d6_u32),
         };
-        let next =
-            a.rotate_left(5).wrapping_add(chosen).wrapping_add(e).wrapping_add(constant).wrapping_add(word);
-        (a, b, c, d, e) = (next, a, b.rotate_left(30), c, d);
+        let sum = first.rotate_left(5).wrapping_add(chosen).wrapping_add(last);
+        mixed = [sum.wrapping_add(constant).wrapping_add(word), first, x.rotate_left(30), y, z];
     }
-    for (sum, word) in state.iter_mut().zip([a, b, c, d, e]) {
+    for (sum, word) in state.iter_mut().zip(mixed) {
         *sum = sum.wrapping_add(word);
     }
 }
@@ -47,16 +47,18 @@ fn add_block(state: &mut [u32; 5], block: &[u8; 64]) {
 mod tests {
     use super::sha1;
 
-    fn hex(bytes: [u8; 20]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    fn words(message: &[u8]) -> Vec<u32> {
+        let hash = sha1(message);
+        hash.as_chunks::<4>().0.iter().map(|bytes| u32::from_be_bytes(*bytes)).collect()
     }
 
     #[test]
     fn hashes_as_published() {
-        assert_eq!(hex(sha1(b"")), "da39a3ee5e6b4b0d3255bfef95601890afd80709");
-        assert_eq!(hex(sha1(b"abc")), "a9993e364706816aba3e25717850c26c9cd0d89d");
+        assert_eq!(words(b""), [0xda39_a3ee, 0x5e6b_4b0d, 0x3255_bfef, 0x9560_1890, 0xafd8_0709]);
+        assert_eq!(words(b"abc"), [0xa999_3e36, 0x4706_816a, 0xba3e_2571, 0x7850_c26c, 0x9cd0_d89d]);
         let two_blocks = b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
-        assert_eq!(hex(sha1(two_blocks)), "84983e441c3bd26ebaae4aa1f95129e54670f1f1");
-        assert_eq!(hex(sha1(&[b'a'; 1_000_000])), "34aa973cd4c4daa4f61eeb2bdbad27316534016f");
+        assert_eq!(words(two_blocks), [0x8498_3e44, 0x1c3b_d26e, 0xbaae_4aa1, 0xf951_29e5, 0xe546_70f1]);
+        let long = vec![b'a'; 1_000_000];
+        assert_eq!(words(&long), [0x34aa_973c, 0xd4c4_daa4, 0xf61e_eb2b, 0xdbad_2731, 0x6534_016f]);
     }
 }

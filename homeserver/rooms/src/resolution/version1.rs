@@ -4,9 +4,7 @@ use std::{
 };
 
 use ruma::{
-    OwnedEventId,
-    events::StateEventType,
-    room_version_rules::AuthorizationRules,
+    OwnedEventId, events::StateEventType, room_version_rules::AuthorizationRules,
     state_res::check_state_dependent_auth_rules,
 };
 
@@ -23,8 +21,8 @@ pub(super) fn resolve<E: ResolutionEvent>(
     common: &StateMap,
     events: &HashMap<OwnedEventId, E>,
 ) -> StateMap {
-    let (resolved, conflicts) = begin(states, common);
-    let mut resolver = Resolver { rules, events, resolved };
+    let (union, conflicts) = begin(states, common);
+    let mut resolver = Resolver { rules, events, resolved: union };
     let mut others = Vec::new();
     let mut passes = [Vec::new(), Vec::new(), Vec::new()];
     for (key, event_ids) in conflicts {
@@ -73,7 +71,11 @@ impl<'a, E: ResolutionEvent> Resolver<'a, E> {
     }
 
     /// Resolves what is in conflict under some keys, each by what was resolved in former passes.
-    fn pass(&mut self, conflicts: Vec<(Key, Vec<&'a E>)>, choose: fn(&Self, &Key, &[&'a E]) -> Option<&'a E>) {
+    fn pass(
+        &mut self,
+        conflicts: Vec<(Key, Vec<&'a E>)>,
+        choose: fn(&Self, &Key, &[&'a E]) -> Option<&'a E>,
+    ) {
         let chosen: Vec<(Key, OwnedEventId)> = conflicts
             .into_iter()
             .filter_map(|(key, events)| {

@@ -3,7 +3,14 @@
 //!
 //! Readers never see what is not yet on disk: [`LocalStore::snapshot`] hands out the view that the writer published last.
 
-use std::{sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -50,7 +57,7 @@ pub(crate) trait LocalEngine: Send + 'static {
 
 /// A consistent view of an embedded engine.
 pub(crate) trait LocalView: Send + Sync + 'static {
-    /// Whether reading can wait for the disk, and so must not happen on a runtime thread.
+    /// Whether reading can wait for the disk.
     const BLOCKS: bool;
 
     fn get(&self, key: &RowKey) -> Result<Option<Bytes>, StorageError>;
@@ -74,6 +81,45 @@ enum Command {
 struct LocalSnapshot<V> {
     view: Arc<V>,
     position: Position,
+    pace: Arc<Pace>,
+}
+
+/// How quick reads are. As long as rows come from memory, handing a read to another thread costs several times the read; so it
+/// runs where it is asked for. Once one had to wait for the disk, the next ones go to threads that may wait.
+struct Pace {
+    began: Instant,
+    /// Until when reads are expected to wait: microseconds after `began`.
+    slow_until: AtomicU64,
+}
+
+/// A read that takes longer has waited for the disk.
+const QUICK_READ: Duration = Duration::from_millis(1);
+/// For so long after it, others are expected to wait too.
+const SLOW_FOR: Duration = Duration::from_millis(50);
+
+impl Pace {
+    fn new() -> Self {
+        Self { began: Instant::now(), slow_until: AtomicU64::new(0) }
+    }
+
+    /// Runs a read here if it is expected to be quick.
+    fn run<T, F: FnOnce() -> T>(&self, read: F) -> Result<T, F> {
+        let now = Instant::now();
+        if micros(now.duration_since(self.began)) < self.slow_until.load(Ordering::Relaxed) {
+            return Err(read);
+        }
+        let outcome = read();
+        let after = Instant::now();
+        if after.duration_since(now) > QUICK_READ {
+            let until = micros(after.duration_since(self.began) + SLOW_FOR);
+            self.slow_until.fetch_max(until, Ordering::Relaxed);
+        }
+        Ok(outcome)
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl<E: LocalEngine> LocalStore<E> {
@@ -81,7 +127,9 @@ impl<E: LocalEngine> LocalStore<E> {
     pub(crate) fn start(mut engine: E) -> Result<Self, StorageError> {
         let view = engine.view();
         let position = stored_heads(&view)?;
-        let snapshot = LocalSnapshot { view: Arc::new(view), position: position.clone() };
+        let pace = Arc::new(Pace::new());
+        let snapshot =
+            LocalSnapshot { view: Arc::new(view), position: position.clone(), pace: Arc::clone(&pace) };
         let published = Arc::new(ArcSwap::from_pointee(snapshot));
         let (publish_position, positions) = watch::channel(position.clone());
         let (commands, queue) = mpsc::channel(QUEUE_LENGTH);
@@ -95,6 +143,7 @@ impl<E: LocalEngine> LocalStore<E> {
             published: Arc::clone(&published),
             positions: publish_position,
             runtime: Handle::current(),
+            pace,
         };
         let writer =
             std::thread::Builder::new().name(String::from("storage-writer")).spawn(|| writer.run())?;
@@ -174,27 +223,34 @@ impl<V: LocalView> EngineSnapshot for LocalSnapshot<V> {
     }
 
     fn get_many(&self, keys: Vec<RowKey>) -> BoxFuture<'_, Result<Vec<Option<Bytes>>, StorageError>> {
-        read(&self.view, move |view| keys.iter().map(|key| view.get(key)).collect())
+        self.read(move |view| keys.iter().map(|key| view.get(key)).collect())
     }
 
     fn scan(&self, range: RowRange) -> BoxFuture<'_, Result<RowPage, StorageError>> {
-        read(&self.view, move |view| view.scan(&range))
+        self.read(move |view| view.scan(&range))
     }
 }
 
-fn read<V: LocalView, T: Send + 'static>(
-    view: &Arc<V>,
-    work: impl FnOnce(&V) -> Result<T, StorageError> + Send + 'static,
-) -> BoxFuture<'static, Result<T, StorageError>> {
-    if !V::BLOCKS {
-        return std::future::ready(work(view)).boxed();
+impl<V: LocalView> LocalSnapshot<V> {
+    fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&V) -> Result<T, StorageError> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, StorageError>> {
+        if !V::BLOCKS {
+            return std::future::ready(work(&self.view)).boxed();
+        }
+        let view = Arc::clone(&self.view);
+        match self.pace.run(move || work(&view)) {
+            Ok(outcome) => std::future::ready(outcome).boxed(),
+            Err(read) => async move {
+                let outcome = tokio::task::spawn_blocking(read).await;
+                outcome.unwrap_or_else(|_| {
+                    Err(StorageError::Unavailable(String::from("a read was abandoned")))
+                })
+            }
+            .boxed(),
+        }
     }
-    let view = Arc::clone(view);
-    async move {
-        let outcome = tokio::task::spawn_blocking(move || work(&view)).await;
-        outcome.unwrap_or_else(|_| Err(StorageError::Unavailable(String::from("a read was abandoned"))))
-    }
-    .boxed()
 }
 
 /// The writer thread.
@@ -210,6 +266,7 @@ struct Writer<E: LocalEngine> {
     published: Arc<ArcSwap<LocalSnapshot<E::View>>>,
     positions: watch::Sender<Position>,
     runtime: Handle,
+    pace: Arc<Pace>,
 }
 
 /// A transaction that waits for an answer.
@@ -300,7 +357,8 @@ impl<E: LocalEngine> Writer<E> {
         self.recent.remember(&merged.admitted);
         self.position.join(&position_of(WriterId::SINGLE, self.sequence));
         let position = self.position.clone();
-        self.published.store(Arc::new(LocalSnapshot { view, position: position.clone() }));
+        let pace = Arc::clone(&self.pace);
+        self.published.store(Arc::new(LocalSnapshot { view, position: position.clone(), pace }));
         self.positions.send_if_modified(|published| {
             let grew = *published != position;
             *published = position;
