@@ -1,7 +1,7 @@
 use entente_storage::{Bytes, LogPosition, Position, Snapshot, Transaction, value::Stamped};
 use ruma::{RoomId, UserId};
 
-use crate::{AccountError, Accounts, Change, rows};
+use crate::{AccountError, Accounts, Change, push_rules, rows};
 
 /// Account data of one type has at most this many bytes.
 const MOST_BYTES: usize = 1024 * 1024;
@@ -46,7 +46,11 @@ impl Accounts {
         event_type: &str,
     ) -> Result<Bytes, AccountError> {
         let key = (self.local(user_id)?, scope.as_str(), event_type);
-        let row = self.snapshot().await?.get(&rows::ACCOUNT_DATA, key).await?;
+        let snapshot = self.snapshot().await?;
+        if scope == AccountDataScope::Global && event_type == push_rules::EVENT_TYPE {
+            return self.push_rules_content(&snapshot, key.0).await;
+        }
+        let row = snapshot.get(&rows::ACCOUNT_DATA, key).await?;
         let content = row.map(|row| row.value).filter(|content| !content.is_empty());
         content.ok_or(AccountError::NotFound("there is no account data of this type"))
     }
@@ -69,7 +73,19 @@ impl Accounts {
             let content = if is_deleted { Bytes::from_static(b"{}") } else { row.value };
             Some(AccountDataEntry { room_id, event_type, content })
         };
-        Ok(rows.into_iter().filter_map(entry).collect())
+        let mut entries: Vec<AccountDataEntry> = rows.into_iter().filter_map(entry).collect();
+        // Everybody has push rules, and stored ones may lack newer defaults.
+        let is_rules =
+            |entry: &AccountDataEntry| entry.room_id.is_empty() && entry.event_type == push_rules::EVENT_TYPE;
+        if since.is_none() || entries.iter().any(is_rules) {
+            entries.retain(|entry| !is_rules(entry));
+            entries.push(AccountDataEntry {
+                room_id: String::new(),
+                event_type: push_rules::EVENT_TYPE.to_owned(),
+                content: self.push_rules_content(snapshot, localpart).await?,
+            });
+        }
+        Ok(entries)
     }
 
     /// All account data of a user about one room.

@@ -14,6 +14,7 @@ mod interactive;
 mod openid;
 mod passwords;
 mod profiles;
+mod push_rules;
 mod registration;
 mod registration_tokens;
 mod rows;
@@ -38,13 +39,14 @@ pub use self::{
     interactive::{Operation, Proof},
     openid::OpenIdToken,
     profiles::Profile,
+    push_rules::PushRuleChange,
     registration::{NewAccount, Registered},
     registration_tokens::RegistrationToken,
     rows::KEYSPACES,
     sessions::{NewSession, Session, SessionRequest},
     settings::{Argon2Parameters, Settings},
 };
-use self::{passwords::Passwords, rows::UserRow, sessions::SeenDevices};
+use self::{passwords::Passwords, push_rules::ParsedRules, rows::UserRow, sessions::SeenDevices};
 
 /// The accounts of one server. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -60,6 +62,7 @@ struct Inner {
     settings: Settings,
     passwords: Passwords,
     seen: SeenDevices,
+    push_rules: ParsedRules,
 }
 
 impl Accounts {
@@ -74,7 +77,7 @@ impl Accounts {
         pin_server_name(&store, &server_name).await?;
         let passwords = Passwords::new(settings.argon2, environment.randomness().clone())?;
         let seen = SeenDevices::default();
-        Ok(Self { inner: Arc::new(Inner { store, environment, server_name, settings, passwords, seen }) })
+        Ok(Self { inner: Arc::new(Inner { store, environment, server_name, settings, passwords, seen, push_rules: ParsedRules::default() }) })
     }
 
     /// The settings.

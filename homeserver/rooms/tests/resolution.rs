@@ -8,8 +8,6 @@ mod event;
 mod reference;
 #[path = "resolution/room.rs"]
 mod room;
-#[path = "../src/resolution/sha1.rs"]
-mod sha1;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -23,6 +23,7 @@ mod peeking;
 mod profiles;
 mod read_markers;
 mod receipts;
+mod push_rules;
 mod refresh;
 mod registration;
 mod relations;
@@ -85,6 +86,15 @@ pub(crate) fn routes() -> Router<ApiState> {
         .endpoint(account_data::set_global)
         .endpoint(account_data::get_room)
         .endpoint(account_data::set_room)
+        .endpoint(push_rules::all)
+        .endpoint(push_rules::global)
+        .endpoint(push_rules::get)
+        .endpoint(push_rules::set)
+        .endpoint(push_rules::delete)
+        .endpoint(push_rules::is_enabled)
+        .endpoint(push_rules::enable)
+        .endpoint(push_rules::actions)
+        .endpoint(push_rules::set_actions)
         .endpoint(filters::create)
         .endpoint(filters::get)
         .endpoint(openid::request_token)

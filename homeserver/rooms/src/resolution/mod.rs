@@ -9,7 +9,6 @@
 //!
 //! Resolving is computation only, and with thousands of conflicted events takes long enough to be done on a thread that may block.
 
-mod sha1;
 mod version1;
 
 use std::{

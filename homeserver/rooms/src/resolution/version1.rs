@@ -8,7 +8,9 @@ use ruma::{
     state_res::check_state_dependent_auth_rules,
 };
 
-use super::{Key, ResolutionEvent, StateMap, sha1::sha1};
+use sha1::{Digest, Sha1};
+
+use super::{Key, ResolutionEvent, StateMap};
 
 /// Resolves states ("State resolution" of room version 1). `common` is what they have in common, as far as it authorises events in
 /// conflict.
@@ -66,7 +68,7 @@ impl<'a, E: ResolutionEvent> Resolver<'a, E> {
     /// The events by ascending depth, then by descending hash of their ids. Those that are not known are left out.
     fn in_order(&self, event_ids: BTreeSet<OwnedEventId>) -> Vec<&'a E> {
         let mut events: Vec<&E> = event_ids.iter().filter_map(|event_id| self.events.get(event_id)).collect();
-        events.sort_by_cached_key(|event| (event.depth(), Reverse(sha1(event.event_id().as_bytes()))));
+        events.sort_by_cached_key(|event| (event.depth(), Reverse(Sha1::digest(event.event_id().as_bytes()))));
         events
     }
 

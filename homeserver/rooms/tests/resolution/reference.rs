@@ -9,10 +9,11 @@ use std::{
 use ruma::OwnedEventId;
 use serde_json::Value;
 
+use sha1::{Digest, Sha1};
+
 use crate::{
     authorization::{auth_keys, is_allowed},
     event::{Events, Key, MadeEvent, State},
-    sha1::sha1,
 };
 
 pub(crate) struct Reference<'a> {
@@ -77,7 +78,7 @@ impl Reference<'_> {
     /// Ascending depth, then descending hash.
     fn by_depth(&self, ids: &Ids) -> Vec<&Arc<MadeEvent>> {
         let mut events: Vec<_> = ids.iter().map(|id| self.event(id)).collect();
-        events.sort_by_key(|event| (event.depth, Reverse(sha1(event.event_id.as_bytes()))));
+        events.sort_by_key(|event| (event.depth, Reverse(Sha1::digest(event.event_id.as_bytes()))));
         events
     }
 
