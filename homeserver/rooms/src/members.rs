@@ -8,6 +8,9 @@ use crate::{
     state::{EventNumber, Partition, StateRoot},
 };
 
+/// Changes of a profile that are followed back.
+const MOST_PROFILE_CHANGES: usize = 100;
+
 impl RoomView {
     /// The membership events of a state that a user may read, those with some memberships only.
     pub async fn members(
@@ -35,6 +38,22 @@ impl RoomView {
         let scan = rows::MEMBERS.scan((self.room.number.0,)).limit(limit);
         let rows = self.snapshot.scan(&scan).await?.rows;
         Ok(rows.into_iter().map(|((_, user_id), row)| (user_id, row.membership)).collect())
+    }
+
+    /// The event by which a user who is in the room came in, as far as that can be told: their present membership event, or the
+    /// first of those that changed only their profile since.
+    pub async fn joined_by(&self, user_id: &UserId) -> Result<Option<EventNumber>, RoomError> {
+        let Some(row) = self.member_row(user_id).await? else { return Ok(None) };
+        let mut number = EventNumber(row.event);
+        for _ in 0..MOST_PROFILE_CHANGES {
+            let Some(event) = self.event(number).await? else { break };
+            let Some(replaced) = event.replaces() else { break };
+            match self.event(replaced).await? {
+                Some(before) if before.membership() == Some(Membership::Join) => number = replaced,
+                _ => break,
+            }
+        }
+        Ok(Some(number))
     }
 
     /// How a user appears in the room at present.

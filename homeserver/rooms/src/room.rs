@@ -3,6 +3,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use entente_environment::Timestamp;
 use entente_storage::{Position, Snapshot};
 use ruma::{
     EventId, OwnedRoomId, RoomId, RoomVersionId, ServerName, UserId,
@@ -171,6 +172,11 @@ impl RoomView {
     /// The place in the log up to which the view shows everything.
     pub async fn position(&self) -> Result<Position, RoomError> {
         Ok(self.snapshot.position().await?)
+    }
+
+    /// The time of day.
+    pub fn now(&self) -> Timestamp {
+        self.rooms.inner.environment.now()
     }
 
     /// This server's name.

@@ -83,7 +83,8 @@ impl RoomView {
         }
     }
 
-    async fn stored_timeline(
+    /// The events behind a place as they are stored, whoever may see them, at most `limit`.
+    pub async fn stored_timeline(
         &self,
         from: TimelinePlace,
         to: Option<TimelinePlace>,

@@ -16,6 +16,7 @@ use crate::{
     request::{StateMode, room_part_wants},
     response::{Making, write_account_data, write_list},
     summary::Summary,
+    unread::{Counted, unread},
 };
 
 /// Events that are looked through for those that a filter lets through.
@@ -33,6 +34,9 @@ struct RoomUpdate {
     summary: Option<Summary>,
     ephemeral: Vec<Value>,
     account_data: Vec<AccountDataEntry>,
+    unread: Option<Arc<Counted>>,
+    /// Whether unread events are counted for each thread.
+    by_thread: bool,
 }
 
 /// The part of a room's timeline that is new to a client.
@@ -87,8 +91,11 @@ pub(crate) async fn joined(
     };
     update.account_data = account_data;
     update.ephemeral = find_ephemeral(making, &update.view, span.since.as_ref(), hints).await?;
-    let is_new = span.since.is_none();
-    Ok((is_new || update.has_content()).then(|| update.to_json()))
+    if span.since.is_some() && !update.has_content() {
+        return Ok(None);
+    }
+    update.unread = Some(unread(making, &update.view).await?);
+    Ok(Some(update.to_json()))
 }
 
 /// A room that the user has left.
@@ -157,6 +164,8 @@ impl RoomUpdate {
             summary,
             ephemeral: Vec::new(),
             account_data: Vec::new(),
+            unread: None,
+            by_thread: making.request.filter.definition.room.timeline.unread_thread_notifications,
             view,
         })
     }
@@ -184,6 +193,8 @@ impl RoomUpdate {
             summary: None,
             ephemeral: Vec::new(),
             account_data: Vec::new(),
+            unread: None,
+            by_thread: making.request.filter.definition.room.timeline.unread_thread_notifications,
         }
     }
 
@@ -227,8 +238,23 @@ impl RoomUpdate {
             writer.key("account_data");
             write_account_data(writer.json, &self.account_data);
         }
+        if let Some(unread) = &self.unread {
+            self.write_unread(&mut writer, unread);
+        }
         writer.end();
         json
+    }
+
+    fn write_unread(&self, writer: &mut ObjectWriter<'_>, unread: &Counted) {
+        if self.by_thread {
+            let (main, threads) = unread.by_thread();
+            writer.value("unread_notifications", main);
+            if !threads.is_empty() {
+                writer.value("unread_thread_notifications", threads);
+            }
+        } else {
+            writer.value("unread_notifications", unread.all());
+        }
     }
 }
 

@@ -16,14 +16,16 @@ mod response;
 mod rows;
 mod summary;
 mod token;
+mod unread;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use entente_accounts::Accounts;
 use entente_encryption::Encryption;
-use entente_rooms::Rooms;
+use entente_rooms::{RoomNumber, Rooms};
 use entente_storage::{Snapshot, Store};
 use parking_lot::Mutex;
+use quick_cache::sync::Cache;
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -36,20 +38,21 @@ pub use self::{
     rows::KEYSPACES,
     token::SyncToken,
 };
-use self::{news::News, response::Response};
+use self::{news::News, response::Response, unread::Counted};
 
 /// The longest that a request may wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 /// Answers that are made at the same time: each holds its rooms in memory.
 const MOST_AT_ONCE: usize = 32;
+/// Counts of unread events that are remembered.
+const MOST_COUNTED: usize = 50_000;
 
 /// The view of every user of one server. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Sync {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     store: Store,
     accounts: Accounts,
@@ -60,6 +63,14 @@ struct Inner {
     /// Devices, by localpart and id, that were given to-device messages and have not said yet that they came. Lost with the
     /// process: then the messages stay until the device is given the next ones, and are not given again before.
     given: Mutex<HashSet<(String, String)>>,
+    /// What was counted as unread, by localpart and room. What is not here is counted anew.
+    counted: Cache<(String, RoomNumber), Arc<Counted>>,
+}
+
+impl std::fmt::Debug for Sync {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Sync").finish_non_exhaustive()
+    }
 }
 
 impl Sync {
@@ -73,7 +84,8 @@ impl Sync {
         let news = News::new(store.published());
         let at_once = Semaphore::new(MOST_AT_ONCE);
         let given = Mutex::new(HashSet::new());
-        Self { inner: Arc::new(Inner { store, accounts, encryption, rooms, news, at_once, given }) }
+        let counted = Cache::new(MOST_COUNTED);
+        Self { inner: Arc::new(Inner { store, accounts, encryption, rooms, news, at_once, given, counted }) }
     }
 
     /// Follows the change log and wakes whoever waits for what it tells, for as long as it is polled.

@@ -54,16 +54,24 @@ pub(crate) async fn receipts(
     view: &RoomView,
     since: Option<&Position>,
 ) -> Result<Option<Value>, SyncError> {
-    let _ = (making, view, since);
-    Ok(None)
+    let mut receipts = view.receipts(&making.request.user_id, since).await?;
+    receipts.retain(|receipt| !making.ignored.contains(&receipt.user_id));
+    if receipts.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(json!({ "type": "m.receipt", "content": entente_rooms::receipt_content(receipts) })))
 }
 
-/// Who types in a room, as an `m.typing` event.
+/// Who types in a room, as an `m.typing` event. A client that knows nothing of the room is not told that nobody does.
 pub(crate) async fn typing(
     making: &Making<'_>,
     view: &RoomView,
     is_new: bool,
 ) -> Result<Option<Value>, SyncError> {
-    let _ = (making, view, is_new, json!({}));
-    Ok(None)
+    let mut users = view.typing(view.now()).await?;
+    users.retain(|user_id| !making.ignored.iter().any(|ignored| ignored == user_id.as_str()));
+    if users.is_empty() && is_new {
+        return Ok(None);
+    }
+    Ok(Some(json!({ "type": "m.typing", "content": { "user_ids": users } })))
 }

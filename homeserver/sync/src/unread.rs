@@ -1,0 +1,221 @@
+//! How much in a room a user has not read: what their push rules say of every event since their receipts, counted once.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use entente_rooms::{
+    Direction, Event, ReadMarkers, RoomView, TimelinePlace, state::EventNumber,
+};
+use ruma::{
+    Int, OwnedUserId, UInt, UserId,
+    events::TimelineEventType,
+    int,
+    power_levels::NotificationPowerLevels,
+    push::{Action, FlattenedJson, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Ruleset},
+    room_version_rules::RoomPowerLevelsRules,
+    serde::Raw,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{SyncError, response::Making};
+
+/// Events behind a receipt are counted up to this many; what lies further back is not.
+const MOST_COUNTED: usize = 20_000;
+/// Events that are read at once.
+const PAGE: usize = 200;
+
+/// How many unread events there are in a room or in a thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Counts {
+    #[serde(rename = "notification_count")]
+    notify: u64,
+    #[serde(rename = "highlight_count")]
+    highlight: u64,
+}
+
+/// What was counted for a user in a room so far.
+#[derive(Clone, Debug)]
+pub(crate) struct Counted {
+    markers: ReadMarkers,
+    /// The event by which the user came in.
+    joined_at: EventNumber,
+    up_to: EventNumber,
+    main: Counts,
+    threads: BTreeMap<String, Counts>,
+}
+
+impl Counts {
+    fn add(&mut self, outcome: Self) {
+        self.notify += outcome.notify;
+        self.highlight += outcome.highlight;
+    }
+}
+
+impl Counted {
+    /// Of what is in no thread, and of each thread.
+    pub(crate) fn by_thread(&self) -> (Counts, &BTreeMap<String, Counts>) {
+        (self.main, &self.threads)
+    }
+
+    /// Of everything together.
+    pub(crate) fn all(&self) -> Counts {
+        let mut all = self.main;
+        self.threads.values().for_each(|counts| all.add(*counts));
+        all
+    }
+}
+
+/// What a user has not read of a room.
+pub(crate) async fn unread(making: &Making<'_>, view: &RoomView) -> Result<Arc<Counted>, SyncError> {
+    let user_id = &making.request.user_id;
+    let markers = view.read_up_to(user_id).await?;
+    let joined_at = view.joined_by(user_id).await?.unwrap_or(EventNumber(i64::MAX));
+    let end = view.next_event().await?;
+    let cache = &making.sync.inner.counted;
+    let key = (user_id.localpart().to_owned(), view.room.number);
+    let known = cache.get(&key).filter(|known| {
+        known.markers == markers && known.joined_at == joined_at && known.up_to <= end
+    });
+    if let Some(known) = &known
+        && known.up_to == end
+    {
+        return Ok(Arc::clone(known));
+    }
+    let mut counted = match known {
+        Some(known) => (*known).clone(),
+        None => fresh(markers, joined_at, end),
+    };
+    count(making, view, &mut counted, end).await?;
+    let counted = Arc::new(counted);
+    cache.insert(key, Arc::clone(&counted));
+    Ok(counted)
+}
+
+fn fresh(markers: ReadMarkers, joined_at: EventNumber, end: EventNumber) -> Counted {
+    // Nothing before the oldest thing that can be unread: what was read in the whole room, or the user's coming.
+    let read = markers.unthreaded.map_or(joined_at, |read| read.max(joined_at));
+    let cap = end.0.saturating_sub(i64::try_from(MOST_COUNTED).unwrap_or(i64::MAX));
+    let up_to = EventNumber(read.0.saturating_add(1).max(cap).min(end.0));
+    Counted { markers, joined_at, up_to, main: Counts::default(), threads: BTreeMap::new() }
+}
+
+/// Counts what lies behind what was counted already.
+async fn count(
+    making: &Making<'_>,
+    view: &RoomView,
+    counted: &mut Counted,
+    end: EventNumber,
+) -> Result<(), SyncError> {
+    let mut rules = None;
+    while counted.up_to < end {
+        let missing = usize::try_from(end.0 - counted.up_to.0).unwrap_or(PAGE);
+        let events = if missing <= PAGE {
+            view.newest_before(TimelinePlace(end), missing).await?
+        } else {
+            view.stored_timeline(TimelinePlace(counted.up_to), None, Direction::Forward, PAGE).await?
+        };
+        let Some(last) = events.last() else { break };
+        counted.up_to = EventNumber(last.number.0.saturating_add(1));
+        for event in &events {
+            if !may_notify(event, &making.request.user_id) {
+                continue;
+            }
+            let root = view.thread_of(event).await?;
+            if counted.markers.in_thread(root.as_deref().map(|root| root.as_str())) >= Some(event.number) {
+                continue;
+            }
+            if rules.is_none() {
+                rules = Some(Rules::read(making, view).await?);
+            }
+            let Some(rules) = &rules else { continue };
+            let outcome = rules.evaluate(view, event).await?;
+            match root {
+                None => counted.main.add(outcome),
+                Some(_) if outcome == Counts::default() => {}
+                Some(root) => counted.threads.entry(root.to_string()).or_default().add(outcome),
+            }
+        }
+    }
+    counted.up_to = end;
+    Ok(())
+}
+
+/// Whether an event is one for which anybody's rules are asked.
+fn may_notify(event: &Event, user_id: &UserId) -> bool {
+    event.is_shown()
+        && event.sender != user_id
+        && event.redacted_by().is_none()
+        && event.event_type != TimelineEventType::RoomRedaction
+}
+
+/// A user's rules, and what they ask about the user and the room.
+struct Rules {
+    ruleset: Arc<Ruleset>,
+    context: PushConditionRoomCtx,
+}
+
+impl Rules {
+    async fn read(making: &Making<'_>, view: &RoomView) -> Result<Self, SyncError> {
+        let user_id = &making.request.user_id;
+        let ruleset = making.sync.inner.accounts.push_rules(&making.snapshot, user_id.localpart()).await?;
+        let (joined, _) = view.member_counts().await?;
+        let name = view.member_profile(user_id).await?.and_then(|profile| profile.displayname);
+        let context = PushConditionRoomCtx::new(
+            view.room.room_id.clone(),
+            UInt::new_saturating(joined),
+            user_id.clone(),
+            name.unwrap_or_else(|| user_id.localpart().to_owned()),
+        );
+        Ok(Self { ruleset, context })
+    }
+
+    async fn evaluate(&self, view: &RoomView, event: &Event) -> Result<Counts, SyncError> {
+        let json = std::str::from_utf8(event.json()).unwrap_or_default();
+        let Ok(raw) = Raw::<serde_json::Value>::from_json_string(json.to_owned()) else {
+            return Ok(Counts::default());
+        };
+        let flattened = FlattenedJson::from_raw(&raw);
+        let with_levels;
+        // Only mentions of the whole room ask who may make them.
+        let context = if json.contains("room\":true") || json.contains("@room") {
+            with_levels = self.context.clone().with_power_levels(power_levels(view).await?);
+            &with_levels
+        } else {
+            &self.context
+        };
+        for rule in self.ruleset.iter() {
+            if rule.applies(&flattened, context).await {
+                return Ok(outcome_of(rule.actions()));
+            }
+        }
+        Ok(Counts::default())
+    }
+}
+
+fn outcome_of(actions: &[Action]) -> Counts {
+    let notify = actions.iter().any(Action::should_notify);
+    let highlight = notify && actions.iter().any(Action::is_highlight);
+    Counts { notify: u64::from(notify), highlight: u64::from(highlight) }
+}
+
+async fn power_levels(view: &RoomView) -> Result<PushConditionPowerLevelsCtx, SyncError> {
+    #[derive(Default, Deserialize)]
+    struct Content {
+        #[serde(default)]
+        users: BTreeMap<OwnedUserId, Int>,
+        #[serde(default)]
+        users_default: Option<Int>,
+        #[serde(default)]
+        notifications: Option<NotificationPowerLevels>,
+    }
+    let state = view.current_state().await?;
+    let event = view.state_event(state, "m.room.power_levels", "").await?;
+    let content: Content = event.and_then(|event| event.content_as()).unwrap_or_default();
+    let powers = view.powers().await?;
+    let rules = RoomPowerLevelsRules::new(&view.room.rules.authorization, powers.creators().iter().cloned());
+    Ok(PushConditionPowerLevelsCtx::new(
+        content.users,
+        content.users_default.unwrap_or(int!(0)),
+        content.notifications.unwrap_or_default(),
+        rules,
+    ))
+}
