@@ -43,7 +43,8 @@ async fn matrix_nio_and_matrix_js_sdk_talk_end_to_end_encrypted() {
         let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().expect("the client is not installed: run tests/run once")
     };
-    let jess = started(Command::new("node").arg(js_sdk.join("encrypted.mjs")).args([&url, "@nio:localhost:8008"]));
+    let jess =
+        started(Command::new("node").arg(js_sdk.join("encrypted.mjs")).args([&url, "@nio:localhost:8008"]));
     let nio = started(
         Command::new(nio.join(".venv/bin/python"))
             .arg(nio.join("encrypted.py"))

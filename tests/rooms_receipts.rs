@@ -1,6 +1,7 @@
 //! What belongs to the events of a room: receipts, read markers, typing, relations, threads.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::disallowed_methods, reason = "tests measure time")]
 
 use std::time::{Duration, Instant};
 
@@ -64,7 +65,7 @@ impl Home {
         let give_up_at = Instant::now() + SOON;
         loop {
             let synced = user.sync(&[("since", since), ("timeout", "5000")]).await;
-            *since = synced["next_batch"].as_str().unwrap().to_owned();
+            synced["next_batch"].as_str().unwrap().clone_into(since);
             let events = &synced["rooms"]["join"][&self.room]["ephemeral"]["events"];
             let mut events = events.as_array().into_iter().flatten();
             if let Some(event) = events.find(|event| event["type"] == event_type) {
@@ -201,7 +202,9 @@ async fn relations_are_found_by_type_and_in_pages() {
     let none = home.relations(alice, &format!("{parent_path}/m.annotation/m.room.message")).await.ok();
     assert_eq!(none["chunk"], json!([]));
 
-    for (direction, expected) in [("b", newest_first.clone()), ("f", all.iter().map(String::as_str).collect())] {
+    for (direction, expected) in
+        [("b", newest_first.clone()), ("f", all.iter().map(String::as_str).collect())]
+    {
         let mut seen = Vec::new();
         let mut from = String::new();
         for page in 0..3 {
@@ -304,30 +307,30 @@ async fn relations_and_threads_are_for_those_who_see_the_events() {
     let home = Home::new().await;
     let (alice, bob) = (&home.alice, &home.bob);
     let carol = User::register(&home.server, "carol").await;
-    let state = json!([{ "type": "m.room.history_visibility", "content": { "history_visibility": "joined" } }]);
+    let state =
+        json!([{ "type": "m.room.history_visibility", "content": { "history_visibility": "joined" } }]);
     let room = alice.create_room(json!({ "preset": "public_chat", "initial_state": state })).await;
     let home = Home { server: home.server, alice: alice.clone(), bob: bob.clone(), room };
     let early = home.alice.say(&home.room, "early").await;
     home.relate(&home.alice, "m.thread", &early, "early reply").await;
     home.bob.join(&home.room).await.ok();
-    let root = home.alice.say(&home.room, "root").await;
-    home.relate(&home.alice, "m.thread", &root, "seen").await;
+    let beginning = home.alice.say(&home.room, "beginning").await;
+    home.relate(&home.alice, "m.thread", &beginning, "seen").await;
     home.bob.membership(&home.room, "leave", json!({})).await.ok();
-    home.relate(&home.alice, "m.thread", &root, "unseen").await;
-    let root_path = segment(&root);
-    assert_eq!(bodies(&home.relations(&home.bob, &root_path).await.ok()["chunk"]), ["seen"]);
+    home.relate(&home.alice, "m.thread", &beginning, "unseen").await;
+    let path = segment(&beginning);
+    assert_eq!(bodies(&home.relations(&home.bob, &path).await.ok()["chunk"]), ["seen"]);
     home.relations(&home.bob, &segment(&early)).await.refused(404, "M_NOT_FOUND");
-    assert_eq!(bodies(&home.threads(&home.bob, "").await.ok()["chunk"]), ["root"]);
-    home.relations(&carol, &root_path).await.refused(404, "M_NOT_FOUND");
+    assert_eq!(bodies(&home.threads(&home.bob, "").await.ok()["chunk"]), ["beginning"]);
+    home.relations(&carol, &path).await.refused(404, "M_NOT_FOUND");
     home.threads(&carol, "").await.refused(403, "M_FORBIDDEN");
     // An event is related to in its own room only.
     let other = home.alice.create_room(json!({})).await;
-    let elsewhere = format!("/_matrix/client/v1/rooms/{}/relations/{root_path}", segment(&other));
+    let elsewhere = format!("/_matrix/client/v1/rooms/{}/relations/{path}", segment(&other));
     home.alice.get(&elsewhere).await.refused(404, "M_NOT_FOUND");
 }
 
 #[tokio::test]
-#[ignore = "/sync does not tell receipts yet"]
 async fn receipts_come_to_those_for_whom_they_are() {
     let home = Home::new().await;
     let (alice, bob) = (&home.alice, &home.bob);
@@ -348,7 +351,6 @@ async fn receipts_come_to_those_for_whom_they_are() {
 }
 
 #[tokio::test]
-#[ignore = "/sync does not tell who types yet"]
 async fn typing_comes_and_ends_by_word_by_time_and_by_message() {
     let home = Home::new().await;
     let (alice, bob) = (&home.alice, &home.bob);

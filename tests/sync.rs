@@ -1,6 +1,7 @@
 //! `/v3/sync`: nothing is missed, nothing comes twice, and what comes is what the client asked for.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::disallowed_methods, reason = "tests read the time")]
 
 use std::time::{Duration, Instant};
 
@@ -242,7 +243,8 @@ async fn every_event_comes_to_every_reader_once_and_in_order() {
                     let timeout = ["0", "3", "50", "200"][index];
                     loop {
                         let was_done = done.load(std::sync::atomic::Ordering::SeqCst);
-                        let synced = reader.sync(&[("since", &since), ("timeout", timeout), ("filter", filter)]).await;
+                        let synced =
+                            reader.sync(&[("since", &since), ("timeout", timeout), ("filter", filter)]).await;
                         since = next(&synced);
                         for (room, seen) in rooms.iter().zip(&mut seen) {
                             assert_ne!(joined(&synced, room)["timeline"]["limited"], true);
@@ -272,7 +274,10 @@ async fn every_event_comes_to_every_reader_once_and_in_order() {
     }
     let writer = writer.at(&server);
     for (room, seen) in rooms.iter().zip(expected) {
-        let path = User::in_room(room, "messages?dir=b&limit=1000&filter=%7B%22types%22%3A%5B%22m.room.message%22%5D%7D");
+        let path = User::in_room(
+            room,
+            "messages?dir=b&limit=1000&filter=%7B%22types%22%3A%5B%22m.room.message%22%5D%7D",
+        );
         let page = writer.get(&path).await.ok();
         let mut stored: Vec<&str> = bodies(&page["chunk"]);
         stored.reverse();

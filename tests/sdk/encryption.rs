@@ -1,14 +1,16 @@
 //! End-to-end encrypted conversations: verification, messages and what relates to them, history from the key backup.
 
 #![recursion_limit = "256"]
-
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use entente_sdk_tests::{PASSWORD, Person, eventually};
 use entente_tests::Server;
 use futures_util::StreamExt;
 use matrix_sdk::{
-    encryption::verification::{SasState, SasVerification, Verification, VerificationRequest, VerificationRequestState},
+    encryption::identities::UserIdentity,
+    encryption::verification::{
+        SasState, SasVerification, Verification, VerificationRequest, VerificationRequestState,
+    },
     ruma::{
         OwnedRoomId,
         api::client::room::create_room::v3::{Request as CreateRoom, RoomPreset},
@@ -133,7 +135,7 @@ async fn two_people_verify_each_other_and_talk() {
     for (one, other) in [(&alice, &bob), (&bob, &alice)] {
         eventually("the verified identity", || async {
             let identity = one.client.encryption().get_user_identity(&other.id()).await.unwrap();
-            identity.filter(|identity| identity.is_verified())
+            identity.filter(UserIdentity::is_verified)
         })
         .await;
     }
@@ -176,7 +178,8 @@ async fn a_new_device_reads_old_messages_by_the_key_backup() {
         let room_id = encrypted_room(&alice, &bob).await;
         bob.room(&room_id).await.send(RoomMessageEventContent::text_plain("de l'archive")).await.unwrap();
         let event_id = alice.reads(&bob, "de l'archive").await.event_id;
-        let recovery_key = alice.client.encryption().recovery().enable().wait_for_backups_to_upload().await.unwrap();
+        let recovery_key =
+            alice.client.encryption().recovery().enable().wait_for_backups_to_upload().await.unwrap();
         (room_id, event_id, recovery_key)
     };
     let alice = Person::log_in(&server, "alice", "laptop").await;

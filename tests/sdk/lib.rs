@@ -1,7 +1,6 @@
 //! What the tests with `matrix-sdk` share: clients that sync in the background and remember what they read.
 
 #![recursion_limit = "256"]
-
 #![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test fails by panicking")]
 
 use std::{
@@ -143,15 +142,17 @@ fn remember_messages(client: &Client, read: &Arc<Mutex<Vec<Read>>>) {
         },
     );
     let reactions = Arc::clone(read);
-    client.add_event_handler(move |event: OriginalSyncReactionEvent, info: Option<EncryptionInfo>| async move {
-        let annotation = event.content.relates_to;
-        reactions.lock().unwrap().push(Read {
-            event_id: event.event_id,
-            sender: event.sender,
-            body: annotation.key,
-            encrypted: info.is_some(),
-            relation: "m.annotation",
-            related: Some(annotation.event_id),
-        });
-    });
+    client.add_event_handler(
+        move |event: OriginalSyncReactionEvent, info: Option<EncryptionInfo>| async move {
+            let annotation = event.content.relates_to;
+            reactions.lock().unwrap().push(Read {
+                event_id: event.event_id,
+                sender: event.sender,
+                body: annotation.key,
+                encrypted: info.is_some(),
+                relation: "m.annotation",
+                related: Some(annotation.event_id),
+            });
+        },
+    );
 }

@@ -28,7 +28,9 @@ impl Deref for User {
 /// A path segment.
 pub fn segment(text: &str) -> String {
     text.bytes().fold(String::new(), |path, byte| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => path + &char::from(byte).to_string(),
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+            path + &char::from(byte).to_string()
+        }
         _ => path + &format!("%{byte:02X}"),
     })
 }

@@ -99,7 +99,11 @@ impl Accounts {
         let rows = self.snapshot().await?.scan_all(scan).await?;
         let present = rows.into_iter().filter(|(_, row)| !row.value.is_empty());
         Ok(present
-            .map(|((_, room_id, event_type), row)| AccountDataEntry { room_id, event_type, content: row.value })
+            .map(|((_, room_id, event_type), row)| AccountDataEntry {
+                room_id,
+                event_type,
+                content: row.value,
+            })
             .collect())
     }
 
@@ -111,11 +115,13 @@ impl Accounts {
     ) -> Result<Vec<String>, AccountError> {
         #[derive(serde::Deserialize)]
         struct Content {
-            ignored_users: std::collections::BTreeMap<String, serde::de::IgnoredAny>,
+            ignored_users: serde_json::Map<String, serde_json::Value>,
         }
         let row = snapshot.get(&rows::ACCOUNT_DATA, (localpart, "", "m.ignored_user_list")).await?;
         let content = row.and_then(|row| serde_json::from_slice::<Content>(&row.value).ok());
-        Ok(content.map(|content| content.ignored_users.into_keys().collect()).unwrap_or_default())
+        Ok(content
+            .map(|content| content.ignored_users.into_iter().map(|(user_id, _)| user_id).collect())
+            .unwrap_or_default())
     }
 
     /// Stores account data. `content` is a JSON object.

@@ -10,12 +10,11 @@ impl Accounts {
         localpart: &str,
     ) -> Result<Vec<(String, Option<String>)>, AccountError> {
         let own;
-        let snapshot = match snapshot {
-            Some(snapshot) => snapshot,
-            None => {
-                own = self.snapshot().await?;
-                &own
-            }
+        let snapshot = if let Some(snapshot) = snapshot {
+            snapshot
+        } else {
+            own = self.snapshot().await?;
+            &own
         };
         let devices = snapshot.scan_all(rows::DEVICES.scan((localpart,))).await?;
         Ok(devices.into_iter().map(|((_, device_id), row)| (device_id, row.display_name)).collect())

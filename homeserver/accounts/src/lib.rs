@@ -77,7 +77,17 @@ impl Accounts {
         pin_server_name(&store, &server_name).await?;
         let passwords = Passwords::new(settings.argon2, environment.randomness().clone())?;
         let seen = SeenDevices::default();
-        Ok(Self { inner: Arc::new(Inner { store, environment, server_name, settings, passwords, seen, push_rules: ParsedRules::default() }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                store,
+                environment,
+                server_name,
+                settings,
+                passwords,
+                seen,
+                push_rules: ParsedRules::default(),
+            }),
+        })
     }
 
     /// The settings.

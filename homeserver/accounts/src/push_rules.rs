@@ -23,7 +23,10 @@ const MOST_REMEMBERED: usize = 5_000;
 
 /// Rulesets as they were parsed last, with the bytes that they were parsed from.
 #[derive(Debug, Default)]
-pub(crate) struct ParsedRules(Mutex<HashMap<String, (Option<Bytes>, Arc<Ruleset>)>>);
+pub(crate) struct ParsedRules(Mutex<HashMap<String, Parsed>>);
+
+/// The stored bytes, and what they say.
+type Parsed = (Option<Bytes>, Arc<Ruleset>);
 
 #[derive(Serialize, Deserialize)]
 struct Content<R> {
@@ -119,7 +122,9 @@ impl Accounts {
                     return Ok((transaction, ()));
                 }
                 if content.len() > MOST_BYTES || rules.iter().count() > MOST_RULES {
-                    return Err(AccountError::TooLarge("a user has at most 1000 push rules, and 1 MiB of them"));
+                    return Err(AccountError::TooLarge(
+                        "a user has at most 1000 push rules, and 1 MiB of them",
+                    ));
                 }
                 transaction.check_unchanged(&rows::ACCOUNT_DATA, key, row.as_ref());
                 let row = Stamped { position: LogPosition::AT_COMMIT, value: content };
@@ -143,7 +148,9 @@ impl PushRuleChange {
         match self.clone() {
             Self::Set { rule, after, before } => {
                 if rule.rule_id().len() > MOST_ID_BYTES {
-                    return Err(AccountError::InvalidParameter("the id of a push rule has at most 255 bytes"));
+                    return Err(AccountError::InvalidParameter(
+                        "the id of a push rule has at most 255 bytes",
+                    ));
                 }
                 rules.insert(*rule, after.as_deref(), before.as_deref()).map_err(not_inserted)
             }

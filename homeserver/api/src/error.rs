@@ -240,9 +240,10 @@ impl From<RoomError> for MatrixError {
         let message = error.to_string();
         let (status, errcode) = match error {
             RoomError::Storage(error) => return error.into(),
-            RoomError::RoomNotFound | RoomError::EventNotFound | RoomError::NotFound(_) | RoomError::NotHere(_) => {
-                (StatusCode::NOT_FOUND, "M_NOT_FOUND")
-            }
+            RoomError::RoomNotFound
+            | RoomError::EventNotFound
+            | RoomError::NotFound(_)
+            | RoomError::NotHere(_) => (StatusCode::NOT_FOUND, "M_NOT_FOUND"),
             RoomError::Unauthorized(_) | RoomError::Forbidden(_) => (StatusCode::FORBIDDEN, "M_FORBIDDEN"),
             RoomError::UnsupportedRoomVersion(_) => (StatusCode::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION"),
             RoomError::InvalidRoomState(_) => (StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE"),

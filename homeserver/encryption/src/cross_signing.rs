@@ -66,7 +66,9 @@ impl Encryption {
             return Ok(false);
         }
         let differs = |sent: Option<&RawValue>, stored: &Option<Bytes>| {
-            sent.is_some_and(|sent| parse(sent.get().as_bytes()) != stored.as_ref().and_then(|key| parse(key)))
+            sent.is_some_and(|sent| {
+                parse(sent.get().as_bytes()) != stored.as_ref().and_then(|key| parse(key))
+            })
         };
         Ok(differs(upload.master, &stored.master)
             || differs(upload.self_signing, &stored.self_signing)
@@ -90,7 +92,11 @@ impl Encryption {
                     let json = serde_json::to_vec(key).map(Bytes::from);
                     let json = json.map_err(|_| EncryptionError::InvalidParameter("a key is JSON"))?;
                     if old.as_ref() != Some(&json) {
-                        transaction.check_unchanged(&rows::CROSS_SIGNING_KEYS, (localpart, usage), old.as_ref());
+                        transaction.check_unchanged(
+                            &rows::CROSS_SIGNING_KEYS,
+                            (localpart, usage),
+                            old.as_ref(),
+                        );
                         transaction.put(&rows::CROSS_SIGNING_KEYS, (localpart, usage), &json);
                     }
                     Ok::<_, EncryptionError>(())
@@ -105,11 +111,13 @@ impl Encryption {
                 for (usage, sent, old) in others {
                     let Some(sent) = sent else { continue };
                     let key = checked(user_id, usage, sent)?;
-                    let master = master
-                        .as_ref()
-                        .ok_or(EncryptionError::InvalidParameter("a master key must come first or with it"))?;
+                    let master = master.as_ref().ok_or(EncryptionError::InvalidParameter(
+                        "a master key must come first or with it",
+                    ))?;
                     if !is_signed_by_key(&key, user_id.as_str(), master) {
-                        return Err(EncryptionError::InvalidSignature("a key is not signed by the master key"));
+                        return Err(EncryptionError::InvalidSignature(
+                            "a key is not signed by the master key",
+                        ));
                     }
                     put(usage, &key, old)?;
                 }
@@ -208,7 +216,8 @@ async fn keys_of(
         let rows = snapshot.scan_all(rows::DEVICE_KEYS.scan((localpart,))).await?;
         rows.into_iter().map(|((_, device_id), json)| (device_id, Some(json))).collect()
     } else {
-        let rows = snapshot.get_many(&rows::DEVICE_KEYS, devices.iter().map(|device| (localpart, *device))).await?;
+        let rows =
+            snapshot.get_many(&rows::DEVICE_KEYS, devices.iter().map(|device| (localpart, *device))).await?;
         devices.iter().map(|device| (*device).to_owned()).zip(rows).collect::<Vec<_>>()
     };
     let mut keys = UserKeys::default();
@@ -306,10 +315,15 @@ async fn find_signatures(
 ) -> Result<Result<Vec<(String, String)>, SignatureFailure>, EncryptionError> {
     let is_own = owner == signer;
     let (target, signing_keys) = if let Some(target) = master_named(snapshot, owner, key_id).await? {
-        let keys = if is_own { device_keys_of(snapshot, signer).await? } else { keys_in(own.user_signing.as_ref()) };
+        let keys =
+            if is_own { device_keys_of(snapshot, signer).await? } else { keys_in(own.user_signing.as_ref()) };
         (target, keys)
     } else if is_own {
-        match snapshot.get(&rows::DEVICE_KEYS, (owner.localpart(), key_id)).await?.and_then(|json| parse(&json)) {
+        match snapshot
+            .get(&rows::DEVICE_KEYS, (owner.localpart(), key_id))
+            .await?
+            .and_then(|json| parse(&json))
+        {
             Some(target) => (target, keys_in(own.self_signing.as_ref())),
             None => return Ok(Err(SignatureFailure::NotFound)),
         }

@@ -159,7 +159,9 @@ impl Encryption {
                 for (key, _) in snapshot.scan_all(rows::TO_DEVICE.scan(device)).await? {
                     transaction.delete(&rows::TO_DEVICE, &key);
                 }
-                for (key, _) in snapshot.scan_all(rows::SIGNATURES.scan((user_id.as_str(), device_id))).await? {
+                for (key, _) in
+                    snapshot.scan_all(rows::SIGNATURES.scan((user_id.as_str(), device_id))).await?
+                {
                     transaction.delete(&rows::SIGNATURES, &key);
                 }
                 if snapshot.get(&rows::KEY_COUNTS, device).await?.is_some() {
@@ -190,11 +192,7 @@ pub(crate) fn note_change(transaction: &mut Transaction, user_id: &UserId) {
     Change::DeviceList { user_id: user_id.to_string() }.log_in(transaction);
 }
 
-fn checked_device_keys(
-    user_id: &UserId,
-    device_id: &str,
-    keys: &RawValue,
-) -> Result<Bytes, EncryptionError> {
+fn checked_device_keys(user_id: &UserId, device_id: &str, keys: &RawValue) -> Result<Bytes, EncryptionError> {
     if keys.get().len() > MOST_DEVICE_KEY_BYTES {
         return Err(EncryptionError::TooLarge("device keys have at most 64 KiB"));
     }
@@ -205,7 +203,8 @@ fn checked_device_keys(
         return Err(EncryptionError::InvalidParameter("device_keys name another user or device"));
     }
     let key_id = format!("ed25519:{device_id}");
-    let key = verification::public_keys(&object).find(|(name, _)| *name == key_id).map(|(_, key)| key.to_owned());
+    let key =
+        verification::public_keys(&object).find(|(name, _)| *name == key_id).map(|(_, key)| key.to_owned());
     let key = key.ok_or(EncryptionError::InvalidParameter("device_keys lack the device's Ed25519 key"))?;
     if !verification::is_signed_by(&object, user_id.as_str(), &key_id, &key) {
         return Err(EncryptionError::InvalidParameter("device_keys are not signed by the device's own key"));
@@ -227,7 +226,9 @@ impl<'a> KeyCheck<'a> {
         let key_id = format!("ed25519:{device_id}");
         let identity = identity.and_then(verification::parse);
         let public_key = identity.and_then(|object| {
-            verification::public_keys(&object).find(|(name, _)| *name == key_id).map(|(_, key)| key.to_owned())
+            verification::public_keys(&object)
+                .find(|(name, _)| *name == key_id)
+                .map(|(_, key)| key.to_owned())
         });
         Self { user_id, key_id, public_key }
     }

@@ -50,7 +50,9 @@ impl Encryption {
             return Err(EncryptionError::TooLarge("a message to a device has at most 65536 bytes"));
         }
         if event_type.len() > 255 || sender.transaction_id.len() > 255 {
-            return Err(EncryptionError::TooLarge("an event type and a transaction id have at most 255 bytes"));
+            return Err(EncryptionError::TooLarge(
+                "an event type and a transaction id have at most 255 bytes",
+            ));
         }
         let key = (sender.user_id.localpart(), sender.device_id, sender.transaction_id);
         let mut transaction = Transaction::new();

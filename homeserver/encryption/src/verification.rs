@@ -19,8 +19,10 @@ pub(crate) fn is_signed_by(
 
 /// Whether `signature` (unpadded base64) is one of `object` by `public_key`.
 pub(crate) fn verifies(object: &CanonicalJsonObject, signature: &str, public_key: &str) -> bool {
-    let (Ok(signature), Ok(public_key)) = (Base64::<ruma::serde::base64::Standard>::parse(signature), Base64::<ruma::serde::base64::Standard>::parse(public_key))
-    else {
+    let (Ok(signature), Ok(public_key)) = (
+        Base64::<ruma::serde::base64::Standard>::parse(signature),
+        Base64::<ruma::serde::base64::Standard>::parse(public_key),
+    ) else {
         return false;
     };
     let Ok(signed) = to_canonical_json_string_for_signing(object) else { return false };

@@ -110,7 +110,7 @@ impl RoomView {
         let mut aggregates = HashMap::with_capacity(rows.len());
         for (number, row) in rows {
             let edit = match row.edit {
-                Some((edit, _)) => self.event(EventNumber(edit)).await?,
+                Some((edit, _)) => self.seen_event(reader, EventNumber(edit)).await?,
                 None => None,
             };
             let thread = match row.thread_latest {
@@ -120,11 +120,21 @@ impl RoomView {
                 None => None,
             };
             let references: Vec<EventNumber> = row.references.into_iter().map(EventNumber).collect();
-            let references = self.events(&references).await?;
+            let references = self.visible(reader, self.events(&references).await?).await?;
             let references = references.into_iter().map(|event| event.event_id.to_string()).collect();
             aggregates.insert(number, Aggregate { edit, thread, references });
         }
         Ok(aggregates)
+    }
+
+    /// An event, if the reader may see it: what came after somebody left is not bundled for them either.
+    async fn seen_event(
+        &self,
+        reader: &UserId,
+        number: EventNumber,
+    ) -> Result<Option<Arc<Event>>, RoomError> {
+        let Some(event) = self.event(number).await? else { return Ok(None) };
+        Ok(self.visible(reader, vec![event]).await?.pop())
     }
 
     /// Most events have no aggregates, and those of a page lie together: one scan finds them.
@@ -157,12 +167,12 @@ impl RoomView {
         latest: EventNumber,
         count: u64,
     ) -> Result<Option<ThreadSummary>, RoomError> {
-        let Some(latest) = self.event(latest).await? else { return Ok(None) };
+        let Some(latest) = self.seen_event(reader, latest).await? else { return Ok(None) };
         let key = (self.room.number.0, root.0, reader.as_str());
         let participated = self.snapshot.get(&rows::THREAD_PARTICIPANTS, key).await?.is_some();
         let row = self.snapshot.get(&rows::AGGREGATES, (self.room.number.0, latest.number.0)).await?;
         let latest_edit = match row.and_then(|row| row.edit) {
-            Some((edit, _)) => self.event(EventNumber(edit)).await?,
+            Some((edit, _)) => self.seen_event(reader, EventNumber(edit)).await?,
             None => None,
         };
         Ok(Some(ThreadSummary { latest, latest_edit, count, participated }))

@@ -278,9 +278,10 @@ impl Composer {
         for extremity in self.head.row.extremities.iter().take(format::MOST_PREV_EVENTS) {
             prev_events.push(format::Reference {
                 event_id: extremity.event_id.as_str(),
-                event: match format::needs_hashes(&self.view.room.rules) {
-                    true => self.event(EventNumber(extremity.number)).await?,
-                    false => None,
+                event: if format::needs_hashes(&self.view.room.rules) {
+                    self.event(EventNumber(extremity.number)).await?
+                } else {
+                    None
                 },
             });
         }

@@ -124,7 +124,7 @@ impl Rooms {
             }
             other => other,
         };
-        for draft in self.first_state(new, &composer.view.room.rules)? {
+        for draft in first_state(new, &composer.view.room.rules)? {
             composer.append(draft).await.map_err(in_words)?;
         }
         for (invitee, profile) in &new.invite {
@@ -180,56 +180,56 @@ impl Rooms {
         }
         Ok(composer)
     }
+}
 
-    /// The state events of a new room behind its create event, invites aside, in the order of the spec.
-    fn first_state(&self, new: &NewRoom, rules: &RoomVersionRules) -> Result<Vec<Draft>, RoomError> {
-        let creator = &new.creator;
-        let state = |event_type: StateEventType, content| Draft::state(creator, event_type, "", content);
-        let mut drafts = vec![Draft::state(
-            creator,
-            StateEventType::RoomMember,
-            creator.as_str(),
-            new.profile.member_content("join", None),
-        )];
-        if !new.has_initial(&StateEventType::RoomPowerLevels) {
-            drafts.push(state(StateEventType::RoomPowerLevels, power_levels(new, rules)));
-        }
-        if let Some(alias) = &new.alias
-            && !new.has_initial(&StateEventType::RoomCanonicalAlias)
-        {
-            let content = object(json!({ "alias": alias }))?;
-            drafts.push(state(StateEventType::RoomCanonicalAlias, content));
-        }
-        let (join_rule, guest_access) = match new.preset {
-            Preset::Public => ("public", "forbidden"),
-            Preset::Private | Preset::TrustedPrivate => ("invite", "can_join"),
-        };
-        let presets = [
-            (StateEventType::RoomJoinRules, json!({ "join_rule": join_rule })),
-            (StateEventType::RoomHistoryVisibility, json!({ "history_visibility": "shared" })),
-            (StateEventType::RoomGuestAccess, json!({ "guest_access": guest_access })),
-        ];
-        for (event_type, content) in presets {
-            if !new.has_initial(&event_type) {
-                drafts.push(state(event_type, object(content)?));
-            }
-        }
-        for (event_type, state_key, content) in &new.initial_state {
-            let content = match event_type {
-                StateEventType::RoomPowerLevels => without_creators(content.clone(), new, rules),
-                _ => content.clone(),
-            };
-            drafts.push(Draft::state(creator, event_type.clone(), state_key.clone(), content));
-        }
-        if let Some(name) = &new.name {
-            drafts.push(state(StateEventType::RoomName, object(json!({ "name": name }))?));
-        }
-        if let Some(topic) = &new.topic {
-            let content = json!({ "topic": topic, "m.topic": { "m.text": [{ "body": topic }] } });
-            drafts.push(state(StateEventType::RoomTopic, object(content)?));
-        }
-        Ok(drafts)
+/// The state events of a new room behind its create event, invites aside, in the order of the spec.
+fn first_state(new: &NewRoom, rules: &RoomVersionRules) -> Result<Vec<Draft>, RoomError> {
+    let creator = &new.creator;
+    let state = |event_type: StateEventType, content| Draft::state(creator, event_type, "", content);
+    let mut drafts = vec![Draft::state(
+        creator,
+        StateEventType::RoomMember,
+        creator.as_str(),
+        new.profile.member_content("join", None),
+    )];
+    if !new.has_initial(&StateEventType::RoomPowerLevels) {
+        drafts.push(state(StateEventType::RoomPowerLevels, power_levels(new, rules)));
     }
+    if let Some(alias) = &new.alias
+        && !new.has_initial(&StateEventType::RoomCanonicalAlias)
+    {
+        let content = object(json!({ "alias": alias }))?;
+        drafts.push(state(StateEventType::RoomCanonicalAlias, content));
+    }
+    let (join_rule, guest_access) = match new.preset {
+        Preset::Public => ("public", "forbidden"),
+        Preset::Private | Preset::TrustedPrivate => ("invite", "can_join"),
+    };
+    let presets = [
+        (StateEventType::RoomJoinRules, json!({ "join_rule": join_rule })),
+        (StateEventType::RoomHistoryVisibility, json!({ "history_visibility": "shared" })),
+        (StateEventType::RoomGuestAccess, json!({ "guest_access": guest_access })),
+    ];
+    for (event_type, content) in presets {
+        if !new.has_initial(&event_type) {
+            drafts.push(state(event_type, object(content)?));
+        }
+    }
+    for (event_type, state_key, content) in &new.initial_state {
+        let content = match event_type {
+            StateEventType::RoomPowerLevels => without_creators(content.clone(), new, rules),
+            _ => content.clone(),
+        };
+        drafts.push(Draft::state(creator, event_type.clone(), state_key.clone(), content));
+    }
+    if let Some(name) = &new.name {
+        drafts.push(state(StateEventType::RoomName, object(json!({ "name": name }))?));
+    }
+    if let Some(topic) = &new.topic {
+        let content = json!({ "topic": topic, "m.topic": { "m.text": [{ "body": topic }] } });
+        drafts.push(state(StateEventType::RoomTopic, object(content)?));
+    }
+    Ok(drafts)
 }
 
 fn create_content(new: &NewRoom, version: &RoomVersionId, rules: &RoomVersionRules) -> CanonicalJsonObject {

@@ -123,6 +123,10 @@ impl Event {
     }
 
     /// The content.
+    ///
+    /// # Panics
+    ///
+    /// Never: the event was parsed when it was read, and its bytes do not change.
     pub fn content(&self) -> &RawValue {
         let text = self.json.get(self.content.clone()).and_then(|bytes| std::str::from_utf8(bytes).ok());
         let content = text.and_then(|text| serde_json::from_str(text).ok());

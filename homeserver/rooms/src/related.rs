@@ -144,13 +144,13 @@ impl RoomView {
     ) -> Scan<(u64, i64, i64), RelationRow> {
         let (room, target) = (self.room.number.0, target.0);
         let (lower, upper) = span.bounds();
-        let mut scan = rows::RELATIONS.scan((room, target)).from((room, target, lower)).limit(PAGE);
+        let mut relations = rows::RELATIONS.scan((room, target)).from((room, target, lower)).limit(PAGE);
         if let Some(upper) = upper {
-            scan = scan.before((room, target, upper));
+            relations = relations.before((room, target, upper));
         }
         match span.direction {
-            Direction::Forward => scan,
-            Direction::Backward => scan.reverse(),
+            Direction::Forward => relations,
+            Direction::Backward => relations.reverse(),
         }
     }
 

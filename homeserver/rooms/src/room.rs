@@ -114,11 +114,11 @@ impl Rooms {
         let damaged = |_| RoomError::Internal(String::from("a stored room id"));
         let room_id: OwnedRoomId = row.room_id.as_str().try_into().map_err(damaged)?;
         let version: RoomVersionId = row.version.as_str().try_into().map_err(damaged)?;
-        self.remember(Room::new(number, room_id, version)?)
+        Ok(self.remember(Room::new(number, room_id, version)?))
     }
 
     /// Keeps one object for each room: it carries the lock under which the room is written.
-    pub(crate) fn remember(&self, room: Room) -> Result<Arc<Room>, RoomError> {
+    pub(crate) fn remember(&self, room: Room) -> Arc<Room> {
         let number = room.number;
         let room = Arc::new(room);
         let room = match self.inner.rooms_by_number.get_value_or_guard(&number, None) {
@@ -130,7 +130,7 @@ impl Rooms {
             quick_cache::sync::GuardResult::Timeout => room,
         };
         self.inner.rooms_by_id.insert(room.room_id.clone(), Arc::clone(&room));
-        Ok(room)
+        room
     }
 
     /// A room as it is now.

@@ -37,10 +37,7 @@ impl RoomView {
             let stored = self.stored_threads(from).await?;
             let Some(&(oldest, _)) = stored.last() else { return Ok(ThreadsPage { roots, next: None }) };
             looked_at += stored.len();
-            let wanted = match participated {
-                true => self.participated(reader, &stored).await?,
-                false => stored,
-            };
+            let wanted = if participated { self.participated(reader, &stored).await? } else { stored };
             let numbers: Vec<EventNumber> = wanted.iter().map(|&(_, root)| root).collect();
             for seen in self.seen_by(reader, self.events(&numbers).await?).await? {
                 let latest =

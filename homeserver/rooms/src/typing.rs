@@ -153,9 +153,15 @@ impl Rooms {
         for (room, users) in typists.take_due(now) {
             match self.end_typing_in(room, &users, now).await {
                 // Another node was told that they go on.
-                Ok(others) => others.into_iter().for_each(|(user, until)| typists.note((room, user), until)),
+                Ok(others) => {
+                    for (user_id, until) in others {
+                        typists.note((room, user_id), until);
+                    }
+                }
                 Err(error) => {
-                    users.into_iter().for_each(|user_id| typists.note((room, user_id), now.millis()));
+                    for user_id in users {
+                        typists.note((room, user_id), now.millis());
+                    }
                     failure = Some(error);
                 }
             }

@@ -338,7 +338,8 @@ async fn find_state(
     known: Option<StateRoot>,
 ) -> Result<Vec<Arc<Event>>, SyncError> {
     let filter = &making.request.filter;
-    let target = if making.request.state_mode.is_after() { span.state_at_end } else { timeline.state_at_start };
+    let target =
+        if making.request.state_mode.is_after() { span.state_at_end } else { timeline.state_at_start };
     let lazy = filter.lazy_loads();
     let mut events = match known {
         Some(known) if known == target => Vec::new(),
@@ -355,7 +356,8 @@ async fn find_state(
     }
     if !making.request.state_mode.is_after() {
         // What stands in the timeline takes its effect there.
-        let in_timeline: HashSet<EventNumber> = timeline.events.iter().map(|seen| seen.event.number).collect();
+        let in_timeline: HashSet<EventNumber> =
+            timeline.events.iter().map(|seen| seen.event.number).collect();
         events.retain(|event| !in_timeline.contains(&event.number));
     }
     events.retain(|event| filter.state.passes(event));

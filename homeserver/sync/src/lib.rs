@@ -75,12 +75,7 @@ impl std::fmt::Debug for Sync {
 
 impl Sync {
     /// What users see in `store`. Nobody is woken until [`Sync::follow`] runs.
-    pub fn new(
-        store: Store,
-        accounts: Accounts,
-        encryption: Encryption,
-        rooms: Rooms,
-    ) -> Self {
+    pub fn new(store: Store, accounts: Accounts, encryption: Encryption, rooms: Rooms) -> Self {
         let news = News::new(store.published());
         let at_once = Semaphore::new(MOST_AT_ONCE);
         let given = Mutex::new(HashSet::new());
@@ -160,7 +155,8 @@ impl Sync {
         request: &SyncRequest,
     ) -> Result<(), SyncError> {
         let (localpart, device_id) = (request.user_id.localpart(), request.device_id.as_str());
-        response.key_counts = self.inner.encryption.one_time_key_counts(snapshot, localpart, device_id).await?;
+        response.key_counts =
+            self.inner.encryption.one_time_key_counts(snapshot, localpart, device_id).await?;
         Ok(())
     }
 }

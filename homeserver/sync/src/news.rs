@@ -94,8 +94,7 @@ impl RoomHints {
 
 impl News {
     pub(crate) fn new(reached: Position) -> Self {
-        let rooms =
-            RoomsKnown { since: reached.clone(), rooms: HashMap::new(), members: HashMap::new() };
+        let rooms = RoomsKnown { since: reached.clone(), rooms: HashMap::new(), members: HashMap::new() };
         let known =
             Known { reached: reached.clone(), users: HashMap::new(), rooms, device_lists: reached.clone() };
         Self { known: Mutex::new(known), reached: watch::Sender::new(reached) }
@@ -198,8 +197,11 @@ impl News {
             }
             let mut known = self.known.lock();
             known.reached.clone_from(&reached);
-            let wakers: Vec<Arc<Notify>> =
-                awake.iter().filter_map(|localpart| known.users.get(&**localpart)).map(|user| Arc::clone(&user.waker)).collect();
+            let wakers: Vec<Arc<Notify>> = awake
+                .iter()
+                .filter_map(|localpart| known.users.get(&**localpart))
+                .map(|user| Arc::clone(&user.waker))
+                .collect();
             drop(known);
             self.reached.send_replace(reached);
             for waker in wakers {
@@ -226,7 +228,9 @@ impl News {
             },
             entente_accounts::TOPIC => match entente_accounts::Change::from_payload(&entry.payload) {
                 Ok(entente_accounts::Change::AccountData { localpart, .. }) => {
-                    self.tell(position, [Arc::from(localpart)], awake, |user| user.account_data.include(position));
+                    self.tell(position, [Arc::from(localpart)], awake, |user| {
+                        user.account_data.include(position);
+                    });
                 }
                 Ok(_) => {}
                 Err(error) => unreadable(error),

@@ -36,7 +36,8 @@ pub(crate) async fn invited(
     if own.sender != making.request.user_id {
         keys.push(("m.room.member", own.sender.as_str()));
     }
-    let mut events: Vec<_> = view.state_events(own.state_before(), &keys).await?.into_iter().flatten().collect();
+    let mut events: Vec<_> =
+        view.state_events(own.state_before(), &keys).await?.into_iter().flatten().collect();
     events.push(own.clone());
     let mut json = Vec::new();
     json.extend_from_slice(Value::from(room_id.as_str()).to_string().as_bytes());

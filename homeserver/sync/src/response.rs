@@ -91,9 +91,10 @@ impl<'a> Making<'a> {
         position: Position,
         redactions: u64,
     ) -> Self {
-        let hints = request.since.as_ref().map(|since| {
-            sync.inner.news.of_user(request.user_id.localpart(), &since.position)
-        });
+        let hints = request
+            .since
+            .as_ref()
+            .map(|since| sync.inner.news.of_user(request.user_id.localpart(), &since.position));
         Self {
             sync,
             request,
@@ -145,13 +146,21 @@ impl Making<'_> {
             return Ok(());
         }
         let mut messages = encryption
-            .to_device_messages(&self.snapshot, localpart, device_id, after, &self.position, MOST_TO_DEVICE + 1)
+            .to_device_messages(
+                &self.snapshot,
+                localpart,
+                device_id,
+                after,
+                &self.position,
+                MOST_TO_DEVICE + 1,
+            )
             .await?;
         if messages.len() > MOST_TO_DEVICE
             && let Some((cut, _)) = messages.pop()
         {
             // What one commit brought is not torn apart: the token stands between commits.
-            let whole = messages.iter().rposition(|(position, _)| *position != cut).map_or(0, |last| last + 1);
+            let whole =
+                messages.iter().rposition(|(position, _)| *position != cut).map_or(0, |last| last + 1);
             if whole > 0 {
                 messages.truncate(whole);
             }
@@ -173,13 +182,12 @@ impl Making<'_> {
     async fn add_rooms(&mut self, response: &mut Response) -> Result<Vec<RoomNumber>, SyncError> {
         let inner = &self.sync.inner;
         let localpart = self.request.user_id.localpart();
-        let user_rooms = match inner.news.rooms_of(localpart, &self.position) {
-            Some(rooms) => rooms,
-            None => {
-                let rooms: Arc<[UserRoom]> = inner.rooms.user_rooms(&self.snapshot, localpart).await?.into();
-                inner.news.remember_rooms(localpart, &self.position, &rooms);
-                rooms
-            }
+        let user_rooms = if let Some(rooms) = inner.news.rooms_of(localpart, &self.position) {
+            rooms
+        } else {
+            let rooms: Arc<[UserRoom]> = inner.rooms.user_rooms(&self.snapshot, localpart).await?.into();
+            inner.news.remember_rooms(localpart, &self.position, &rooms);
+            rooms
         };
         let mut present = Vec::new();
         for room in user_rooms.iter() {
@@ -285,12 +293,8 @@ impl Response {
             write_list(to_device.json, &self.to_device, |json, message| json.extend_from_slice(message));
             to_device.end();
         }
-        let kinds = [
-            ("join", &self.join),
-            ("invite", &self.invite),
-            ("knock", &self.knock),
-            ("leave", &self.leave),
-        ];
+        let kinds =
+            [("join", &self.join), ("invite", &self.invite), ("knock", &self.knock), ("leave", &self.leave)];
         if kinds.iter().any(|(_, rooms)| !rooms.is_empty()) {
             writer.key("rooms");
             let mut rooms = ObjectWriter::begin(writer.json);

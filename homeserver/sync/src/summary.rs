@@ -25,9 +25,10 @@ impl Summary {
         with_heroes: bool,
     ) -> Result<Self, RoomError> {
         let (joined, invited) = view.member_counts().await?;
-        let heroes = match with_heroes && !is_named(view, state).await? {
-            true => Some(heroes(view, user_id).await?),
-            false => None,
+        let heroes = if with_heroes && !is_named(view, state).await? {
+            Some(heroes(view, user_id).await?)
+        } else {
+            None
         };
         Ok(Self { heroes, joined, invited })
     }

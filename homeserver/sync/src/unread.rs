@@ -2,11 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use entente_rooms::{
-    Direction, Event, ReadMarkers, RoomView, TimelinePlace, state::EventNumber,
-};
+use entente_rooms::{Direction, Event, ReadMarkers, RoomView, TimelinePlace, state::EventNumber};
 use ruma::{
-    Int, OwnedUserId, UInt, UserId,
+    EventId, Int, OwnedUserId, UInt, UserId,
     events::TimelineEventType,
     int,
     power_levels::NotificationPowerLevels,
@@ -72,9 +70,9 @@ pub(crate) async fn unread(making: &Making<'_>, view: &RoomView) -> Result<Arc<C
     let end = view.next_event().await?;
     let cache = &making.sync.inner.counted;
     let key = (user_id.localpart().to_owned(), view.room.number);
-    let known = cache.get(&key).filter(|known| {
-        known.markers == markers && known.joined_at == joined_at && known.up_to <= end
-    });
+    let known = cache
+        .get(&key)
+        .filter(|known| known.markers == markers && known.joined_at == joined_at && known.up_to <= end);
     if let Some(known) = &known
         && known.up_to == end
     {
@@ -120,7 +118,7 @@ async fn count(
                 continue;
             }
             let root = view.thread_of(event).await?;
-            if counted.markers.in_thread(root.as_deref().map(|root| root.as_str())) >= Some(event.number) {
+            if counted.markers.in_thread(root.as_deref().map(EventId::as_str)) >= Some(event.number) {
                 continue;
             }
             if rules.is_none() {

@@ -25,7 +25,9 @@ pub(super) async fn create_room(
 ) -> Result<Response, MatrixError> {
     active(&session)?;
     if !request.invite_3pid.is_empty() {
-        return Err(MatrixError::forbidden("this server has no identity server by which to invite addresses"));
+        return Err(MatrixError::forbidden(
+            "this server has no identity server by which to invite addresses",
+        ));
     }
     if request.invite.len() > MOST_INVITES {
         return Err(MatrixError::invalid_param("a room begins with at most 1000 invites"));

@@ -7,6 +7,7 @@ use entente_rooms::ObjectWriter;
 use ruma::{
     UserId,
     api::client::keys::{upload_signatures, upload_signing_keys},
+    serde::Raw,
 };
 use serde_json::{Value, json, value::RawValue};
 
@@ -20,9 +21,9 @@ pub(super) async fn upload(
     request: upload_signing_keys::v3::Request,
 ) -> Result<upload_signing_keys::v3::Response, MatrixError> {
     let upload = CrossSigningUpload {
-        master: request.master_key.as_ref().map(|key| key.json()),
-        self_signing: request.self_signing_key.as_ref().map(|key| key.json()),
-        user_signing: request.user_signing_key.as_ref().map(|key| key.json()),
+        master: request.master_key.as_ref().map(Raw::json),
+        self_signing: request.self_signing_key.as_ref().map(Raw::json),
+        user_signing: request.user_signing_key.as_ref().map(Raw::json),
     };
     let user_id = &session.user_id;
     let needs_proof = state.encryption.replaces_cross_signing_keys(user_id, &upload).await?;

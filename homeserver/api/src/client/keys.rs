@@ -8,6 +8,7 @@ use entente_sync::SyncToken;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedDeviceId, OwnedUserId, UInt, UserId,
     api::client::keys::{claim_keys, get_key_changes, get_keys, upload_keys},
+    serde::Raw,
 };
 
 use super::membership::active;
@@ -25,7 +26,7 @@ pub(super) async fn upload(
     request: upload_keys::v3::Request,
 ) -> Result<upload_keys::v3::Response, MatrixError> {
     let upload = KeyUpload {
-        device_keys: request.device_keys.as_ref().map(|keys| keys.json()),
+        device_keys: request.device_keys.as_ref().map(Raw::json),
         one_time_keys: request.one_time_keys.iter().map(|(id, key)| (id.as_str(), key.json())).collect(),
         fallback_keys: request.fallback_keys.iter().map(|(id, key)| (id.as_str(), key.json())).collect(),
     };
@@ -102,12 +103,12 @@ fn add_names(keys: &mut UserKeys, names: Vec<(String, Option<String>)>) {
 type Asked<'a, T> = Vec<(&'a UserId, &'a T)>;
 
 /// Users of this server, and those of others.
-fn split<'a, T>(
-    state: &ApiState,
-    users: &'a BTreeMap<OwnedUserId, T>,
-) -> (Asked<'a, T>, Asked<'a, T>) {
+fn split<'a, T>(state: &ApiState, users: &'a BTreeMap<OwnedUserId, T>) -> (Asked<'a, T>, Asked<'a, T>) {
     let here = state.accounts.server_name();
-    users.iter().map(|(user_id, asked)| (&**user_id, asked)).partition(|(user_id, _)| user_id.server_name() == here)
+    users
+        .iter()
+        .map(|(user_id, asked)| (&**user_id, asked))
+        .partition(|(user_id, _)| user_id.server_name() == here)
 }
 
 /// Servers that were not asked.

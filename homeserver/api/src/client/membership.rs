@@ -73,7 +73,9 @@ pub(super) async fn invite(
 ) -> Result<invite_user::v3::Response, MatrixError> {
     active(&session)?;
     let invite_user::v3::InvitationRecipient::UserId(invite) = request.recipient else {
-        return Err(MatrixError::forbidden("this server has no identity server by which to invite addresses"));
+        return Err(MatrixError::forbidden(
+            "this server has no identity server by which to invite addresses",
+        ));
     };
     let target = invite.user_id;
     let profile = profile_of(&state, &target).await?;

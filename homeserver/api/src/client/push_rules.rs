@@ -5,7 +5,7 @@ use ruma::{
         delete_pushrule, get_pushrule, get_pushrule_actions, get_pushrule_enabled, get_pushrules_all,
         get_pushrules_global_scope, set_pushrule, set_pushrule_actions, set_pushrule_enabled,
     },
-    push::{AnyPushRule, RuleKind},
+    push::{AnyPushRule, AnyPushRuleRef, RuleKind},
 };
 
 use super::membership::active;
@@ -68,7 +68,7 @@ async fn find(
     rule_id: &str,
 ) -> Result<AnyPushRule, MatrixError> {
     let rules = state.accounts.present_push_rules(&session.user_id).await?;
-    let rule = rules.get(kind, rule_id).map(|rule| rule.to_owned());
+    let rule = rules.get(kind, rule_id).map(AnyPushRuleRef::to_owned);
     rule.ok_or_else(|| MatrixError::not_found("there is no such push rule"))
 }
 

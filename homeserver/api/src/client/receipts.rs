@@ -20,7 +20,9 @@ pub(super) async fn create(
         RequestedType::Read => ReceiptType::Read,
         RequestedType::ReadPrivate => ReceiptType::ReadPrivate,
         RequestedType::FullyRead if thread.is_some() => {
-            return Err(MatrixError::invalid_param("the fully-read marker is one of the room, not of a thread"));
+            return Err(MatrixError::invalid_param(
+                "the fully-read marker is one of the room, not of a thread",
+            ));
         }
         RequestedType::FullyRead => {
             FullyRead::find(&state, &session, &request.room_id, &request.event_id).await?.set().await?;

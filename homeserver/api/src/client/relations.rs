@@ -3,14 +3,15 @@
 use axum::extract::State;
 use entente_accounts::Session;
 use entente_rooms::{
-    Direction, ObjectWriter, RECURSION_DEPTH, Reader, RelatedFilter, RelatedPage, RoomView, Shape, TimelinePlace,
-    TimelineSpan,
+    Direction, ObjectWriter, RECURSION_DEPTH, Reader, RelatedFilter, RelatedPage, RoomView, Shape,
+    TimelinePlace, TimelineSpan,
 };
 use entente_sync::SyncToken;
 use ruma::{
     EventId, RoomId, UInt,
     api::client::relations::{
-        get_relating_events, get_relating_events_with_rel_type, get_relating_events_with_rel_type_and_event_type,
+        get_relating_events, get_relating_events_with_rel_type,
+        get_relating_events_with_rel_type_and_event_type,
     },
 };
 

@@ -62,8 +62,5 @@ pub(super) async fn redact(
 }
 
 fn sending_device(session: &Session, transaction_id: &TransactionId) -> SendingDevice {
-    SendingDevice {
-        device_id: session.device_id.to_string(),
-        transaction_id: transaction_id.to_string(),
-    }
+    SendingDevice { device_id: session.device_id.to_string(), transaction_id: transaction_id.to_string() }
 }

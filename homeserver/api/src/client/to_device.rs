@@ -31,9 +31,8 @@ pub(super) async fn send(
                 DeviceIdOrAllDevices::DeviceId(meant) => meant.as_str() == device_id,
             };
             let meant = devices.iter().filter(|(device_id, _)| is_meant(device_id));
-            addressed.extend(
-                meant.map(|(device_id, _)| (user_id.localpart(), device_id.clone(), content.json())),
-            );
+            addressed
+                .extend(meant.map(|(device_id, _)| (user_id.localpart(), device_id.clone(), content.json())));
         }
     }
     let messages: Vec<ToDeviceMessage<'_>> = addressed

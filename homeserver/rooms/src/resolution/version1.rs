@@ -68,7 +68,8 @@ impl<'a, E: ResolutionEvent> Resolver<'a, E> {
     /// The events by ascending depth, then by descending hash of their ids. Those that are not known are left out.
     fn in_order(&self, event_ids: BTreeSet<OwnedEventId>) -> Vec<&'a E> {
         let mut events: Vec<&E> = event_ids.iter().filter_map(|event_id| self.events.get(event_id)).collect();
-        events.sort_by_cached_key(|event| (event.depth(), Reverse(Sha1::digest(event.event_id().as_bytes()))));
+        events
+            .sort_by_cached_key(|event| (event.depth(), Reverse(Sha1::digest(event.event_id().as_bytes()))));
         events
     }
 

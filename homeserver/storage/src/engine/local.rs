@@ -244,9 +244,8 @@ impl<V: LocalView> LocalSnapshot<V> {
             Ok(outcome) => std::future::ready(outcome).boxed(),
             Err(read) => async move {
                 let outcome = tokio::task::spawn_blocking(read).await;
-                outcome.unwrap_or_else(|_| {
-                    Err(StorageError::Unavailable(String::from("a read was abandoned")))
-                })
+                outcome
+                    .unwrap_or_else(|_| Err(StorageError::Unavailable(String::from("a read was abandoned"))))
             }
             .boxed(),
         }
