@@ -1,11 +1,14 @@
 //! What follows the change log inside this process. Each follower reads from its own stored cursor: a crash loses nothing,
 //! and repeats at most what bears to be repeated.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use entente_accounts::Change;
-use entente_encryption::Encryption;
+use entente_accounts::{AccountError, Accounts, Change};
+use entente_encryption::{Encryption, EncryptionError};
+use entente_rooms::{Membership, Profile, RoomError, Rooms};
 use entente_storage::{Follower, StartFrom, StorageError, Store};
+use ruma::{OwnedUserId, UserId};
+use serde_json::Value;
 
 /// Records that are read at once.
 const MOST_RECORDS: usize = 256;
@@ -13,47 +16,143 @@ const MOST_RECORDS: usize = 256;
 const MOST_PASSED: usize = 4_096;
 /// Before a follower that failed goes on.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The follower that deletes what was kept for the encryption of users whose accounts are gone.
-const NAME: &str = "encryption.deactivations";
+/// The follower that does elsewhere what follows from changes of accounts.
+const NAME: &str = "accounts.consequences";
 
-/// Deletes what is kept for the encryption of users who deactivated their accounts, for as long as it is polled.
-pub(crate) async fn forget_deactivated(store: Store, encryption: Encryption) {
-    loop {
-        let Err(error) = forget_deactivated_until_failure(&store, &encryption).await;
-        if error.is_conflict() {
-            tracing::debug!(follower = NAME, "another node was quicker");
-        } else {
-            tracing::warn!(%error, follower = NAME, "a follower of the log failed and begins again at its cursor");
+/// What changes of accounts have consequences for.
+#[derive(Clone, Debug)]
+pub(crate) struct Consequences {
+    pub(crate) store: Store,
+    pub(crate) accounts: Accounts,
+    pub(crate) encryption: Encryption,
+    pub(crate) rooms: Rooms,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FollowerError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    #[error(transparent)]
+    Encryption(#[from] EncryptionError),
+    #[error(transparent)]
+    Room(#[from] RoomError),
+}
+
+impl FollowerError {
+    fn is_conflict(&self) -> bool {
+        match self {
+            Self::Storage(error)
+            | Self::Account(AccountError::Storage(error))
+            | Self::Encryption(EncryptionError::Storage(error))
+            | Self::Room(RoomError::Storage(error)) => error.is_conflict(),
+            _ => false,
         }
-        tokio::time::sleep(PAUSE).await;
     }
 }
 
-async fn forget_deactivated_until_failure(
-    store: &Store,
-    encryption: &Encryption,
-) -> Result<std::convert::Infallible, StorageError> {
-    let mut follower = Follower::open(store, NAME, StartFrom::Beginning).await?;
-    let mut passed = 0;
-    loop {
-        let records = follower.next(MOST_RECORDS).await?;
-        let mut acted = false;
-        let entries = records.iter().flat_map(|record| &record.entries);
-        for entry in entries.filter(|entry| entry.topic == entente_accounts::TOPIC) {
-            match Change::from_payload(&entry.payload) {
-                Ok(Change::Deactivated { localpart, .. }) => {
-                    encryption.forget_user(&localpart).await?;
-                    acted = true;
+impl Consequences {
+    /// Does what follows from changes of accounts, for as long as it is polled: keys of devices that are gone are deleted, new
+    /// profiles are shown in rooms, and who deactivated their account leaves them.
+    pub(crate) async fn follow(self) {
+        loop {
+            let Err(error) = self.follow_until_failure().await;
+            if error.is_conflict() {
+                tracing::debug!(follower = NAME, "another node was quicker");
+            } else {
+                tracing::warn!(%error, follower = NAME, "a follower of the log failed and begins again at its cursor");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn follow_until_failure(&self) -> Result<std::convert::Infallible, FollowerError> {
+        let mut follower = Follower::open(&self.store, NAME, StartFrom::Beginning).await?;
+        let mut passed = 0;
+        loop {
+            let records = follower.next(MOST_RECORDS).await?;
+            let mut acted = false;
+            let entries = records.iter().flat_map(|record| &record.entries);
+            for entry in entries.filter(|entry| entry.topic == entente_accounts::TOPIC) {
+                match Change::from_payload(&entry.payload) {
+                    Ok(change) => acted |= self.act_on(&change).await?,
+                    Err(error) => tracing::error!(%error, "a log entry about an account cannot be read"),
                 }
-                Ok(_) => {}
-                Err(error) => tracing::error!(%error, "a log entry about an account cannot be read"),
+            }
+            passed += records.len();
+            // Storing the cursor is a durable commit: not for every record that is none of this follower's business.
+            if acted || passed >= MOST_PASSED {
+                follower.advance().await?;
+                passed = 0;
             }
         }
-        passed += records.len();
-        // Storing the cursor is a durable commit: not for every record that is none of this follower's business.
-        if acted || passed >= MOST_PASSED {
-            follower.advance().await?;
-            passed = 0;
+    }
+
+    /// Answers whether there was anything to do.
+    async fn act_on(&self, change: &Change) -> Result<bool, FollowerError> {
+        match change {
+            Change::Deactivated { localpart, .. } => {
+                self.forget_devices(localpart).await?;
+                self.encryption.forget_user(localpart).await?;
+                self.leave_rooms(localpart).await?;
+                Ok(true)
+            }
+            Change::Devices { localpart, .. } => self.forget_devices(localpart).await,
+            Change::Profile { localpart, field } if field == "displayname" || field == "avatar_url" => {
+                self.show_profile(localpart).await?;
+                Ok(true)
+            }
+            _ => Ok(false),
         }
+    }
+
+    fn user_id(&self, localpart: &str) -> Option<OwnedUserId> {
+        UserId::parse_with_server_name(localpart, self.accounts.server_name()).ok()
+    }
+
+    async fn forget_devices(&self, localpart: &str) -> Result<bool, FollowerError> {
+        let Some(user_id) = self.user_id(localpart) else { return Ok(false) };
+        let names = self.accounts.device_names(None, localpart).await?;
+        let present: BTreeSet<String> = names.into_iter().map(|(device_id, _)| device_id).collect();
+        let mut acted = false;
+        for device_id in self.encryption.devices_with_keys(localpart).await? {
+            if !present.contains(&device_id) {
+                self.encryption.forget_device(&user_id, &device_id).await?;
+                acted = true;
+            }
+        }
+        Ok(acted)
+    }
+
+    async fn show_profile(&self, localpart: &str) -> Result<(), FollowerError> {
+        let Some(user_id) = self.user_id(localpart) else { return Ok(()) };
+        let fields = match self.accounts.profile(&user_id).await {
+            Err(AccountError::UserNotFound | AccountError::UserDeactivated) => return Ok(()),
+            fields => fields?,
+        };
+        let text = |name: &str| fields.get(name).and_then(Value::as_str).map(str::to_owned);
+        let profile = Profile { displayname: text("displayname"), avatar_url: text("avatar_url") };
+        for room_id in self.rooms.rooms_of(&user_id, Membership::Join).await? {
+            match self.rooms.update_member_profile(&room_id, &user_id, &profile).await {
+                // A room may forbid it: then its members go on seeing the old one.
+                Err(RoomError::Unauthorized(_) | RoomError::TooLarge(_)) => {}
+                outcome => outcome?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn leave_rooms(&self, localpart: &str) -> Result<(), FollowerError> {
+        let Some(user_id) = self.user_id(localpart) else { return Ok(()) };
+        for membership in [Membership::Join, Membership::Invite, Membership::Knock] {
+            for room_id in self.rooms.rooms_of(&user_id, membership).await? {
+                match self.rooms.leave(&room_id, &user_id, None).await {
+                    Err(RoomError::Unauthorized(_) | RoomError::Forbidden(_)) => {}
+                    outcome => outcome?,
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -6,7 +6,7 @@ use entente_accounts::Accounts;
 use entente_api::{ApiState, InFlight, Metrics, Readiness, Server, metrics_router};
 use entente_config::Config;
 use entente_encryption::Encryption;
-use entente_environment::Environment;
+use entente_environment::{Clock, Environment};
 use entente_rooms::Rooms;
 use entente_storage::Store;
 use entente_sync::Sync;
@@ -17,7 +17,8 @@ use tokio::{
 
 use crate::{
     admin::{AdminSocket, Operator},
-    followers, greeting, logging, settings, store,
+    followers::Consequences,
+    greeting, logging, settings, store,
 };
 
 /// Short-lived rows that have expired are deleted this often.
@@ -75,6 +76,13 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
     };
     let connections = settings::connections(config);
     let first_token = accounts.first_registration_token().await.map_err(|error| error.to_string())?;
+    let clock = environment.clock().clone();
+    let consequences = Consequences {
+        store: store.clone(),
+        accounts: accounts.clone(),
+        encryption: state.encryption.clone(),
+        rooms: state.rooms.clone(),
+    };
     let operator = Operator { accounts: accounts.clone(), store: store.clone(), environment };
     let socket = AdminSocket::bind(&config.admin_socket())
         .map_err(|error| format!("the admin socket {}: {error}", config.admin_socket().display()))?;
@@ -90,9 +98,9 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
         .map_err(|error| error.to_string())?;
     let tasks = Tasks(vec![
         tokio::spawn(socket.serve(operator)),
-        tokio::spawn(sweep(accounts)),
+        tokio::spawn(sweep(accounts, state.encryption.clone(), clock)),
         tokio::spawn(sync.follow()),
-        tokio::spawn(followers::forget_deactivated(store.clone(), state.encryption.clone())),
+        tokio::spawn(consequences.follow()),
     ]);
     greeting::greet(config, server.addresses(), first_token.as_deref());
     tracing::info!(server = %config.server_name, version = env!("CARGO_PKG_VERSION"), storage = store.engine_name(), "ready");
@@ -153,9 +161,12 @@ async fn told_to_stop() -> Result<&'static str, String> {
     }
 }
 
-async fn sweep(accounts: Accounts) {
+async fn sweep(accounts: Accounts, encryption: Encryption, clock: Arc<dyn Clock>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
+        if let Err(error) = encryption.delete_expired(clock.now()).await {
+            tracing::warn!(%error, "what is remembered of messages and keys could not be deleted");
+        }
         match accounts.delete_expired().await {
             Ok(deleted) => tracing::debug!(deleted, "expired tokens and sessions are gone"),
             Err(error) => tracing::warn!(%error, "expired tokens and sessions could not be deleted"),

@@ -8,7 +8,7 @@ use crate::{
     Encryption, EncryptionError,
     device_keys::note_change,
     rows,
-    verification::{is_signed_by, parse, public_keys, signature_of, verifies},
+    verification::{is_signed_by, keep_signature, parse, public_keys, signature_of, verifies},
 };
 
 /// A cross-signing key has at most this many bytes.
@@ -54,40 +54,34 @@ pub enum SignatureFailure {
 }
 
 impl Encryption {
-    /// Whether an upload needs proof of who asks: it replaces keys that are there.
-    pub async fn replaces_cross_signing_keys(
-        &self,
-        user_id: &UserId,
-        upload: &CrossSigningUpload<'_>,
-    ) -> Result<bool, EncryptionError> {
-        let snapshot = self.store.snapshot().await?;
-        let stored = CrossSigningKeys::read(&snapshot, user_id.localpart()).await?;
-        if stored.master.is_none() {
-            return Ok(false);
-        }
-        let differs = |sent: Option<&RawValue>, stored: &Option<Bytes>| {
-            sent.is_some_and(|sent| {
-                parse(sent.get().as_bytes()) != stored.as_ref().and_then(|key| parse(key))
-            })
-        };
-        Ok(differs(upload.master, &stored.master)
-            || differs(upload.self_signing, &stored.self_signing)
-            || differs(upload.user_signing, &stored.user_signing))
-    }
-
-    /// Stores cross-signing keys.
+    /// Stores cross-signing keys. Replacing keys that are there needs proof of who asks: [`EncryptionError::ProofNeeded`] without.
     pub async fn upload_cross_signing_keys(
         &self,
         user_id: &UserId,
         upload: &CrossSigningUpload<'_>,
+        proved: bool,
     ) -> Result<(), EncryptionError> {
         let localpart = user_id.localpart();
         self.store
             .run(async |snapshot| {
                 let stored = CrossSigningKeys::read(&snapshot, localpart).await?;
+                if !proved && stored.differs_from(upload) {
+                    return Err(EncryptionError::ProofNeeded);
+                }
                 let new_master = upload.master.map(|key| checked(user_id, MASTER, key)).transpose()?;
                 let master = new_master.clone().or_else(|| stored.master.as_ref().and_then(|key| parse(key)));
                 let mut transaction = Transaction::new();
+                // Concurrent first uploads must not both pass for the first.
+                transaction.check_unchanged(
+                    &rows::CROSS_SIGNING_KEYS,
+                    (localpart, MASTER),
+                    stored.master.as_ref(),
+                );
+                if new_master.is_some() && !same_key(new_master.as_ref(), stored.master.as_ref()) {
+                    // Under another master key the keys below it are nobody's.
+                    transaction.delete(&rows::CROSS_SIGNING_KEYS, (localpart, SELF_SIGNING));
+                    transaction.delete(&rows::CROSS_SIGNING_KEYS, (localpart, USER_SIGNING));
+                }
                 let mut put = |usage: &str, key: &CanonicalJsonObject, old: &Option<Bytes>| {
                     let json = serde_json::to_vec(key).map(Bytes::from);
                     let json = json.map_err(|_| EncryptionError::InvalidParameter("a key is JSON"))?;
@@ -101,8 +95,8 @@ impl Encryption {
                     }
                     Ok::<_, EncryptionError>(())
                 };
-                if let Some(key) = &new_master {
-                    put(MASTER, key, &stored.master)?;
+                if let Some(key) = new_master.clone() {
+                    put(MASTER, &with_device_signatures(&snapshot, user_id, key).await?, &stored.master)?;
                 }
                 let others = [
                     (SELF_SIGNING, upload.self_signing, &stored.self_signing),
@@ -110,15 +104,17 @@ impl Encryption {
                 ];
                 for (usage, sent, old) in others {
                     let Some(sent) = sent else { continue };
-                    let key = checked(user_id, usage, sent)?;
+                    let mut key = checked(user_id, usage, sent)?;
                     let master = master.as_ref().ok_or(EncryptionError::InvalidParameter(
                         "a master key must come first or with it",
                     ))?;
-                    if !is_signed_by_key(&key, user_id.as_str(), master) {
+                    let (name, public_key) = public_keys(master).next().unwrap_or_default();
+                    if !is_signed_by(&key, user_id.as_str(), name, public_key) {
                         return Err(EncryptionError::InvalidSignature(
                             "a key is not signed by the master key",
                         ));
                     }
+                    keep_signature(&mut key, user_id.as_str(), name);
                     put(usage, &key, old)?;
                 }
                 if !transaction.is_empty() {
@@ -259,6 +255,18 @@ struct CrossSigningKeys {
 }
 
 impl CrossSigningKeys {
+    /// Whether an upload replaces keys that are there.
+    fn differs_from(&self, upload: &CrossSigningUpload<'_>) -> bool {
+        let differs = |sent: Option<&RawValue>, stored: &Option<Bytes>| {
+            let sent = sent.and_then(|sent| parse(sent.get().as_bytes()));
+            sent.is_some() && !same_key(sent.as_ref(), stored.as_ref())
+        };
+        self.master.is_some()
+            && (differs(upload.master, &self.master)
+                || differs(upload.self_signing, &self.self_signing)
+                || differs(upload.user_signing, &self.user_signing))
+    }
+
     async fn read(snapshot: &Snapshot, localpart: &str) -> Result<Self, EncryptionError> {
         let mut batch = snapshot.batch();
         let master = batch.get(&rows::CROSS_SIGNING_KEYS, (localpart, MASTER));
@@ -300,8 +308,29 @@ fn checked(user_id: &UserId, usage: &str, key: &RawValue) -> Result<CanonicalJso
     Ok(object)
 }
 
-fn is_signed_by_key(object: &CanonicalJsonObject, user_id: &str, key: &CanonicalJsonObject) -> bool {
-    public_keys(key).any(|(name, public_key)| is_signed_by(object, user_id, name, public_key))
+/// A master key with those of its signatures that the user's own devices made.
+async fn with_device_signatures(
+    snapshot: &Snapshot,
+    user_id: &UserId,
+    mut key: CanonicalJsonObject,
+) -> Result<CanonicalJsonObject, EncryptionError> {
+    let mut of_devices = CanonicalJsonObject::new();
+    for (name, public_key) in device_keys_of(snapshot, user_id).await? {
+        if let Some(signature) = signature_of(&key, user_id.as_str(), &name)
+            && verifies(&key, signature, &public_key)
+        {
+            of_devices.insert(name, CanonicalJsonValue::String(signature.to_owned()));
+        }
+    }
+    let signatures = [(user_id.to_string(), CanonicalJsonValue::Object(of_devices))];
+    let signatures = CanonicalJsonObject::from(signatures);
+    key.insert(String::from("signatures"), CanonicalJsonValue::Object(signatures));
+    Ok(key)
+}
+
+/// Whether both are the same key, whoever signed it.
+fn same_key(sent: Option<&CanonicalJsonObject>, stored: Option<&Bytes>) -> bool {
+    sent.map(without_signatures) == stored.and_then(|key| parse(key)).as_ref().map(without_signatures)
 }
 
 /// The valid signatures of `signer` on a key, each with the key that made it.

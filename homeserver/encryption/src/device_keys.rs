@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use entente_environment::Timestamp;
 use entente_storage::{Bytes, LogPosition, Position, Snapshot, Transaction};
 use ruma::{CanonicalJsonObject, OwnedUserId, UserId};
 use serde_json::value::RawValue;
@@ -105,6 +106,7 @@ impl Encryption {
     pub async fn claim_keys(
         &self,
         wanted: &[(&str, &str, &str)],
+        now: Timestamp,
     ) -> Result<Vec<(usize, String, Box<RawValue>)>, EncryptionError> {
         let (claimed, _) = self
             .store
@@ -112,7 +114,8 @@ impl Encryption {
                 let mut transaction = Transaction::new();
                 let mut claimed = Vec::with_capacity(wanted.len());
                 for (place, &(localpart, device_id, algorithm)) in wanted.iter().enumerate() {
-                    let found = claim(&snapshot, &mut transaction, (localpart, device_id), algorithm).await?;
+                    let found =
+                        claim(&snapshot, &mut transaction, (localpart, device_id), algorithm, now).await?;
                     claimed.extend(found.map(|(key_id, key)| (place, format!("{algorithm}:{key_id}"), key)));
                 }
                 Ok::<_, EncryptionError>((transaction, claimed))
@@ -152,6 +155,9 @@ impl Encryption {
                 }
                 for (key, _) in snapshot.scan_all(rows::ONE_TIME_KEYS.scan(device)).await? {
                     transaction.delete(&rows::ONE_TIME_KEYS, &key);
+                }
+                for (key, _) in snapshot.scan_all(rows::CLAIMED_KEYS.scan(device)).await? {
+                    transaction.delete(&rows::CLAIMED_KEYS, &key);
                 }
                 for (key, _) in snapshot.scan_all(rows::FALLBACK_KEYS.scan(device)).await? {
                     transaction.delete(&rows::FALLBACK_KEYS, &key);
@@ -210,6 +216,8 @@ fn checked_device_keys(user_id: &UserId, device_id: &str, keys: &RawValue) -> Re
         return Err(EncryptionError::InvalidParameter("device_keys are not signed by the device's own key"));
     }
     object.remove("unsigned");
+    // Others' signatures come by an endpoint of their own, where they are checked.
+    verification::keep_signature(&mut object, user_id.as_str(), &key_id);
     let canonical = serde_json::to_vec(&object);
     canonical.map(Bytes::from).map_err(|_| EncryptionError::InvalidParameter("device_keys are JSON"))
 }
@@ -277,6 +285,10 @@ async fn add_one_time_keys(
             }
             continue;
         }
+        if snapshot.get(&rows::CLAIMED_KEYS, (device.0, device.1, algorithm, id)).await?.is_some() {
+            // Somebody has it already: a client that did not hear of its first upload sends it again.
+            continue;
+        }
         if !counts.one_time_keys.contains_key(algorithm) && counts.one_time_keys.len() >= MOST_ALGORITHMS {
             return Err(EncryptionError::TooLarge("a device has one-time keys of at most 16 algorithms"));
         }
@@ -326,12 +338,15 @@ async fn claim(
     transaction: &mut Transaction,
     device: (&str, &str),
     algorithm: &str,
+    now: Timestamp,
 ) -> Result<Option<(String, String)>, EncryptionError> {
     let counts = snapshot.get(&rows::KEY_COUNTS, device).await?;
     let oldest = rows::ONE_TIME_KEYS.scan((device.0, device.1, algorithm)).limit(1);
     if let Some((key, row)) = snapshot.scan(&oldest).await?.rows.into_iter().next() {
         transaction.check_present(&rows::ONE_TIME_KEYS, &key);
         transaction.delete(&rows::ONE_TIME_KEYS, &key);
+        let claimed = (device.0, device.1, algorithm, row.key_id.as_str());
+        transaction.put(&rows::CLAIMED_KEYS, claimed, &now.millis());
         let mut left = counts.clone().unwrap_or_default();
         if let Some(count) = left.one_time_keys.get_mut(algorithm) {
             *count = count.saturating_sub(1);

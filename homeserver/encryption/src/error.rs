@@ -16,6 +16,9 @@ pub enum EncryptionError {
     /// A value that the spec does not allow.
     #[error("{0}")]
     InvalidParameter(&'static str),
+    /// More proof of who is asking is needed.
+    #[error("replacing cross-signing keys needs proof of who asks")]
+    ProofNeeded,
     /// A signature is missing or wrong.
     #[error("{0}")]
     InvalidSignature(&'static str),

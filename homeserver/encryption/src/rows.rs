@@ -37,8 +37,12 @@ pub(crate) const TO_DEVICE: Keyspace<(String, String, LogPosition, u32), Bytes> 
 /// When a request to send messages came, by localpart, device id and transaction id: ms since 1970.
 pub(crate) const SENT: Keyspace<(String, String, String), u64> = Keyspace::new(0x030b, "encryption.sent");
 
+/// When a one-time key was handed out, by localpart, device id, algorithm and key id: ms since 1970. It is not taken in again.
+pub(crate) const CLAIMED_KEYS: Keyspace<(String, String, String, String), u64> =
+    Keyspace::new(0x030d, "encryption.claimed_keys");
+
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 11] = [
+pub const KEYSPACES: [KeyspaceInfo; 12] = [
     BACKUPS.info(),
     BACKUP_KEYS.info(),
     DEVICE_KEYS.info(),
@@ -50,6 +54,7 @@ pub const KEYSPACES: [KeyspaceInfo; 11] = [
     DEVICE_LIST_CHANGES.info(),
     TO_DEVICE.info(),
     SENT.info(),
+    CLAIMED_KEYS.info(),
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]

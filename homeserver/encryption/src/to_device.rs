@@ -1,5 +1,5 @@
 use entente_environment::Timestamp;
-use entente_storage::{Bytes, LogPosition, Position, Snapshot, Transaction};
+use entente_storage::{Bytes, Keyspace, LogPosition, Position, Snapshot, Transaction, codec::Key};
 use ruma::UserId;
 use serde_json::value::RawValue;
 
@@ -7,10 +7,14 @@ use crate::{Change, Encryption, EncryptionError, rows};
 
 /// A message has at most this many bytes.
 const MOST_MESSAGE_BYTES: usize = 65_536;
+/// All messages of one request have at most this many bytes.
+const MOST_BYTES: usize = 16 * 1024 * 1024;
 /// One request has at most this many messages.
 const MOST_MESSAGES: usize = 10_000;
 /// Transaction ids are remembered for so long, in ms.
 const REMEMBERED_FOR: u64 = 24 * 60 * 60 * 1_000;
+/// That a one-time key was handed out is remembered for so long, in ms: clients do not upload keys again that are older.
+const CLAIMS_REMEMBERED_FOR: u64 = 90 * 24 * 60 * 60 * 1_000;
 
 /// A message to one device.
 #[derive(Clone, Debug)]
@@ -54,27 +58,38 @@ impl Encryption {
                 "an event type and a transaction id have at most 255 bytes",
             ));
         }
+        if messages.iter().any(|message| !message.content.get().trim_start().starts_with('{')) {
+            return Err(EncryptionError::InvalidParameter("the content of a message is a JSON object"));
+        }
+        if messages.iter().map(|message| message.content.get().len()).sum::<usize>() > MOST_BYTES {
+            return Err(EncryptionError::TooLarge("the messages of one request have at most 16 MiB"));
+        }
         let key = (sender.user_id.localpart(), sender.device_id, sender.transaction_id);
-        let mut transaction = Transaction::new();
-        transaction.check_absent(&rows::SENT, key);
-        transaction.put(&rows::SENT, key, &now.millis());
         let head = serde_json::json!({ "type": event_type, "sender": sender.user_id }).to_string();
         let head = head.trim_end_matches('}');
-        let mut recipients = Vec::with_capacity(messages.len());
-        for (index, message) in (0_u32..).zip(messages) {
-            let json = Bytes::from(format!("{head},\"content\":{}}}", message.content.get()));
-            let key = (message.localpart, message.device_id, LogPosition::AT_COMMIT, index);
-            transaction.put(&rows::TO_DEVICE, key, &json);
-            recipients.push((message.localpart.to_owned(), message.device_id.to_owned()));
-        }
-        if !recipients.is_empty() {
-            Change::ToDevice { recipients }.log_in(&mut transaction);
-        }
-        match self.store.commit(transaction).await {
-            // The same request came before.
-            Err(error) if error.is_conflict() => Ok(()),
-            outcome => Ok(outcome.map(drop)?),
-        }
+        self.store
+            .run(async |snapshot| {
+                let mut transaction = Transaction::new();
+                if snapshot.get(&rows::SENT, key).await?.is_some() {
+                    // The same request came before.
+                    return Ok((transaction, ()));
+                }
+                transaction.check_absent(&rows::SENT, key);
+                transaction.put(&rows::SENT, key, &now.millis());
+                let mut recipients = Vec::with_capacity(messages.len());
+                for (index, message) in (0_u32..).zip(messages) {
+                    let json = Bytes::from(format!("{head},\"content\":{}}}", message.content.get()));
+                    let place = (message.localpart, message.device_id, LogPosition::AT_COMMIT, index);
+                    transaction.put(&rows::TO_DEVICE, place, &json);
+                    recipients.push((message.localpart.to_owned(), message.device_id.to_owned()));
+                }
+                if !recipients.is_empty() {
+                    Change::ToDevice { recipients }.log_in(&mut transaction);
+                }
+                Ok::<_, EncryptionError>((transaction, ()))
+            })
+            .await?;
+        Ok(())
     }
 
     /// The messages for a device that came behind `after` and within `to`, in their order, at most `limit`.
@@ -126,15 +141,26 @@ impl Encryption {
 
     /// Deletes what is remembered of requests that nobody will repeat. Answers how much.
     pub async fn delete_expired(&self, now: Timestamp) -> Result<usize, EncryptionError> {
+        let sent = self.delete_older(&rows::SENT, now, REMEMBERED_FOR).await?;
+        Ok(sent + self.delete_older(&rows::CLAIMED_KEYS, now, CLAIMS_REMEMBERED_FOR).await?)
+    }
+
+    /// Deletes the rows of a keyspace of times that lie further back than `lifetime` (ms).
+    async fn delete_older<K: Key>(
+        &self,
+        keyspace: &Keyspace<K, u64>,
+        now: Timestamp,
+        lifetime: u64,
+    ) -> Result<usize, EncryptionError> {
         let snapshot = self.store.snapshot().await?;
         let mut deleted = 0;
-        let mut next = Some(rows::SENT.scan(()));
+        let mut next = Some(keyspace.scan(()));
         while let Some(scan) = next {
             let page = snapshot.scan(&scan).await?;
             let mut transaction = Transaction::relaxed();
             for (key, at) in &page.rows {
-                if at.saturating_add(REMEMBERED_FOR) < now.millis() {
-                    transaction.delete(&rows::SENT, key);
+                if at.saturating_add(lifetime) < now.millis() {
+                    transaction.delete(keyspace, key);
                     deleted += 1;
                 }
             }

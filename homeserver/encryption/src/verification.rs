@@ -54,3 +54,14 @@ pub(crate) fn public_keys(object: &CanonicalJsonObject) -> impl Iterator<Item = 
 pub(crate) fn parse(json: &[u8]) -> Option<CanonicalJsonObject> {
     serde_json::from_slice(json).ok()
 }
+
+/// Leaves of all signatures only that of a user with a key, which was checked.
+pub(crate) fn keep_signature(object: &mut CanonicalJsonObject, user_id: &str, key_id: &str) {
+    let kept = signature_of(object, user_id, key_id).map(str::to_owned);
+    let mut signatures = CanonicalJsonObject::new();
+    if let Some(signature) = kept {
+        let of_user = CanonicalJsonObject::from([(key_id.to_owned(), CanonicalJsonValue::String(signature))]);
+        signatures.insert(user_id.to_owned(), CanonicalJsonValue::Object(of_user));
+    }
+    object.insert(String::from("signatures"), CanonicalJsonValue::Object(signatures));
+}

@@ -1,7 +1,7 @@
 //! Rooms: events and what follows from them.
 //!
 //! [`Rooms`] is the entry to all of it; each file adds one family of operations. Whoever changes a room makes events with a
-//! [`compose::Composer`], which turns them into one transaction: the events, the state, every index and the log entries. Whoever
+//! `compose::Composer`, which turns them into one transaction: the events, the state, every index and the log entries. Whoever
 //! reads uses a [`RoomView`]: one room in one snapshot. Everything that others must learn is logged under [`TOPIC`] as a
 //! [`Change`].
 

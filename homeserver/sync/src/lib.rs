@@ -1,6 +1,6 @@
 //! What a user sees of the rooms they are in, and of everything else that is theirs: `/v3/sync`.
 //!
-//! [`Sync::follow`] reads the change log and knows for whom there is something new ([`news`]); [`Sync::sync`] answers a request, or
+//! [`Sync::follow`] reads the change log and knows for whom there is something new (`news`); [`Sync::sync`] answers a request, or
 //! waits until there is something to answer. An answer is made from one snapshot of the store: it holds everything between the
 //! request's token and the position of the snapshot, which becomes the next token.
 

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use axum::extract::State;
 use entente_accounts::{Operation, Session};
-use entente_encryption::{CrossSigningUpload, SignatureFailure};
+use entente_encryption::{CrossSigningUpload, EncryptionError, SignatureFailure};
 use entente_rooms::ObjectWriter;
 use ruma::{
     UserId,
@@ -26,13 +26,13 @@ pub(super) async fn upload(
         user_signing: request.user_signing_key.as_ref().map(Raw::json),
     };
     let user_id = &session.user_id;
-    let needs_proof = state.encryption.replaces_cross_signing_keys(user_id, &upload).await?;
-    if needs_proof {
-        prove(&state, Operation::ReplaceCrossSigningKeys, &session, request.auth.as_ref()).await?;
-    }
-    state.encryption.upload_cross_signing_keys(user_id, &upload).await?;
-    if needs_proof {
-        state.accounts.end_interactive_session(request.auth.as_ref()).await?;
+    match state.encryption.upload_cross_signing_keys(user_id, &upload, false).await {
+        Err(EncryptionError::ProofNeeded) => {
+            prove(&state, Operation::ReplaceCrossSigningKeys, &session, request.auth.as_ref()).await?;
+            state.encryption.upload_cross_signing_keys(user_id, &upload, true).await?;
+            state.accounts.end_interactive_session(request.auth.as_ref()).await?;
+        }
+        outcome => outcome?,
     }
     Ok(upload_signing_keys::v3::Response::new())
 }

@@ -142,7 +142,7 @@ pub(super) async fn claim(
         .map(|(user_id, device_id, algorithm)| (user_id.localpart(), device_id.as_str(), algorithm.as_str()))
         .collect();
     let mut claimed: BTreeMap<&UserId, BTreeMap<&str, BTreeMap<String, _>>> = BTreeMap::new();
-    for (place, key_id, key) in state.encryption.claim_keys(&asked).await? {
+    for (place, key_id, key) in state.encryption.claim_keys(&asked, state.limits.clock().now()).await? {
         let Some((user_id, device_id, _)) = wanted.get(place) else { continue };
         let of_device = claimed.entry(user_id).or_default().entry(device_id.as_str()).or_default();
         of_device.insert(key_id, key);

@@ -6,7 +6,6 @@ use entente_rooms::{
     Direction, ObjectWriter, RECURSION_DEPTH, Reader, RelatedFilter, RelatedPage, RoomView, Shape,
     TimelinePlace, TimelineSpan,
 };
-use entente_sync::SyncToken;
 use ruma::{
     EventId, RoomId, UInt,
     api::client::relations::{
@@ -15,6 +14,7 @@ use ruma::{
     },
 };
 
+use super::room_events::place;
 use crate::{ApiState, MatrixError, endpoint::Json};
 
 /// Events of a page unless the client says otherwise.
@@ -80,7 +80,8 @@ impl List {
             ruma::api::Direction::Forward => Direction::Forward,
             ruma::api::Direction::Backward => Direction::Backward,
         };
-        let (from, to) = (place(&view, self.from.as_deref()).await?, place(&view, self.to.as_deref()).await?);
+        let from = optional_place(&view, self.from.as_deref()).await?;
+        let to = optional_place(&view, self.to.as_deref()).await?;
         let span = TimelineSpan { from, to, direction };
         let limit = page_size(self.limit);
         let page = view.related(&session.user_id, &target, &self.filter, span, limit).await?;
@@ -118,13 +119,9 @@ pub(super) fn page_size(limit: Option<UInt>) -> usize {
     limit.clamp(1, MOST_EVENTS)
 }
 
-/// A token of this endpoint or of `/messages`, or one of `/sync`.
-async fn place(view: &RoomView, token: Option<&str>) -> Result<Option<TimelinePlace>, MatrixError> {
-    let Some(token) = token else { return Ok(None) };
-    if token.starts_with('t') {
-        return Ok(Some(token.parse()?));
+async fn optional_place(view: &RoomView, token: Option<&str>) -> Result<Option<TimelinePlace>, MatrixError> {
+    match token {
+        Some(token) => Ok(Some(place(view, token).await?)),
+        None => Ok(None),
     }
-    let token = SyncToken::parse(token)
-        .ok_or_else(|| MatrixError::invalid_param("that is none of this server's tokens"))?;
-    Ok(Some(view.place_at(&token.position).await?))
 }

@@ -68,7 +68,7 @@ fn from_token(given: Option<&str>, from: TimelinePlace) -> String {
 }
 
 /// A token of `/messages`, or one of `/sync`.
-async fn place(view: &RoomView, token: &str) -> Result<TimelinePlace, MatrixError> {
+pub(super) async fn place(view: &RoomView, token: &str) -> Result<TimelinePlace, MatrixError> {
     if token.starts_with('t') {
         return Ok(token.parse()?);
     }
