@@ -14,6 +14,7 @@ mod interactive;
 mod openid;
 mod passwords;
 mod profiles;
+mod push_evaluation;
 mod push_rules;
 mod registration;
 mod registration_tokens;
@@ -39,6 +40,7 @@ pub use self::{
     interactive::{Operation, Proof},
     openid::OpenIdToken,
     profiles::Profile,
+    push_evaluation::{PushEvaluator, PushOutcome, PushPowerLevels, PushRoom, PushUser},
     push_rules::PushRuleChange,
     registration::{NewAccount, Registered},
     registration_tokens::RegistrationToken,

@@ -22,6 +22,13 @@ pub enum Change {
         #[n(0)]
         recipients: Vec<(String, String)>,
     },
+    /// A user signed keys of others. Nobody else sees these signatures.
+    #[n(2)]
+    SignedOthers {
+        /// Who: a localpart.
+        #[n(0)]
+        signer: String,
+    },
 }
 
 impl Change {

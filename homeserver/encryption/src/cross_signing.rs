@@ -1,11 +1,11 @@
 use std::collections::BTreeMap;
 
-use entente_storage::{Bytes, Snapshot, Transaction};
+use entente_storage::{Bytes, LogPosition, Snapshot, Transaction};
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId};
 use serde_json::value::RawValue;
 
 use crate::{
-    Encryption, EncryptionError,
+    Change, Encryption, EncryptionError,
     device_keys::note_change,
     rows,
     verification::{is_signed_by, keep_signature, parse, public_keys, signature_of, verifies},
@@ -151,10 +151,8 @@ impl Encryption {
                                 let row = (owner.as_str(), *key_id, signer.as_str(), signing_key.as_str());
                                 if snapshot.get(&rows::SIGNATURES, row).await?.as_ref() != Some(&signature) {
                                     transaction.put(&rows::SIGNATURES, row, &signature);
-                                    // A signature of somebody else is seen by its signer alone.
-                                    let seen_by = if *owner == signer { *owner } else { signer };
-                                    if !changed.contains(&seen_by) {
-                                        changed.push(seen_by);
+                                    if !changed.contains(owner) {
+                                        changed.push(owner);
                                     }
                                 }
                             }
@@ -162,8 +160,12 @@ impl Encryption {
                         Err(failure) => failures.push((place, failure)),
                     }
                 }
-                for user_id in changed {
-                    note_change(&mut transaction, user_id);
+                for owner in changed {
+                    if owner == signer {
+                        note_change(&mut transaction, owner);
+                    } else {
+                        note_signed(&mut transaction, signer, owner);
+                    }
                 }
                 Ok::<_, EncryptionError>((transaction, failures))
             })
@@ -184,6 +186,13 @@ impl Encryption {
         }
         Ok(found)
     }
+}
+
+/// Tells a user's own devices that they signed somebody's keys: nobody else sees these signatures.
+fn note_signed(transaction: &mut Transaction, signer: &UserId, owner: &UserId) {
+    let key = (signer.localpart(), LogPosition::AT_COMMIT, owner.as_str());
+    transaction.put(&rows::SIGNED_OTHERS, key, &());
+    Change::SignedOthers { signer: signer.localpart().to_owned() }.log_in(transaction);
 }
 
 async fn keys_of(

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use entente_environment::Timestamp;
 use entente_storage::{Bytes, LogPosition, Position, Snapshot, Transaction};
@@ -19,6 +19,8 @@ const MOST_KEY_BYTES: usize = 8 * 1024;
 const MOST_DEVICE_KEY_BYTES: usize = 64 * 1024;
 /// Algorithms of one device.
 const MOST_ALGORITHMS: usize = 16;
+/// Behind every user id.
+const LAST_TEXT: &str = "\u{10ffff}";
 
 /// How many keys a device has left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -131,16 +133,33 @@ impl Encryption {
         snapshot: &Snapshot,
         after: &Position,
         to: &Position,
-    ) -> Result<Vec<OwnedUserId>, EncryptionError> {
-        let mut changed = Vec::new();
+    ) -> Result<BTreeSet<OwnedUserId>, EncryptionError> {
+        let mut changed = BTreeSet::new();
         for (first, last) in after.ranges_to(to) {
-            let scan = rows::DEVICE_LIST_CHANGES.scan(()).from((first, "")).to((last, "\u{10ffff}"));
+            let scan = rows::DEVICE_LIST_CHANGES.scan(()).from((first, "")).to((last, LAST_TEXT));
             let rows = snapshot.scan_all(scan).await?;
             changed.extend(rows.into_iter().filter_map(|((_, user_id), ())| UserId::parse(user_id).ok()));
         }
-        changed.sort_unstable();
-        changed.dedup();
         Ok(changed)
+    }
+
+    /// Whose keys a user signed behind `after` and within `to`, so that their own devices look at them again.
+    pub async fn signed_others(
+        &self,
+        snapshot: &Snapshot,
+        signer: &UserId,
+        after: &Position,
+        to: &Position,
+    ) -> Result<BTreeSet<OwnedUserId>, EncryptionError> {
+        let signer = signer.localpart();
+        let mut signed = BTreeSet::new();
+        for (first, last) in after.ranges_to(to) {
+            let scan =
+                rows::SIGNED_OTHERS.scan((signer,)).from((signer, first, "")).to((signer, last, LAST_TEXT));
+            let rows = snapshot.scan_all(scan).await?;
+            signed.extend(rows.into_iter().filter_map(|((_, _, user_id), ())| UserId::parse(user_id).ok()));
+        }
+        Ok(signed)
     }
 
     /// Deletes everything of a device that is gone, and tells those who share rooms with its user. Done again, it does nothing.

@@ -31,6 +31,9 @@ pub(crate) const SIGNATURES: Keyspace<(String, String, String, String), String> 
 /// Who changed their devices when, by position and user id.
 pub(crate) const DEVICE_LIST_CHANGES: Keyspace<(LogPosition, String), ()> =
     Keyspace::new(0x0309, "encryption.device_list_changes");
+/// Whose keys a user signed when, by the signer's localpart, position and the owner's user id.
+pub(crate) const SIGNED_OTHERS: Keyspace<(String, LogPosition, String), ()> =
+    Keyspace::new(0x030e, "encryption.signed_others");
 /// Messages to devices, by localpart, device id, position and place within the request: JSON objects.
 pub(crate) const TO_DEVICE: Keyspace<(String, String, LogPosition, u32), Bytes> =
     Keyspace::new(0x030a, "encryption.to_device");
@@ -42,7 +45,7 @@ pub(crate) const CLAIMED_KEYS: Keyspace<(String, String, String, String), u64> =
     Keyspace::new(0x030d, "encryption.claimed_keys");
 
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 12] = [
+pub const KEYSPACES: [KeyspaceInfo; 13] = [
     BACKUPS.info(),
     BACKUP_KEYS.info(),
     DEVICE_KEYS.info(),
@@ -52,6 +55,7 @@ pub const KEYSPACES: [KeyspaceInfo; 12] = [
     CROSS_SIGNING_KEYS.info(),
     SIGNATURES.info(),
     DEVICE_LIST_CHANGES.info(),
+    SIGNED_OTHERS.info(),
     TO_DEVICE.info(),
     SENT.info(),
     CLAIMED_KEYS.info(),

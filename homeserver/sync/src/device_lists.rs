@@ -114,13 +114,16 @@ pub(crate) async fn between(
 ) -> Result<DeviceLists, SyncError> {
     let inner = &making.sync.inner;
     let own = making.request.user_id.as_str();
-    let updated = inner.encryption.device_list_changes(&making.snapshot, since, &making.position).await?;
-    let updated: Vec<String> = updated.into_iter().map(|user_id| user_id.to_string()).collect();
+    let (snapshot, to) = (&making.snapshot, &making.position);
+    let updated = inner.encryption.device_list_changes(snapshot, since, to).await?;
+    let updated: Vec<String> = updated.into_iter().map(String::from).collect();
+    let signed = inner.encryption.signed_others(snapshot, &making.request.user_id, since, to).await?;
     let company = std::mem::take(&mut making.company);
+    let changed = signed.into_iter().map(String::from).collect();
+    let mut lists = DeviceLists { changed, left: BTreeSet::new() };
     if updated.is_empty() && company.is_empty() {
-        return Ok(DeviceLists::default());
+        return Ok(lists);
     }
-    let mut lists = DeviceLists::default();
     let candidates: Vec<&str> =
         updated.iter().chain(&company.met).chain(&company.parted).map(String::as_str).collect();
     let sharing = inner.rooms.sharing_rooms(&making.snapshot, rooms, &candidates).await?;

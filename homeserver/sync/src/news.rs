@@ -53,6 +53,7 @@ struct UserNews {
     /// The newest of its parts.
     account_data: Position,
     to_device: Position,
+    signed_others: Position,
     /// The user's rooms, as a snapshot showed them that held all of the changes so far.
     rooms: Option<Arc<[UserRoom]>>,
     /// The newest change of the user's memberships.
@@ -119,6 +120,7 @@ impl News {
             newest: reached.clone(),
             account_data: reached.clone(),
             to_device: reached.clone(),
+            signed_others: reached.clone(),
             rooms: None,
             memberships: reached,
             waker: Arc::new(Notify::new()),
@@ -139,7 +141,7 @@ impl News {
             Some(user) => UserHints {
                 account_data: !since.covers(&user.account_data),
                 to_device: !since.covers(&user.to_device),
-                device_lists: !since.covers(&known.device_lists),
+                device_lists: !since.covers(&known.device_lists) || !since.covers(&user.signed_others),
             },
             None => UserHints { account_data: true, to_device: true, device_lists: true },
         }
@@ -313,6 +315,9 @@ impl News {
             Change::ToDevice { recipients } => {
                 let concerned = recipients.into_iter().map(|(localpart, _)| Arc::from(localpart));
                 self.tell(position, concerned, awake, |user| user.to_device.include(position));
+            }
+            Change::SignedOthers { signer } => {
+                self.tell(position, [Arc::from(signer)], awake, |user| user.signed_others.include(position));
             }
             Change::DeviceList { user_id } => {
                 self.known.lock().device_lists.include(position);

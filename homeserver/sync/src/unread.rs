@@ -2,15 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use entente_accounts::{PushEvaluator, PushPowerLevels, PushRoom, PushUser};
 use entente_rooms::{Direction, Event, ReadMarkers, RoomView, TimelinePlace, state::EventNumber};
+use memchr::memmem;
 use ruma::{
-    EventId, Int, OwnedUserId, UInt, UserId,
-    events::TimelineEventType,
-    int,
-    power_levels::NotificationPowerLevels,
-    push::{Action, FlattenedJson, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Ruleset},
-    room_version_rules::RoomPowerLevelsRules,
-    serde::Raw,
+    EventId, UserId,
+    events::{TimelineEventType, room::power_levels::UserPowerLevel},
+    push::Ruleset,
 };
 use serde::{Deserialize, Serialize};
 
@@ -125,7 +123,7 @@ async fn count(
                 rules = Some(Rules::read(making, view).await?);
             }
             let Some(rules) = &rules else { continue };
-            let outcome = rules.evaluate(view, event).await?;
+            let outcome = rules.evaluate(view, event, &making.request.user_id).await?;
             match root {
                 None => counted.main.add(outcome),
                 Some(_) if outcome == Counts::default() => {}
@@ -148,72 +146,52 @@ fn may_notify(event: &Event, user_id: &UserId) -> bool {
 /// A user's rules, and what they ask about the user and the room.
 struct Rules {
     ruleset: Arc<Ruleset>,
-    context: PushConditionRoomCtx,
+    display_name: String,
+    room: PushRoom,
 }
 
 impl Rules {
     async fn read(making: &Making<'_>, view: &RoomView) -> Result<Self, SyncError> {
         let user_id = &making.request.user_id;
         let ruleset = making.sync.inner.accounts.push_rules(&making.snapshot, user_id.localpart()).await?;
-        let (joined, _) = view.member_counts().await?;
+        let (member_count, _) = view.member_counts().await?;
         let name = view.member_profile(user_id).await?.and_then(|profile| profile.displayname);
-        let context = PushConditionRoomCtx::new(
-            view.room.room_id.clone(),
-            UInt::new_saturating(joined),
-            user_id.clone(),
-            name.unwrap_or_else(|| user_id.localpart().to_owned()),
-        );
-        Ok(Self { ruleset, context })
+        let room = PushRoom { room_id: view.room.room_id.clone(), member_count, power_levels: None };
+        let display_name = name.unwrap_or_else(|| user_id.localpart().to_owned());
+        Ok(Self { ruleset, display_name, room })
     }
 
-    async fn evaluate(&self, view: &RoomView, event: &Event) -> Result<Counts, SyncError> {
-        let json = std::str::from_utf8(event.json()).unwrap_or_default();
-        let Ok(raw) = Raw::<serde_json::Value>::from_json_string(json.to_owned()) else {
-            return Ok(Counts::default());
-        };
-        let flattened = FlattenedJson::from_raw(&raw);
-        let with_levels;
+    async fn evaluate(&self, view: &RoomView, event: &Event, user_id: &UserId) -> Result<Counts, SyncError> {
+        let mut room = self.room.clone();
         // Only mentions of the whole room ask who may make them.
-        let context = if json.contains("room\":true") || json.contains("@room") {
-            with_levels = self.context.clone().with_power_levels(power_levels(view).await?);
-            &with_levels
-        } else {
-            &self.context
-        };
-        for rule in self.ruleset.iter() {
-            if rule.applies(&flattened, context).await {
-                return Ok(outcome_of(rule.actions()));
-            }
+        if mentions_room(event.json()) {
+            room.power_levels = Some(power_levels(view, &event.sender).await?);
         }
-        Ok(Counts::default())
+        let Some(evaluator) = PushEvaluator::new(event.json(), room) else { return Ok(Counts::default()) };
+        let user = PushUser { user_id, display_name: &self.display_name };
+        let outcome = evaluator.evaluate(&self.ruleset, user);
+        Ok(Counts { notify: u64::from(outcome.notify), highlight: u64::from(outcome.highlight) })
     }
 }
 
-fn outcome_of(actions: &[Action]) -> Counts {
-    let notify = actions.iter().any(Action::should_notify);
-    let highlight = notify && actions.iter().any(Action::is_highlight);
-    Counts { notify: u64::from(notify), highlight: u64::from(highlight) }
+fn mentions_room(json: &[u8]) -> bool {
+    memmem::find(json, b"room\":true").is_some() || memmem::find(json, b"@room").is_some()
 }
 
-async fn power_levels(view: &RoomView) -> Result<PushConditionPowerLevelsCtx, SyncError> {
+async fn power_levels(view: &RoomView, sender: &UserId) -> Result<PushPowerLevels, SyncError> {
     #[derive(Default, Deserialize)]
     struct Content {
         #[serde(default)]
-        users: BTreeMap<OwnedUserId, Int>,
-        #[serde(default)]
-        users_default: Option<Int>,
-        #[serde(default)]
-        notifications: Option<NotificationPowerLevels>,
+        notifications: BTreeMap<String, serde_json::Value>,
     }
     let state = view.current_state().await?;
     let event = view.state_event(state, "m.room.power_levels", "").await?;
     let content: Content = event.and_then(|event| event.content_as()).unwrap_or_default();
-    let powers = view.powers().await?;
-    let rules = RoomPowerLevelsRules::new(&view.room.rules.authorization, powers.creators().iter().cloned());
-    Ok(PushConditionPowerLevelsCtx::new(
-        content.users,
-        content.users_default.unwrap_or(int!(0)),
-        content.notifications.unwrap_or_default(),
-        rules,
-    ))
+    let levels = content.notifications.into_iter();
+    let notifications = levels.filter_map(|(key, level)| Some((key, level.as_i64()?))).collect();
+    let sender = match view.powers().await?.of(sender) {
+        UserPowerLevel::Int(level) => i64::from(level),
+        _ => i64::MAX,
+    };
+    Ok(PushPowerLevels { sender, notifications })
 }
