@@ -32,6 +32,7 @@ mod state_store;
 mod threads;
 mod timeline;
 mod typing;
+mod upgrade;
 mod user_rooms;
 mod visibility;
 
@@ -61,6 +62,7 @@ pub use self::{
     state_store::{StateReader, StateStore, StateStoreError},
     threads::ThreadsPage,
     timeline::{Direction, TimelinePage, TimelinePlace},
+    upgrade::RoomUpgrade,
     user_rooms::UserRoom,
     visibility::Seen,
 };

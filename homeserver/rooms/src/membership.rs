@@ -250,7 +250,7 @@ impl Composer {
     }
 
     /// Refuses senders who are not in the room, before they learn anything of its members.
-    async fn require_sender(&mut self, sender: &UserId) -> Result<(), RoomError> {
+    pub(crate) async fn require_sender(&mut self, sender: &UserId) -> Result<(), RoomError> {
         let membership = self.member(sender).await?.as_deref().and_then(Event::membership);
         match membership {
             Some(Membership::Join) => Ok(()),

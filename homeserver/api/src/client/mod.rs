@@ -30,6 +30,7 @@ mod relations;
 mod room_aliases;
 mod room_events;
 mod room_send;
+mod room_upgrade;
 mod sync;
 mod third_party;
 mod threads;
@@ -144,6 +145,7 @@ fn room_routes() -> Router<ApiState> {
         .endpoint(room_send::send)
         .endpoint(room_send::send_state)
         .endpoint(room_send::redact)
+        .endpoint(room_upgrade::upgrade)
         .json_endpoint(room_events::messages)
         .json_endpoint(room_events::context)
         .json_endpoint(room_events::event)
