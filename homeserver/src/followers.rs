@@ -7,6 +7,7 @@ use entente_accounts::{AccountError, Accounts, Change};
 use entente_encryption::{Encryption, EncryptionError};
 use entente_rooms::{Membership, Profile, RoomError, Rooms};
 use entente_storage::{Follower, StartFrom, StorageError, Store};
+use entente_sync::{Sync, SyncError};
 use ruma::{OwnedUserId, UserId};
 use serde_json::Value;
 
@@ -26,6 +27,7 @@ pub(crate) struct Consequences {
     pub(crate) accounts: Accounts,
     pub(crate) encryption: Encryption,
     pub(crate) rooms: Rooms,
+    pub(crate) sync: Sync,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,8 @@ enum FollowerError {
     Encryption(#[from] EncryptionError),
     #[error(transparent)]
     Room(#[from] RoomError),
+    #[error(transparent)]
+    Sync(#[from] SyncError),
 }
 
 impl FollowerError {
@@ -46,7 +50,8 @@ impl FollowerError {
             Self::Storage(error)
             | Self::Account(AccountError::Storage(error))
             | Self::Encryption(EncryptionError::Storage(error))
-            | Self::Room(RoomError::Storage(error)) => error.is_conflict(),
+            | Self::Room(RoomError::Storage(error))
+            | Self::Sync(SyncError::Storage(error)) => error.is_conflict(),
             _ => false,
         }
     }
@@ -119,6 +124,12 @@ impl Consequences {
         for device_id in self.encryption.devices_with_keys(localpart).await? {
             if !present.contains(&device_id) {
                 self.encryption.forget_device(&user_id, &device_id).await?;
+                acted = true;
+            }
+        }
+        for device_id in self.sync.devices_with_connections(localpart).await? {
+            if !present.contains(&device_id) {
+                self.sync.forget_device(localpart, &device_id).await?;
                 acted = true;
             }
         }

@@ -61,7 +61,8 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
     let accounts = open_accounts(config, &environment, store).await?;
     let encryption = Encryption::new(store.clone());
     let rooms = open_rooms(config, &environment, store).await?;
-    let sync = Sync::new(store.clone(), accounts.clone(), encryption.clone(), rooms.clone());
+    let sync =
+        Sync::new(environment.clone(), store.clone(), accounts.clone(), encryption.clone(), rooms.clone());
     let state = ApiState {
         accounts: accounts.clone(),
         encryption,
@@ -82,6 +83,7 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
         accounts: accounts.clone(),
         encryption: state.encryption.clone(),
         rooms: state.rooms.clone(),
+        sync: sync.clone(),
     };
     let operator = Operator { accounts: accounts.clone(), store: store.clone(), environment };
     let socket = AdminSocket::bind(&config.admin_socket())

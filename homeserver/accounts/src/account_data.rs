@@ -1,3 +1,5 @@
+use std::collections::{BTreeMap, HashSet};
+
 use entente_storage::{Bytes, LogPosition, Position, Snapshot, Transaction, value::Stamped};
 use ruma::{RoomId, UserId};
 
@@ -122,6 +124,35 @@ impl Accounts {
         Ok(content
             .map(|content| content.ignored_users.into_iter().map(|(user_id, _)| user_id).collect())
             .unwrap_or_default())
+    }
+
+    /// The rooms that a local user has for direct chats (C-S API, "Direct Messaging").
+    pub async fn direct_rooms(
+        &self,
+        snapshot: &Snapshot,
+        localpart: &str,
+    ) -> Result<HashSet<String>, AccountError> {
+        let row = snapshot.get(&rows::ACCOUNT_DATA, (localpart, "", "m.direct")).await?;
+        let content: Option<BTreeMap<String, serde_json::Value>> =
+            row.and_then(|row| serde_json::from_slice(&row.value).ok());
+        let rooms = content.into_iter().flat_map(BTreeMap::into_values);
+        Ok(rooms.filter_map(|rooms| serde_json::from_value::<Vec<String>>(rooms).ok()).flatten().collect())
+    }
+
+    /// The tags that a local user gave a room (C-S API, "Room Tagging").
+    pub async fn room_tags(
+        &self,
+        snapshot: &Snapshot,
+        localpart: &str,
+        room_id: &str,
+    ) -> Result<HashSet<String>, AccountError> {
+        #[derive(serde::Deserialize)]
+        struct Content {
+            tags: BTreeMap<String, serde_json::Value>,
+        }
+        let row = snapshot.get(&rows::ACCOUNT_DATA, (localpart, room_id, "m.tag")).await?;
+        let content = row.and_then(|row| serde_json::from_slice::<Content>(&row.value).ok());
+        Ok(content.map(|content| content.tags.into_keys().collect()).unwrap_or_default())
     }
 
     /// Stores account data. `content` is a JSON object.

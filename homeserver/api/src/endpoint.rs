@@ -9,7 +9,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State},
+    extract::{FromRequest, FromRequestParts, MatchedPath, RawPathParams, Request, State},
     http::{HeaderValue, Method, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{MethodFilter, on},
@@ -138,6 +138,19 @@ impl FromRequestParts<ApiState> for SessionOf {
 
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, MatrixError> {
         <Session as Caller<AccessToken>>::identify(state, parts, false).await.map(Self)
+    }
+}
+
+/// The body of a request, for the same handlers.
+#[derive(Debug)]
+pub(crate) struct JsonBody(pub(crate) Bytes);
+
+impl FromRequest<ApiState> for JsonBody {
+    type Rejection = MatrixError;
+
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, MatrixError> {
+        let (parts, body) = request.into_parts();
+        read_body(&parts, body, state.http.max_request_body).await.map(Self)
     }
 }
 

@@ -263,6 +263,9 @@ impl From<RoomError> for MatrixError {
 impl From<SyncError> for MatrixError {
     fn from(error: SyncError) -> Self {
         match error {
+            SyncError::UnknownPosition => {
+                Self::new(StatusCode::BAD_REQUEST, "M_UNKNOWN_POS", error.to_string())
+            }
             SyncError::Room(error) => error.into(),
             SyncError::Account(error) => error.into(),
             SyncError::Encryption(error) => error.into(),

@@ -119,6 +119,36 @@ impl Encryption {
         Ok(messages)
     }
 
+    /// The messages to a device that came behind `after` and within `to`, at most about `limit`, and up to where they go: `to`, or
+    /// less where there are more. What one commit brought is not torn apart.
+    pub async fn to_device_page(
+        &self,
+        snapshot: &Snapshot,
+        localpart: &str,
+        device_id: &str,
+        after: &Position,
+        to: &Position,
+        limit: usize,
+    ) -> Result<(Vec<Bytes>, Position), EncryptionError> {
+        let more = limit.saturating_add(1);
+        let mut messages = self.to_device_messages(snapshot, localpart, device_id, after, to, more).await?;
+        let mut reached = to.clone();
+        if messages.len() > limit
+            && let Some((cut, _)) = messages.pop()
+        {
+            let whole =
+                messages.iter().rposition(|(position, _)| *position != cut).map_or(0, |last| last + 1);
+            if whole > 0 {
+                messages.truncate(whole);
+            }
+            reached = after.clone();
+            for (position, _) in &messages {
+                reached.include(*position);
+            }
+        }
+        Ok((messages.into_iter().map(|(_, message)| message).collect(), reached))
+    }
+
     /// Deletes the messages that a device has received: all up to a position.
     pub async fn acknowledge_to_device(
         &self,

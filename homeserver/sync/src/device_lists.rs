@@ -9,7 +9,7 @@ use entente_rooms::{
 use entente_storage::Position;
 use ruma::events::TimelineEventType;
 
-use crate::{SyncError, response::Making};
+use crate::{SyncError, joined::was_joined, response::Making};
 
 /// What a client is told about others' devices.
 #[derive(Debug, Default)]
@@ -93,6 +93,43 @@ impl KeyCompany {
         }
         Ok(())
     }
+}
+
+/// Finds out with whom the user began or ceased to share encrypted rooms since a position. Answers the rooms that they are in.
+pub(crate) async fn company_since(
+    making: &mut Making<'_>,
+    since: &Position,
+) -> Result<Vec<RoomNumber>, SyncError> {
+    let mut present = Vec::new();
+    let mut company = KeyCompany::default();
+    for room in making.user_rooms().await?.iter() {
+        let changed = !since.includes(room.position);
+        let is_in = room.membership == Membership::Join;
+        if is_in {
+            present.push(room.number);
+        }
+        let has_events = is_in && making.sync.inner.news.of_room(room.number, since).events;
+        if !changed && !has_events {
+            continue;
+        }
+        let view = making.view(room.number).await?;
+        let was_in = !changed || was_joined(&view, making, since).await?;
+        match (was_in, is_in) {
+            (false, true) => company.came_into(&view, view.current_state().await?).await?,
+            (true, true) => {
+                let before = view.state_at(since).await?;
+                company.note_changes(&view, before, view.current_state().await?).await?;
+            }
+            (true, false) => {
+                if let Some(left) = view.event(room.event).await? {
+                    company.went_from(&view, left.state_before()).await?;
+                }
+            }
+            (false, false) => {}
+        }
+    }
+    making.company = company;
+    Ok(present)
 }
 
 async fn is_encrypted(view: &RoomView, state: StateRoot) -> Result<bool, RoomError> {

@@ -7,6 +7,9 @@ use entente_storage::StorageError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SyncError {
+    /// A token of sliding sync that cannot be gone on from: the client begins anew.
+    #[error("this connection is not known any more; begin a new one")]
+    UnknownPosition,
     /// Reading rooms failed.
     #[error(transparent)]
     Room(#[from] RoomError),

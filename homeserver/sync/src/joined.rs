@@ -40,23 +40,23 @@ struct RoomUpdate {
 }
 
 /// The part of a room's timeline that is new to a client.
-struct Span {
+pub(crate) struct Span {
     /// Where it begins; `None`: the client knows nothing of the room.
-    since: Option<Position>,
-    end: TimelinePlace,
-    state_at_end: StateRoot,
+    pub(crate) since: Option<Position>,
+    pub(crate) end: TimelinePlace,
+    pub(crate) state_at_end: StateRoot,
 }
 
 /// The newest events of a span.
-struct Timeline {
-    events: Vec<Seen>,
-    limited: bool,
+pub(crate) struct Timeline {
+    pub(crate) events: Vec<Seen>,
+    pub(crate) limited: bool,
     /// The place before its first event.
-    start: TimelinePlace,
+    pub(crate) start: TimelinePlace,
     /// The state there.
     state_at_start: StateRoot,
     /// The state where the span begins, if the timeline was read back to there.
-    state_at_since: Option<StateRoot>,
+    pub(crate) state_at_since: Option<StateRoot>,
 }
 
 /// A room that the user is in, as it stands in the object of rooms: its id, and what is new. `None`: nothing is.
@@ -129,7 +129,11 @@ pub(crate) async fn left(making: &mut Making<'_>, room: &UserRoom) -> Result<Opt
 }
 
 /// Whether the user was in the room at a position.
-async fn was_joined(view: &RoomView, making: &Making<'_>, position: &Position) -> Result<bool, SyncError> {
+pub(crate) async fn was_joined(
+    view: &RoomView,
+    making: &Making<'_>,
+    position: &Position,
+) -> Result<bool, SyncError> {
     let state = view.state_at(position).await?;
     let member = view.state_event(state, "m.room.member", making.request.user_id.as_str()).await?;
     Ok(member.as_deref().and_then(Event::membership) == Some(Membership::Join))
@@ -138,7 +142,7 @@ async fn was_joined(view: &RoomView, making: &Making<'_>, position: &Position) -
 impl RoomUpdate {
     async fn of_span(making: &mut Making<'_>, view: RoomView, span: &Span) -> Result<Self, SyncError> {
         let request = making.request;
-        let timeline = Timeline::read(making, &view, span).await?;
+        let timeline = Timeline::read(making, &view, span, request.filter.limit).await?;
         let known = match (&span.since, timeline.state_at_since) {
             (None, _) => None,
             (Some(_), Some(state)) => Some(state),
@@ -267,15 +271,19 @@ pub(crate) fn write_events<T>(json: &mut Vec<u8>, events: &[T], write: impl Fn(&
 }
 
 impl Timeline {
-    /// The newest events of a span that the user wants and may see, up to the limit of the filter.
-    async fn read(making: &Making<'_>, view: &RoomView, span: &Span) -> Result<Self, SyncError> {
+    /// The newest events of a span that the user wants and may see.
+    pub(crate) async fn read(
+        making: &Making<'_>,
+        view: &RoomView,
+        span: &Span,
+        limit: usize,
+    ) -> Result<Self, SyncError> {
         let request = making.request;
         let filter = if making.ignored.is_empty() {
             request.filter.timeline.clone()
         } else {
             request.filter.timeline.clone().without_senders(making.ignored.iter().cloned())
         };
-        let limit = request.filter.limit;
         let mut place = span.end;
         let mut newest_first: Vec<Seen> = Vec::new();
         let mut looked_at = 0;
@@ -378,7 +386,7 @@ async fn members_needed(
     Ok(view.member_events(state, &users).await?)
 }
 
-fn is_member(event: &Event) -> bool {
+pub(crate) fn is_member(event: &Event) -> bool {
     event.event_type == ruma::events::TimelineEventType::RoomMember
 }
 

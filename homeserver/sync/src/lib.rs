@@ -1,4 +1,4 @@
-//! What a user sees of the rooms they are in, and of everything else that is theirs: `/v3/sync`.
+//! What a user sees of the rooms they are in, and of everything else that is theirs: `/v3/sync` and sliding sync.
 //!
 //! [`Sync::follow`] reads the change log and knows for whom there is something new (`news`); [`Sync::sync`] answers a request, or
 //! waits until there is something to answer. An answer is made from one snapshot of the store: it holds everything between the
@@ -14,6 +14,7 @@ mod peeking;
 mod request;
 mod response;
 mod rows;
+mod sliding;
 mod summary;
 mod token;
 mod unread;
@@ -22,7 +23,8 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use entente_accounts::Accounts;
 use entente_encryption::Encryption;
-use entente_rooms::{RoomNumber, Rooms};
+use entente_environment::Environment;
+use entente_rooms::{RoomNumber, Rooms, state::EventNumber};
 use entente_storage::{Snapshot, Store};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
@@ -36,9 +38,18 @@ pub use self::{
     peeking::Peeked,
     request::{StateMode, SyncRequest},
     rows::KEYSPACES,
-    token::SyncToken,
+    sliding::{
+        Dialect, RequiredState, RoomConfig, RoomsOfExtension, SlidingExtensions, SlidingFilters, SlidingList,
+        SlidingRequest, StateSelector, ToDeviceExtension,
+    },
+    token::{SyncToken, position_of_token},
 };
-use self::{news::News, response::Response, unread::Counted};
+use self::{
+    news::News,
+    response::Response,
+    sliding::{SharedConnection, connection::ConnectionKey, lists::Facts},
+    unread::Counted,
+};
 
 /// The longest that a request may wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
@@ -46,6 +57,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 const MOST_AT_ONCE: usize = 32;
 /// Counts of unread events that are remembered.
 const MOST_COUNTED: usize = 50_000;
+/// Rooms of which it is remembered what lists ask of them.
+const MOST_FACTS: usize = 50_000;
+/// Connections of sliding sync that are remembered; others are read when they go on.
+const MOST_CONNECTIONS: usize = 2_000;
 
 /// The view of every user of one server. Cheap to clone.
 #[derive(Clone)]
@@ -54,6 +69,7 @@ pub struct Sync {
 }
 
 struct Inner {
+    environment: Environment,
     store: Store,
     accounts: Accounts,
     encryption: Encryption,
@@ -65,6 +81,9 @@ struct Inner {
     given: Mutex<HashSet<(String, String)>>,
     /// What was counted as unread, by localpart and room. What is not here is counted anew.
     counted: Cache<(String, RoomNumber), Arc<Counted>>,
+    /// What lists ask of rooms: as they are, or as they were at somebody's membership event.
+    facts: Cache<(RoomNumber, Option<EventNumber>), Arc<Facts>>,
+    connections: Cache<ConnectionKey, SharedConnection>,
 }
 
 impl std::fmt::Debug for Sync {
@@ -75,12 +94,27 @@ impl std::fmt::Debug for Sync {
 
 impl Sync {
     /// What users see in `store`. Nobody is woken until [`Sync::follow`] runs.
-    pub fn new(store: Store, accounts: Accounts, encryption: Encryption, rooms: Rooms) -> Self {
-        let news = News::new(store.published());
-        let at_once = Semaphore::new(MOST_AT_ONCE);
-        let given = Mutex::new(HashSet::new());
-        let counted = Cache::new(MOST_COUNTED);
-        Self { inner: Arc::new(Inner { store, accounts, encryption, rooms, news, at_once, given, counted }) }
+    pub fn new(
+        environment: Environment,
+        store: Store,
+        accounts: Accounts,
+        encryption: Encryption,
+        rooms: Rooms,
+    ) -> Self {
+        let inner = Inner {
+            news: News::new(store.published()),
+            at_once: Semaphore::new(MOST_AT_ONCE),
+            given: Mutex::new(HashSet::new()),
+            counted: Cache::new(MOST_COUNTED),
+            facts: Cache::new(MOST_FACTS),
+            connections: Cache::new(MOST_CONNECTIONS),
+            environment,
+            store,
+            accounts,
+            encryption,
+            rooms,
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Follows the change log and wakes whoever waits for what it tells, for as long as it is polled.

@@ -1,6 +1,8 @@
 //! What belongs to a room beside its timeline: invites, receipts, who types.
 
-use entente_rooms::{ObjectWriter, RoomView, UserRoom};
+use std::sync::Arc;
+
+use entente_rooms::{Event, ObjectWriter, Receipt, RoomView, UserRoom};
 use entente_storage::Position;
 use serde_json::{Value, json};
 
@@ -32,13 +34,7 @@ pub(crate) async fn invited(
     if is_ignored || !making.request.filter.wants_room(room_id) {
         return Ok(None);
     }
-    let mut keys: Vec<(&str, &str)> = STRIPPED.iter().map(|event_type| (*event_type, "")).collect();
-    if own.sender != making.request.user_id {
-        keys.push(("m.room.member", own.sender.as_str()));
-    }
-    let mut events: Vec<_> =
-        view.state_events(own.state_before(), &keys).await?.into_iter().flatten().collect();
-    events.push(own.clone());
+    let events = stripped_state(making, &view, &own).await?;
     let mut json = Vec::new();
     json.extend_from_slice(Value::from(room_id.as_str()).to_string().as_bytes());
     json.push(b':');
@@ -49,18 +45,38 @@ pub(crate) async fn invited(
     Ok(Some(json))
 }
 
+/// The state by which somebody sees a room in which they are not, with their own membership event.
+pub(crate) async fn stripped_state(
+    making: &Making<'_>,
+    view: &RoomView,
+    own: &Arc<Event>,
+) -> Result<Vec<Arc<Event>>, SyncError> {
+    let mut keys: Vec<(&str, &str)> = STRIPPED.iter().map(|event_type| (*event_type, "")).collect();
+    if own.sender != making.request.user_id {
+        keys.push(("m.room.member", own.sender.as_str()));
+    }
+    let mut events: Vec<_> =
+        view.state_events(own.state_before(), &keys).await?.into_iter().flatten().collect();
+    events.push(Arc::clone(own));
+    Ok(events)
+}
+
 /// The receipts of a room that came after a position, as an `m.receipt` event.
 pub(crate) async fn receipts(
     making: &Making<'_>,
     view: &RoomView,
     since: Option<&Position>,
 ) -> Result<Option<Value>, SyncError> {
-    let mut receipts = view.receipts(&making.request.user_id, since).await?;
+    Ok(receipt_event(making, view.receipts(&making.request.user_id, since).await?))
+}
+
+/// Receipts as an `m.receipt` event, those of ignored users left out.
+pub(crate) fn receipt_event(making: &Making<'_>, mut receipts: Vec<Receipt>) -> Option<Value> {
     receipts.retain(|receipt| !making.ignored.contains(&receipt.user_id));
     if receipts.is_empty() {
-        return Ok(None);
+        return None;
     }
-    Ok(Some(json!({ "type": "m.receipt", "content": entente_rooms::receipt_content(receipts) })))
+    Some(json!({ "type": "m.receipt", "content": entente_rooms::receipt_content(receipts) }))
 }
 
 /// Who types in a room, as an `m.typing` event. A client that knows nothing of the room is not told that nobody does.

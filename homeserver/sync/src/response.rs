@@ -5,7 +5,7 @@ use std::{
 
 use entente_accounts::AccountDataEntry;
 use entente_encryption::KeyCounts;
-use entente_rooms::{Membership, ObjectWriter, RoomNumber, UserRoom};
+use entente_rooms::{Membership, ObjectWriter, RoomNumber, RoomView, UserRoom};
 use entente_storage::{Bytes, Position, Snapshot};
 
 use crate::{
@@ -76,15 +76,14 @@ pub(crate) async fn key_changes(
     position: Position,
     redactions: u64,
 ) -> Result<(BTreeSet<String>, BTreeSet<String>), SyncError> {
-    let mut response = Response::new(SyncToken::new(position.clone()));
     let mut making = Making::new(sync, request, snapshot, position, redactions);
-    let rooms = making.add_rooms(&mut response).await?;
-    making.add_device_lists(&mut response, &rooms).await?;
-    Ok(response.device_lists.into_parts())
+    let Some(since) = making.since().cloned() else { return Ok(Default::default()) };
+    let rooms = crate::device_lists::company_since(&mut making, &since).await?;
+    Ok(crate::device_lists::between(&mut making, &since, &rooms).await?.into_parts())
 }
 
 impl<'a> Making<'a> {
-    fn new(
+    pub(crate) fn new(
         sync: &'a Sync,
         request: &'a SyncRequest,
         snapshot: Snapshot,
@@ -114,10 +113,34 @@ impl Making<'_> {
         self.request.since.as_ref().map(|since| &since.position)
     }
 
+    /// Finds out whose events the user does not want to see.
+    pub(crate) async fn find_ignored(&mut self) -> Result<(), SyncError> {
+        let localpart = self.request.user_id.localpart();
+        self.ignored = self.sync.inner.accounts.ignored_users(&self.snapshot, localpart).await?;
+        Ok(())
+    }
+
+    /// A room as the answer shows it.
+    pub(crate) async fn view(&self, room: RoomNumber) -> Result<RoomView, SyncError> {
+        Ok(self.sync.inner.rooms.view_in(&self.snapshot, room, self.redactions).await?)
+    }
+
+    /// All rooms that the user has to do with.
+    pub(crate) async fn user_rooms(&self) -> Result<Arc<[UserRoom]>, SyncError> {
+        let inner = &self.sync.inner;
+        let localpart = self.request.user_id.localpart();
+        if let Some(rooms) = inner.news.rooms_of(localpart, &self.position) {
+            return Ok(rooms);
+        }
+        let rooms: Arc<[UserRoom]> = inner.rooms.user_rooms(&self.snapshot, localpart).await?.into();
+        inner.news.remember_rooms(localpart, &self.position, &rooms);
+        Ok(rooms)
+    }
+
     async fn add_account_data(&mut self, response: &mut Response) -> Result<(), SyncError> {
+        self.find_ignored().await?;
         let user_id = &self.request.user_id;
         let accounts = &self.sync.inner.accounts;
-        self.ignored = accounts.ignored_users(&self.snapshot, user_id.localpart()).await?;
         let since = self.since().filter(|_| !self.request.full_state);
         if since.is_some() && self.hints.is_some_and(|hints| !hints.account_data) {
             return Ok(());
@@ -145,50 +168,21 @@ impl Making<'_> {
         if all_given && self.hints.is_some_and(|hints| !hints.to_device) {
             return Ok(());
         }
-        let mut messages = encryption
-            .to_device_messages(
-                &self.snapshot,
-                localpart,
-                device_id,
-                after,
-                &self.position,
-                MOST_TO_DEVICE + 1,
-            )
-            .await?;
-        if messages.len() > MOST_TO_DEVICE
-            && let Some((cut, _)) = messages.pop()
-        {
-            // What one commit brought is not torn apart: the token stands between commits.
-            let whole =
-                messages.iter().rposition(|(position, _)| *position != cut).map_or(0, |last| last + 1);
-            if whole > 0 {
-                messages.truncate(whole);
-            }
-            let mut reached = after.clone();
-            for (position, _) in &messages {
-                reached.include(*position);
-            }
-            response.next.to_device = Some(reached);
-        }
+        let (snapshot, to) = (&self.snapshot, &self.position);
+        let (messages, reached) =
+            encryption.to_device_page(snapshot, localpart, device_id, after, to, MOST_TO_DEVICE).await?;
+        response.next.to_device = (reached != self.position).then_some(reached);
         if !messages.is_empty() {
             let device = (localpart.to_owned(), device_id.to_owned());
             self.sync.inner.given.lock().insert(device);
         }
-        response.to_device = messages.into_iter().map(|(_, message)| message).collect();
+        response.to_device = messages;
         Ok(())
     }
 
     /// Adds the rooms in which there is something new. Answers all that the user is in.
     async fn add_rooms(&mut self, response: &mut Response) -> Result<Vec<RoomNumber>, SyncError> {
-        let inner = &self.sync.inner;
-        let localpart = self.request.user_id.localpart();
-        let user_rooms = if let Some(rooms) = inner.news.rooms_of(localpart, &self.position) {
-            rooms
-        } else {
-            let rooms: Arc<[UserRoom]> = inner.rooms.user_rooms(&self.snapshot, localpart).await?.into();
-            inner.news.remember_rooms(localpart, &self.position, &rooms);
-            rooms
-        };
+        let user_rooms = self.user_rooms().await?;
         let mut present = Vec::new();
         for room in user_rooms.iter() {
             if room.membership == Membership::Join {

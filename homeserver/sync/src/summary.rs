@@ -48,7 +48,7 @@ async fn is_named(view: &RoomView, state: StateRoot) -> Result<bool, RoomError> 
 }
 
 /// The first who are in the room or invited, the user aside; if there are none, those who were.
-async fn heroes(view: &RoomView, user_id: &UserId) -> Result<Vec<String>, RoomError> {
+pub(crate) async fn heroes(view: &RoomView, user_id: &UserId) -> Result<Vec<String>, RoomError> {
     let members = view.first_members(4 * MOST_HEROES).await?;
     let others = || members.iter().filter(|(member, _)| member != user_id.as_str());
     let names = |wanted: &[Membership]| -> Vec<String> {

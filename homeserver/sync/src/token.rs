@@ -2,6 +2,8 @@ use std::fmt;
 
 use entente_storage::Position;
 
+use crate::sliding::connection::SlidingToken;
+
 /// How far a client has come: `s1742`, and behind a `~` how far with to-device messages where that is less.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncToken {
@@ -29,6 +31,14 @@ impl SyncToken {
     /// Up to where to-device messages were delivered.
     pub fn to_device(&self) -> &Position {
         self.to_device.as_ref().unwrap_or(&self.position)
+    }
+}
+
+/// The position up to which a token of `/sync` in any form delivers, for endpoints that begin a page there.
+pub fn position_of_token(text: &str) -> Option<Position> {
+    match SlidingToken::parse(text) {
+        Some(token) => Some(token.position),
+        None => SyncToken::parse(text).map(|token| token.position),
     }
 }
 

@@ -23,9 +23,9 @@ const PAGE: usize = 200;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Counts {
     #[serde(rename = "notification_count")]
-    notify: u64,
+    pub(crate) notify: u64,
     #[serde(rename = "highlight_count")]
-    highlight: u64,
+    pub(crate) highlight: u64,
 }
 
 /// What was counted for a user in a room so far.

@@ -31,6 +31,7 @@ mod room_aliases;
 mod room_events;
 mod room_send;
 mod room_upgrade;
+mod sliding_sync;
 mod sync;
 mod third_party;
 mod threads;
@@ -45,7 +46,9 @@ use axum::Router;
 use crate::{ApiState, endpoint::Endpoints};
 
 /// The paths under which requests wait as long as they ask to.
-pub(crate) const LONG_POLLS: [&str; 4] = [
+pub(crate) const LONG_POLLS: [&str; 6] = [
+    sliding_sync::MERGED,
+    sliding_sync::SIMPLIFIED,
     "/_matrix/client/v3/sync",
     "/_matrix/client/r0/sync",
     "/_matrix/client/v3/events",
@@ -169,4 +172,5 @@ fn room_routes() -> Router<ApiState> {
         .endpoint(room_aliases::delete)
         .endpoint(room_aliases::of_room)
         .merge(sync::routes())
+        .merge(sliding_sync::routes())
 }

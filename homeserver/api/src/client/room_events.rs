@@ -67,14 +67,14 @@ fn from_token(given: Option<&str>, from: TimelinePlace) -> String {
     given.map_or_else(|| from.to_string(), str::to_owned)
 }
 
-/// A token of `/messages`, or one of `/sync`.
+/// A token of `/messages`, or one of `/sync` in any form.
 pub(super) async fn place(view: &RoomView, token: &str) -> Result<TimelinePlace, MatrixError> {
     if token.starts_with('t') {
         return Ok(token.parse()?);
     }
-    let position = entente_sync::SyncToken::parse(token)
+    let position = entente_sync::position_of_token(token)
         .ok_or_else(|| MatrixError::invalid_param("that is none of this server's tokens"))?;
-    Ok(view.place_at(&position.position).await?)
+    Ok(view.place_at(&position).await?)
 }
 
 /// `GET /rooms/{roomId}/context/{eventId}`.
