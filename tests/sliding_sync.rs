@@ -428,3 +428,163 @@ async fn odd_requests_are_refused_clearly() {
     let answer = alice.post(SIMPLIFIED, &json!({ "room_subscriptions": subscriptions })).await.ok();
     assert_eq!(answer["rooms"], json!({}));
 }
+
+/// Numbers that look random and are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % end
+    }
+}
+
+/// Does something in one of the rooms. Much of it is refused, as it should be.
+async fn do_something(dice: &mut Dice, users: &[User], rooms: &mut Vec<String>) {
+    let (user, other) = (&users[dice.below(users.len())], &users[dice.below(users.len())]);
+    if rooms.is_empty() || dice.below(40) == 0 {
+        let body = json!({ "name": format!("Salle {}", rooms.len()), "preset": "public_chat" });
+        rooms.push(user.create_room(body).await);
+        return;
+    }
+    let room = &rooms[dice.below(rooms.len())];
+    let target = json!({ "user_id": other.id });
+    match dice.below(20) {
+        0..=7 => {
+            let body = format!("message {}", dice.below(1_000_000));
+            user.send(room, "m.room.message", json!({ "msgtype": "m.text", "body": body })).await;
+        }
+        8..=10 => drop(user.join(room).await),
+        11 => drop(user.membership(room, "leave", json!({})).await),
+        12 => drop(user.membership(room, "invite", target).await),
+        13 => drop(user.membership(room, "kick", target).await),
+        14 => {
+            let name = json!({ "name": format!("Nom {}", dice.below(1_000)) });
+            user.set_state(room, "m.room.name", "", name).await;
+        }
+        15 => {
+            let topic = json!({ "topic": format!("Sujet {}", dice.below(1_000)) });
+            user.set_state(room, "m.room.topic", "", topic).await;
+        }
+        16 | 17 => {
+            let page = user.get(&User::in_room(room, "messages?dir=b&limit=3")).await;
+            let chunk = page.body["chunk"].as_array().cloned().unwrap_or_default();
+            if let Some(event) = chunk.last() {
+                let event_id = segment(event["event_id"].as_str().unwrap());
+                user.post(&User::in_room(room, &format!("receipt/m.read/{event_id}")), &json!({})).await;
+            }
+        }
+        18 => {
+            let tag = format!(
+                "/_matrix/client/v3/user/{}/rooms/{}/account_data/m.tag",
+                segment(&user.id),
+                segment(room)
+            );
+            user.put(&tag, &json!({ "tags": { "m.favourite": { "order": dice.below(10) } } })).await;
+        }
+        _ => {
+            let typing = json!({ "typing": dice.below(2) == 0, "timeout": 5_000 });
+            user.put(&User::in_room(room, &format!("typing/{}", segment(&user.id))), &typing).await;
+        }
+    }
+}
+
+fn window(dice: &mut Dice, merged: bool) -> Value {
+    let last = dice.below(8);
+    let limit = 1 + dice.below(6);
+    if merged {
+        let mut request = everything_merged();
+        request["lists"]["all"]["range"] = json!([0, last]);
+        request["lists"]["all"]["timeline_limit"] = json!(limit);
+        request
+    } else {
+        let mut request = everything();
+        request["lists"]["all"]["ranges"] = json!([[0, last]]);
+        request["lists"]["all"]["timeline_limit"] = json!(limit);
+        request
+    }
+}
+
+fn ids(events: &Value) -> Vec<&str> {
+    events.as_array().into_iter().flatten().map(|event| event["event_id"].as_str().unwrap()).collect()
+}
+
+/// What a client was told bit by bit is what `/v3/sync` tells at once.
+fn compare(client: &Client<'_>, plain: &Value) {
+    let empty = serde_json::Map::new();
+    let joined = plain["rooms"]["join"].as_object().unwrap_or(&empty);
+    for (room_id, expected) in joined {
+        let room = client.rooms.get(room_id).unwrap_or_else(|| panic!("{room_id} is missing"));
+        let state: BTreeMap<String, &Value> = expected["state"]["events"]
+            .as_array()
+            .into_iter()
+            .chain(expected["timeline"]["events"].as_array())
+            .flatten()
+            .filter_map(|event| {
+                Some((
+                    format!("{} {}", event["type"].as_str()?, event["state_key"].as_str()?),
+                    &event["content"],
+                ))
+            })
+            .collect();
+        for key in ["m.room.name ", "m.room.topic "] {
+            assert_eq!(room["state"].get(key), state.get(key).copied(), "{key} of {room_id}");
+        }
+        assert_eq!(room["name"], state["m.room.name "]["name"], "{room_id}");
+        assert_eq!(room["joined_count"], expected["summary"]["m.joined_member_count"], "{room_id}");
+        assert_eq!(room["invited_count"], expected["summary"]["m.invited_member_count"], "{room_id}");
+        if !client.is_merged {
+            let unread = &expected["unread_notifications"]["notification_count"];
+            assert_eq!(&room["notification_count"], unread, "{room_id}");
+        }
+        let (told, all) = (ids(&room["timeline"]), ids(&expected["timeline"]["events"]));
+        assert!(
+            !told.is_empty() && all.ends_with(&told[told.len().saturating_sub(all.len())..]),
+            "{room_id}"
+        );
+    }
+    for room_id in plain["rooms"]["invite"].as_object().unwrap_or(&empty).keys() {
+        assert!(client.rooms[room_id].get("invite_state").is_some(), "{room_id}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_happens_both_ways_to_sync_tell_the_same() {
+    let server = Server::open();
+    let mut users = Vec::new();
+    for name in ["alice", "bob", "carol"] {
+        users.push(User::register(&server, name).await);
+    }
+    let mut dice = Dice(17);
+    let mut rooms = Vec::new();
+    let mut clients = [
+        Client::new(&users[0], false, everything()),
+        Client::new(&users[1], false, everything()),
+        Client::new(&users[2], true, everything_merged()),
+    ];
+    for round in 0..50 {
+        for _ in 0..20 {
+            do_something(&mut dice, &users, &mut rooms).await;
+        }
+        for client in &mut clients {
+            match dice.below(4) {
+                // An answer that never arrives.
+                0 => drop(client.ask(Duration::ZERO).await.ok()),
+                1 | 2 => {
+                    client.request = window(&mut dice, client.is_merged);
+                    client.sync(Duration::ZERO).await;
+                }
+                _ => {}
+            }
+        }
+        if round % 10 == 9 {
+            for client in &mut clients {
+                client.request = if client.is_merged { everything_merged() } else { everything() };
+                client.catch_up().await;
+                let filter = json!({ "room": { "timeline": { "limit": 50 } } }).to_string();
+                compare(client, &client.user.sync(&[("filter", &filter)]).await);
+            }
+        }
+    }
+    assert!(rooms.len() > 5, "something happened");
+}

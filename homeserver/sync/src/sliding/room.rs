@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{connection::Sent, lists::Wanted, request::Dialect, required_state::CombinedState};
 use crate::{
     SyncError,
-    joined::{Span, Timeline, is_member},
+    joined::{Span, Timeline, is_member, was_joined},
     others::stripped_state,
     response::Making,
     summary::heroes,
@@ -83,6 +83,17 @@ pub(crate) async fn in_full(
 ) -> Result<Option<MadeRoom>, SyncError> {
     let view = making.view(wanted.room.number).await?;
     let (end, state) = end_of(&view, wanted).await?;
+    let known = match &known.up_to {
+        // Who comes back begins anew: they were not told what happened without them.
+        Some(up_to)
+            if wanted.room.membership == Membership::Join
+                && !up_to.includes(wanted.room.position)
+                && !was_joined(&view, making, up_to).await? =>
+        {
+            &Known { up_to: None, required_state: CombinedState::default(), ..known.clone() }
+        }
+        _ => known,
+    };
     let initial = known.up_to.is_none();
     let mut required_state = known.required_state.clone();
     required_state.add_all(&wanted.required_state);
