@@ -16,7 +16,7 @@ use matrix_sdk::{
     deserialized_responses::EncryptionInfo,
     encryption::{BackupDownloadStrategy, EncryptionSettings},
     ruma::{
-        OwnedEventId, OwnedUserId, RoomId,
+        OwnedEventId, OwnedUserId, RoomId, UserId,
         events::{
             reaction::OriginalSyncReactionEvent,
             room::message::{OriginalSyncRoomMessageEvent, Relation},
@@ -112,7 +112,11 @@ impl Person {
 
     /// The first message that somebody sent with this text.
     pub async fn reads(&self, sender: &Person, body: &str) -> Read {
-        let sender = sender.id();
+        self.reads_from(&sender.id(), body).await
+    }
+
+    /// The first message of a user with this text.
+    pub async fn reads_from(&self, sender: &UserId, body: &str) -> Read {
         eventually(body, || async {
             let read = self.read.lock().unwrap();
             read.iter().find(|read| read.sender == sender && read.body == body).cloned()

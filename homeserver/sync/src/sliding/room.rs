@@ -147,7 +147,7 @@ pub(crate) async fn in_full(
     }))
 }
 
-/// Makes a room to which the user is invited, or at which they knocked.
+/// Makes a room to which the user is invited, or at which they knocked; or were and did.
 pub(crate) async fn stripped(
     making: &Making<'_>,
     wanted: &Wanted<'_>,
@@ -161,11 +161,16 @@ pub(crate) async fn stripped(
     let mut writer = ObjectWriter::begin(&mut json);
     writer.value("initial", true);
     writer.value("bump_stamp", wanted.facts.bump_stamp);
-    let key = match dialect {
-        Dialect::Simplified => "invite_state",
-        Dialect::Merged => "stripped_state",
-    };
-    writer.list(key, &events, |json, event| view.write_stripped(json, event));
+    let is_over = !matches!(wanted.room.membership, Membership::Invite | Membership::Knock);
+    let write_stripped = |json: &mut Vec<u8>, event: &Arc<Event>| view.write_stripped(json, event);
+    match dialect {
+        // Clients of this form take whatever has this for an invite.
+        Dialect::Simplified if is_over => writer.list("required_state", &[own], |json, event| {
+            view.write_state_event(json, event, Shape::WithoutRoom);
+        }),
+        Dialect::Simplified => writer.list("invite_state", &events, write_stripped),
+        Dialect::Merged => writer.list("stripped_state", &events, write_stripped),
+    }
     if is_dm {
         writer.value("is_dm", true);
     }
