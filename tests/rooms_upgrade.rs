@@ -1,5 +1,7 @@
 //! Upgrades of rooms: what goes over to the new one, and what stays in the old.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use entente_tests::{Server, User, segment};
 use serde_json::{Value, json};
 

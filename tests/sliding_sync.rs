@@ -1,5 +1,7 @@
 //! Sliding sync: windows over a user's rooms, and what stays right whatever happens to the connection.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{collections::BTreeMap, time::Duration};
 
 use entente_tests::{Server, User, bodies, segment};

@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use entente_accounts::Accounts;
-use entente_api::{ApiState, InFlight, Metrics, Readiness, Server, metrics_router};
+use entente_api::{ApiState, InFlight, Metrics, Readiness, Server, Services, metrics_router};
 use entente_config::Config;
 use entente_encryption::Encryption;
 use entente_environment::{Clock, Environment};
@@ -63,7 +63,7 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
     let rooms = open_rooms(config, &environment, store).await?;
     let sync =
         Sync::new(environment.clone(), store.clone(), accounts.clone(), encryption.clone(), rooms.clone());
-    let state = ApiState {
+    let state = ApiState::from(Services {
         accounts: accounts.clone(),
         encryption,
         rooms,
@@ -74,7 +74,7 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
         metrics: Metrics::new(),
         http: settings::http(config),
         in_flight: InFlight::new(settings::as_usize(config.limits.max_requests_in_flight.get())),
-    };
+    });
     let connections = settings::connections(config);
     let first_token = accounts.first_registration_token().await.map_err(|error| error.to_string())?;
     let clock = environment.clock().clone();

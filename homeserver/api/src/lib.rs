@@ -15,7 +15,7 @@ mod listener;
 mod metrics;
 mod pages;
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use axum::Router;
 use entente_accounts::Accounts;
@@ -34,9 +34,27 @@ pub use self::{
     metrics::{Metrics, metrics_router},
 };
 
-/// What handlers work with. Cheap to clone.
+/// What handlers work with. Every layer and handler of every request has a clone: it is one pointer.
 #[derive(Clone, Debug)]
-pub struct ApiState {
+pub struct ApiState(Arc<Services>);
+
+impl From<Services> for ApiState {
+    fn from(services: Services) -> Self {
+        Self(Arc::new(services))
+    }
+}
+
+impl Deref for ApiState {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.0
+    }
+}
+
+/// Everything that the API stands upon.
+#[derive(Debug)]
+pub struct Services {
     /// The accounts.
     pub accounts: Accounts,
     /// What is kept for their encryption.

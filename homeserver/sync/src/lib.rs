@@ -144,7 +144,8 @@ impl Sync {
                     Err(_) => return self.quiet(request, since).await,
                 }
             }
-            let response = self.respond(request).await?;
+            // On the heap, so that whoever waits does not hold the place for it.
+            let response = Box::pin(self.respond(request)).await?;
             let must_answer = request.since.is_none() || request.full_state || !response.is_empty();
             if must_answer || woken.await.is_err() {
                 return Ok(response.into_json());

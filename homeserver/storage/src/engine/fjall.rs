@@ -36,7 +36,7 @@ impl Default for Options {
         Self {
             cache_bytes: 64 * 1024 * 1024,
             journal_bytes: 128 * 1024 * 1024,
-            memtable_bytes: 16 * 1024 * 1024,
+            memtable_bytes: 8 * 1024 * 1024,
         }
     }
 }

@@ -74,7 +74,8 @@ impl Sync {
                 }
             }
             let until = token.is_some().then_some(fingerprint);
-            match self.try_to_answer(request, &connection, token.as_ref(), until).await? {
+            // On the heap, so that whoever waits does not hold the place for it.
+            match Box::pin(self.try_to_answer(request, &connection, token.as_ref(), until)).await? {
                 Some(json) => return Ok(json),
                 None if woken.await.is_err() => {
                     return self.answer(request, &connection, token.as_ref(), None).await;
@@ -205,7 +206,7 @@ impl Sync {
         token: Option<&SlidingToken>,
         unless_quiet: Option<u64>,
     ) -> Result<Vec<u8>, SyncError> {
-        let answer = self.try_to_answer(request, connection, token, unless_quiet).await?;
+        let answer = Box::pin(self.try_to_answer(request, connection, token, unless_quiet)).await?;
         answer.ok_or(SyncError::UnknownPosition)
     }
 
