@@ -46,6 +46,29 @@ pub enum Change {
         #[n(0)]
         room: u64,
     },
+    /// A local user's membership became another by state resolution, and not by an event that came now.
+    #[n(8)]
+    Membership {
+        /// In which room.
+        #[n(0)]
+        room: u64,
+        /// Whose.
+        #[n(1)]
+        user_id: String,
+        /// What it is now.
+        #[n(2)]
+        membership: Membership,
+    },
+    /// An event of another server was taken in that is not shown: rejected, or soft-failed.
+    #[n(9)]
+    NotShown {
+        /// In which room.
+        #[n(0)]
+        room: u64,
+        /// Under which number.
+        #[n(1)]
+        number: i64,
+    },
     /// A local user forgot a room.
     #[n(3)]
     Forgotten {

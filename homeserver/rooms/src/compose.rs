@@ -2,6 +2,9 @@
 
 mod format;
 mod index;
+mod receive;
+mod resolve;
+mod take_over;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,10 +18,14 @@ use serde_json::value::RawValue;
 
 use crate::{
     Change, Event, RoomError, RoomView,
+    auth_chain::assign,
+    chain_store::NewChains,
     room::{Head, StateKey, state_type},
     rows::{self, EventHeader, EventPlace, Extremity, HeadRow, SentAs, StoredEvent, TransactionRow},
     state::{self, EventNumber, InvalidNode, Node, NodeHash, NodeSource, Partition, StateKeyId, StateRoot},
 };
+
+pub(crate) use self::format::{event_id, sign};
 
 /// An event that is yet to be made.
 #[derive(Clone, Debug)]
@@ -84,6 +91,7 @@ pub(crate) struct Composer {
     /// Events that were made here, by number.
     made: BTreeMap<i64, Arc<Event>>,
     new_state_keys: BTreeMap<(String, String), StateKeyId>,
+    new_chains: NewChains,
     redacted: Vec<EventNumber>,
     pub(crate) transaction: Transaction,
 }
@@ -112,6 +120,7 @@ impl Composer {
             nodes: BTreeMap::new(),
             made: BTreeMap::new(),
             new_state_keys: BTreeMap::new(),
+            new_chains: NewChains::default(),
             redacted: Vec::new(),
             transaction: Transaction::new(),
         }
@@ -123,14 +132,16 @@ impl Composer {
             return None;
         }
         let room = self.view.room.number;
+        let resolved = self.base.as_ref().is_some_and(|base| base.state != self.head.row.state);
         self.transaction.check_unchanged(&rows::HEADS, room.0, self.base.as_ref());
         self.transaction.put(&rows::HEADS, room.0, &self.head.row);
         let states = &self.view.rooms.inner.states;
         states.put_in(&mut self.transaction, room, &self.nodes);
+        self.new_chains.put_in(&mut self.transaction, room);
         Some(Composed {
             transaction: self.transaction,
             head: self.head,
-            changes_state: self.made.values().any(|event| event.state_key.is_some()),
+            changes_state: resolved || self.made.values().any(|event| event.state_key.is_some()),
             redacted: self.redacted,
         })
     }
@@ -240,9 +251,12 @@ impl Composer {
             replaced = self.change_state(&event).await?;
             header.replaces = replaced.as_ref().map(|replaced| replaced.number.0);
             header.state_after = Some(self.head.row.state.clone());
+            self.assign_chain(event.number, &event, &auth_events).await?;
         }
         let stored = StoredEvent { position, header, json };
-        self.put(&event, &stored)?;
+        self.put_rows(&event, &stored, false)?;
+        self.head.row.extremities =
+            vec![Extremity { event_id: event.event_id.to_string(), number, depth: event.depth }];
         let event = Arc::new(Event::new(self.view.room.number, number, stored)?);
         self.note(&event, replaced.as_deref()).await?;
         Ok(event)
@@ -274,6 +288,51 @@ impl Composer {
         draft: &Draft,
         auth_events: &[Arc<Event>],
     ) -> Result<(entente_storage::Bytes, OwnedEventId), RoomError> {
+        let rooms = &self.view.rooms.inner;
+        let (prev_events, depth) = self.prev_events().await?;
+        let parts = self.parts(draft, &prev_events, auth_events, depth);
+        format::build(&parts, &self.view.room.rules, &rooms.signing_key)
+    }
+
+    /// An event that another server is to sign, if the rules of the room allow it at its present state.
+    pub(crate) async fn template(&mut self, draft: &Draft) -> Result<CanonicalJsonObject, RoomError> {
+        let rules = self.view.room.rules.clone();
+        let content = format::raw_content(&draft.content)?;
+        let authorisation = self.authorisation(draft, &content).await?;
+        let auth_events: Vec<Arc<Event>> = authorisation.selected.iter().flatten().cloned().collect();
+        let (prev_events, depth) = self.prev_events().await?;
+        let parts = self.parts(draft, &prev_events, &auth_events, depth);
+        let template = format::unsigned(&parts, &rules)?;
+        // Authority is decided on an event, which this is but for its signature.
+        let (json, event_id) = format::build(&parts, &rules, &self.view.rooms.inner.signing_key)?;
+        let header = EventHeader { event_id: event_id.to_string(), ..EventHeader::default() };
+        let stored = StoredEvent { position: LogPosition::AT_COMMIT, header, json };
+        let event = Event::new(self.view.room.number, self.head.row.next_event, stored)?;
+        authorisation.check(&rules.authorization, &event)?;
+        Ok(template)
+    }
+
+    fn parts<'p>(
+        &'p self,
+        draft: &'p Draft,
+        prev_events: &'p [format::Reference<'p>],
+        auth_events: &'p [Arc<Event>],
+        depth: u64,
+    ) -> format::Parts<'p> {
+        let rooms = &self.view.rooms.inner;
+        format::Parts {
+            draft,
+            room_id: &self.view.room.room_id,
+            prev_events,
+            auth_events,
+            depth: depth.saturating_add(1),
+            origin_server_ts: draft.origin_server_ts.unwrap_or_else(|| rooms.environment.now().millis()),
+            randomness: rooms.environment.randomness(),
+        }
+    }
+
+    /// The events upon which the next one is built, and the greatest depth of them.
+    async fn prev_events(&self) -> Result<(Vec<format::Reference<'_>>, u64), RoomError> {
         let mut prev_events = Vec::with_capacity(self.head.row.extremities.len());
         for extremity in self.head.row.extremities.iter().take(format::MOST_PREV_EVENTS) {
             prev_events.push(format::Reference {
@@ -287,17 +346,7 @@ impl Composer {
         }
         let depth =
             self.head.row.extremities.iter().map(|extremity| extremity.depth).max().unwrap_or_default();
-        let rooms = &self.view.rooms.inner;
-        let parts = format::Parts {
-            draft,
-            room_id: &self.view.room.room_id,
-            prev_events: &prev_events,
-            auth_events,
-            depth: depth + 1,
-            origin_server_ts: draft.origin_server_ts.unwrap_or_else(|| rooms.environment.now().millis()),
-            randomness: rooms.environment.randomness(),
-        };
-        format::build(&parts, &self.view.room.rules, &rooms.signing_key)
+        Ok((prev_events, depth))
     }
 
     /// Puts a state event into the present state. Answers which event it replaced.
@@ -342,15 +391,44 @@ impl Composer {
         Ok(id)
     }
 
-    /// Writes the event itself, and everything that finds it.
-    fn put(&mut self, event: &Event, stored: &StoredEvent) -> Result<(), RoomError> {
+    /// Gives a state event its place in the auth chains of the room.
+    async fn assign_chain(
+        &mut self,
+        number: EventNumber,
+        event: &Event,
+        auth_events: &[Arc<Event>],
+    ) -> Result<(), RoomError> {
+        let numbers: Vec<EventNumber> = auth_events.iter().map(|auth_event| auth_event.number).collect();
+        let replaced = auth_events.iter().find(|auth_event| {
+            auth_event.event_type == event.event_type && auth_event.state_key == event.state_key
+        });
+        let replaced = replaced.map(|replaced| replaced.number);
+        let assignment = assign(&self.chains(), number, &numbers, replaced).await?;
+        self.new_chains.add(number, assignment);
+        Ok(())
+    }
+
+    /// Writes an event that has no place in the timeline.
+    fn put_outlier(&mut self, event: &Event, stored: &StoredEvent) {
+        let (room, number) = (self.view.room.number.0, event.number.0);
+        self.transaction.put(&rows::EVENTS, (room, number), stored);
+        self.transaction.check_absent(&rows::EVENT_IDS, event.event_id.as_str());
+        self.transaction.put(&rows::EVENT_IDS, event.event_id.as_str(), &EventPlace { room, number });
+    }
+
+    /// Writes the event itself, and everything that finds it. One that was an outlier has been found by its id before.
+    fn put_rows(&mut self, event: &Event, stored: &StoredEvent, was_outlier: bool) -> Result<(), RoomError> {
         let room = self.view.room.number.0;
         let number = event.number.0;
         let transaction = &mut self.transaction;
         transaction.put(&rows::EVENTS, (room, number), stored);
-        transaction.check_absent(&rows::EVENT_IDS, event.event_id.as_str());
+        if !was_outlier {
+            transaction.check_absent(&rows::EVENT_IDS, event.event_id.as_str());
+        }
         transaction.put(&rows::EVENT_IDS, event.event_id.as_str(), &EventPlace { room, number });
-        transaction.put(&rows::EVENT_TIMES, (room, event.origin_server_ts, number), &());
+        if !stored.header.rejected && !stored.header.soft_failed {
+            transaction.put(&rows::EVENT_TIMES, (room, event.origin_server_ts, number), &());
+        }
         if let Some(SentAs { device_id, transaction_id }) = &stored.header.transaction {
             let localpart = event.sender.localpart();
             let event_type = event.event_type.to_string();
@@ -364,8 +442,6 @@ impl Composer {
         }
         self.head.row.next_event =
             number.checked_add(1).ok_or_else(|| RoomError::Internal(String::from("a room is full")))?;
-        self.head.row.extremities =
-            vec![Extremity { event_id: event.event_id.to_string(), number, depth: event.depth }];
         Ok(())
     }
 

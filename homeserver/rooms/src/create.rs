@@ -135,14 +135,9 @@ impl Rooms {
             let draft = Draft::state(&new.creator, StateEventType::RoomMember, invitee.as_str(), content);
             composer.append(draft).await.map_err(in_words)?;
         }
-        let room = &composer.view.room;
-        let row = RoomRow { room_id: room.room_id.to_string(), version: version.to_string() };
-        let (number, room_id) = (room.number.0, room.room_id.clone());
+        composer.put_room();
+        let (number, room_id) = (composer.view.room.number.0, composer.view.room.room_id.clone());
         let transaction = &mut composer.transaction;
-        transaction.check_absent(&rows::ROOMS, number);
-        transaction.put(&rows::ROOMS, number, &row);
-        transaction.check_absent(&rows::ROOM_IDS, room_id.as_str());
-        transaction.put(&rows::ROOM_IDS, room_id.as_str(), &number);
         if let Some(alias) = &new.alias {
             let row =
                 AliasRow { room_id: room_id.to_string(), room: number, creator: new.creator.to_string() };
@@ -179,6 +174,20 @@ impl Rooms {
             composer.view.room = Arc::new(room);
         }
         Ok(composer)
+    }
+}
+
+impl Composer {
+    /// Writes what never changes about a new room.
+    pub(crate) fn put_room(&mut self) {
+        let room = &self.view.room;
+        let row = RoomRow { room_id: room.room_id.to_string(), version: room.version.to_string() };
+        let (number, room_id) = (room.number.0, room.room_id.as_str());
+        let transaction = &mut self.transaction;
+        transaction.check_absent(&rows::ROOMS, number);
+        transaction.put(&rows::ROOMS, number, &row);
+        transaction.check_absent(&rows::ROOM_IDS, room_id);
+        transaction.put(&rows::ROOM_IDS, room_id, &number);
     }
 }
 

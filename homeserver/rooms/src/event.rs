@@ -156,6 +156,22 @@ impl Event {
         }
     }
 
+    /// The room's state when it came: that of all that was there, where the state before it is that of what it names.
+    pub fn room_state_before(&self) -> StateRoot {
+        match &self.header.room_before {
+            Some(root) => StateRoot::decode(root).unwrap_or_default(),
+            None => self.state_before(),
+        }
+    }
+
+    /// The room's state since it came.
+    pub fn room_state_after(&self) -> StateRoot {
+        match &self.header.room_after {
+            Some(root) => StateRoot::decode(root).unwrap_or_default(),
+            None => self.state_after(),
+        }
+    }
+
     /// The state event that it replaced.
     pub fn replaces(&self) -> Option<EventNumber> {
         self.header.replaces.map(EventNumber)
@@ -169,6 +185,16 @@ impl Event {
     /// Whether it has a place in the timeline that is shown.
     pub fn is_shown(&self) -> bool {
         !self.header.rejected && !self.header.soft_failed && !self.header.outlier
+    }
+
+    /// Whether it failed the rules, and is part of nothing.
+    pub(crate) fn is_rejected(&self) -> bool {
+        self.header.rejected
+    }
+
+    /// Whether it is known only because others are authorised by it: the state before it is not known.
+    pub(crate) fn is_outlier(&self) -> bool {
+        self.header.outlier
     }
 
     /// Which event it redacts, if it is a redaction: `redacts` stands in the content since room version 11.

@@ -10,6 +10,7 @@ pub mod resolution;
 pub mod state;
 
 mod aliases;
+mod chain_store;
 mod changes;
 mod client_event;
 mod compose;
@@ -18,6 +19,7 @@ mod create;
 mod error;
 mod event;
 mod filter;
+mod incoming;
 mod members;
 mod membership;
 mod powers;
@@ -41,7 +43,7 @@ use std::sync::{Arc, atomic::AtomicU64};
 use entente_environment::Environment;
 use entente_storage::Store;
 use quick_cache::{Weighter, sync::Cache};
-use ruma::{OwnedRoomId, OwnedServerName, RoomVersionId, ServerName, UserId};
+use ruma::{OwnedRoomId, OwnedServerName, RoomVersionId, ServerName, UserId, serde::Base64};
 
 pub use self::{
     changes::{Change, TOPIC},
@@ -52,6 +54,7 @@ pub use self::{
     error::RoomError,
     event::Event,
     filter::{EventFilter, matches_pattern},
+    incoming::{JoinAnswer, JoinedRoom, Pdu, Received, VerifiedPdu},
     membership::MembershipRequest,
     powers::Powers,
     receipts::{NewReceipt, ReadMarkers, Receipt, ReceiptType, receipt_content},
@@ -164,6 +167,11 @@ impl Rooms {
     /// The server's name.
     pub fn server_name(&self) -> &ServerName {
         self.inner.signing_key.server_name()
+    }
+
+    /// The name and the public half of the key with which this server signs.
+    pub fn public_key(&self) -> (String, Base64) {
+        self.inner.signing_key.public_key()
     }
 
     /// The settings.

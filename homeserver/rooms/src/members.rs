@@ -65,7 +65,7 @@ impl RoomView {
     /// The state at a place of the timeline: behind the event before it.
     pub async fn state_at_place(&self, place: TimelinePlace) -> Result<StateRoot, RoomError> {
         let before = self.newest_before(place, 1).await?;
-        Ok(before.first().map(|event| event.state_after()).unwrap_or_default())
+        Ok(before.first().map(|event| event.room_state_after()).unwrap_or_default())
     }
 
     /// The state at a position of the log.

@@ -259,7 +259,10 @@ impl Composer {
     }
 
     /// Who lets a user into a restricted room, if that is how they come in (room version 8, "Restricted rooms").
-    async fn restricted_join(&mut self, user_id: &UserId) -> Result<Option<OwnedUserId>, RoomError> {
+    pub(crate) async fn restricted_join(
+        &mut self,
+        user_id: &UserId,
+    ) -> Result<Option<OwnedUserId>, RoomError> {
         let Some(join_rules) = self.current(&StateEventType::RoomJoinRules, "").await? else {
             return Ok(None);
         };

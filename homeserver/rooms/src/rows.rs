@@ -65,8 +65,14 @@ pub(crate) const SIGNING_KEYS: Keyspace<String, Bytes> = Keyspace::new(0x0216, "
 /// The timeline by time: room, `origin_server_ts` in ms, number.
 pub(crate) const EVENT_TIMES: Keyspace<(u64, u64, i64), ()> = Keyspace::new(0x0217, "rooms.event_times");
 
+/// The place of a state event in the auth chains of its room, by room and number.
+pub(crate) const CHAIN_POSITIONS: Keyspace<(u64, i64), Bytes> =
+    Keyspace::new(0x0220, "rooms.chain_positions");
+/// What stands at each place of the auth chains, by room, chain and sequence number.
+pub(crate) const CHAIN_ROWS: Keyspace<(u64, i64, u64), Bytes> = Keyspace::new(0x0221, "rooms.chain_rows");
+
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 23] = [
+pub const KEYSPACES: [KeyspaceInfo; 25] = [
     STATE_NODES.info(),
     ROOM_IDS.info(),
     ROOMS.info(),
@@ -90,6 +96,8 @@ pub const KEYSPACES: [KeyspaceInfo; 23] = [
     REPORTS.info(),
     SIGNING_KEYS.info(),
     EVENT_TIMES.info(),
+    CHAIN_POSITIONS.info(),
+    CHAIN_ROWS.info(),
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -136,6 +144,10 @@ pub(crate) struct HeadRow {
     /// How many are invited.
     #[n(6)]
     pub(crate) invited: u64,
+    /// How many events are known only because others are authorised by them.
+    #[n(7)]
+    #[cbor(default)]
+    pub(crate) outliers: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -186,6 +198,13 @@ pub(crate) struct EventHeader {
     /// Whether it is known only because other events are authorised by it, and so has no place in the timeline.
     #[n(8)]
     pub(crate) outlier: bool,
+    /// The room's state before it came, and then, where these are not the states before and after it: an encoded `StateRoot`.
+    #[n(9)]
+    #[cbor(with = "minicbor::bytes")]
+    pub(crate) room_before: Option<Vec<u8>>,
+    #[n(10)]
+    #[cbor(with = "minicbor::bytes")]
+    pub(crate) room_after: Option<Vec<u8>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]

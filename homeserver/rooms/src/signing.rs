@@ -5,6 +5,7 @@ use entente_storage::{Bytes, Store, Transaction};
 use ruma::{
     CanonicalJsonObject, OwnedServerName, ServerName,
     room_version_rules::RedactionRules,
+    serde::Base64,
     signatures::{Ed25519KeyPair, JsonError, hash_and_sign_event},
 };
 
@@ -51,6 +52,11 @@ impl SigningKey {
     /// The server that it belongs to.
     pub(crate) fn server_name(&self) -> &ServerName {
         &self.server_name
+    }
+
+    /// Its name (`ed25519:…`), and its public half.
+    pub(crate) fn public_key(&self) -> (String, Base64) {
+        (format!("ed25519:{}", self.key.version()), Base64::new(self.key.public_key().to_vec()))
     }
 
     /// Adds an event's content hash and this server's signature.

@@ -115,7 +115,7 @@ pub(crate) async fn left(making: &mut Making<'_>, room: &UserRoom) -> Result<Opt
         }
     }
     let end = TimelinePlace(EventNumber(left.number.0.saturating_add(1)));
-    let span = Span { since, end, state_at_end: left.state_after() };
+    let span = Span { since, end, state_at_end: left.room_state_after() };
     let account_data = making.take_account_data(&view.room.room_id);
     let mut update = if room.was_joined {
         RoomUpdate::of_span(making, view, &span).await?
@@ -298,7 +298,7 @@ impl Timeline {
             let reached_known = span.since.as_ref().is_some_and(|since| since.includes(oldest.position));
             let mut new = page;
             new.retain(|event| is_new(event, span.since.as_ref()));
-            oldest_new = new.first().map_or(oldest_new, |oldest| oldest.state_before());
+            oldest_new = new.first().map_or(oldest_new, |oldest| oldest.room_state_before());
             let wanted = new.into_iter().filter(|event| passes(&filter, event, making)).collect();
             for seen in view.seen_by(&request.user_id, wanted).await?.into_iter().rev() {
                 if newest_first.len() == limit {
@@ -317,7 +317,7 @@ impl Timeline {
         let first = newest_first.first().map(|first| &first.event);
         Ok(Self {
             start: first.map_or(span.end, |first| TimelinePlace(first.number)),
-            state_at_start: first.map_or(span.state_at_end, |first| first.state_before()),
+            state_at_start: first.map_or(span.state_at_end, |first| first.room_state_before()),
             events: newest_first,
             limited,
             state_at_since,

@@ -291,6 +291,16 @@ impl News {
                 let concerned = self.local_members(store, rooms, room).await?;
                 self.tell(position, concerned, awake, |_| ());
             }
+            Change::Membership { room, user_id, membership } => {
+                if let Some(localpart) = rooms.local(user_id) {
+                    let localpart: Arc<str> = Arc::from(localpart);
+                    self.note_member(RoomNumber(*room), &localpart, *membership);
+                    self.tell(position, [localpart], awake, |user| {
+                        user.rooms = None;
+                        user.memberships.include(position);
+                    });
+                }
+            }
             Change::Forgotten { localpart, .. } => {
                 self.tell(position, [Arc::from(localpart.as_str())], awake, |user| {
                     user.rooms = None;

@@ -121,6 +121,23 @@ fn batches(spans: &[Span]) -> Vec<Vec<Span>> {
     batches
 }
 
+/// The auth chains of these events, themselves included: everything that they reach.
+pub async fn auth_chains_of<S: ChainSource>(
+    source: &S,
+    events: &[EventNumber],
+) -> Result<Vec<EventNumber>, S::Error> {
+    let mut reach = reach::Reach::default();
+    for events in events.chunks(MOST_AT_ONCE) {
+        let positions = positions_of(source, events).await?;
+        reach.extend(source, &positions, |_| ()).await?;
+    }
+    let spans: Vec<Span> = reach
+        .chains()
+        .map(|ChainPosition { chain, sequence }| Span { chain, after: 0, to: sequence })
+        .collect();
+    events_of(source, &spans).await
+}
+
 /// The events before `event` in its chain, oldest first, and itself: for `m.room.power_levels` all that state resolution will ask
 /// for one after the other (the "mainline"), as far as they are in one chain.
 pub async fn chain_up_to<S: ChainSource>(

@@ -58,6 +58,35 @@ pub(super) fn build(
     rules: &RoomVersionRules,
     key: &SigningKey,
 ) -> Result<(Bytes, OwnedEventId), RoomError> {
+    let mut event = unsigned(parts, rules)?;
+    if rules.event_id_format == EventIdFormatVersion::V1 {
+        let event_id = format!("${}:{}", parts.randomness.alphanumeric(18), key.server_name());
+        event.insert(String::from("event_id"), string(&event_id));
+    }
+    sign(&mut event, rules, key)
+}
+
+/// Adds an event's hash and this server's signature. Answers its canonical JSON, and its id.
+pub(crate) fn sign(
+    event: &mut CanonicalJsonObject,
+    rules: &RoomVersionRules,
+    key: &SigningKey,
+) -> Result<(Bytes, OwnedEventId), RoomError> {
+    key.hash_and_sign(event, &rules.redaction)?;
+    // The size is decided on the whole event, with its signatures.
+    let json = serde_json::to_vec(&event).map_err(|error| RoomError::BadEvent(error.to_string()))?;
+    if json.len() > MOST_BYTES {
+        return Err(RoomError::TooLarge("an event has at most 65535 bytes, with what the server adds to it"));
+    }
+    check_pdu_format(event, &rules.event_format).map_err(RoomError::BadEvent)?;
+    Ok((json.into(), event_id(event, rules)?))
+}
+
+/// An event without its hash and signature: what another server's user is asked to sign.
+pub(super) fn unsigned(
+    parts: &Parts<'_>,
+    rules: &RoomVersionRules,
+) -> Result<CanonicalJsonObject, RoomError> {
     let draft = parts.draft;
     check_sizes(draft)?;
     let mut event = CanonicalJsonObject::new();
@@ -87,18 +116,7 @@ pub(super) fn build(
     let auth_events =
         parts.auth_events.iter().map(|event| name_event(rules, event.event_id.as_str(), Some(event)));
     set("auth_events", CanonicalJsonValue::Array(auth_events.collect::<Result<_, _>>()?));
-    if rules.event_id_format == EventIdFormatVersion::V1 {
-        let event_id = format!("${}:{}", parts.randomness.alphanumeric(18), key.server_name());
-        set("event_id", string(&event_id));
-    }
-    key.hash_and_sign(&mut event, &rules.redaction)?;
-    // The size is decided on the whole event, with its signatures.
-    let json = serde_json::to_vec(&event).map_err(|error| RoomError::BadEvent(error.to_string()))?;
-    if json.len() > MOST_BYTES {
-        return Err(RoomError::TooLarge("an event has at most 65535 bytes, with what the server adds to it"));
-    }
-    check_pdu_format(&event, &rules.event_format).map_err(RoomError::BadEvent)?;
-    Ok((json.into(), event_id(&event, rules)?))
+    Ok(event)
 }
 
 /// An event's id: written in it, or made from its reference hash since room version 3.

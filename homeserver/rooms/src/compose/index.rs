@@ -58,6 +58,28 @@ impl Composer {
         Ok(())
     }
 
+    /// Somebody has no membership any more: an event that gave it does not stand in the room's state.
+    pub(super) async fn unnote_membership(
+        &mut self,
+        event: &Event,
+        replaced: Option<&Event>,
+        user_id: &str,
+    ) -> Result<(), RoomError> {
+        let before = replaced.and_then(Event::membership);
+        let head = &mut self.head.row;
+        match before {
+            Some(Membership::Join) => head.joined = head.joined.saturating_sub(1),
+            Some(Membership::Invite) => head.invited = head.invited.saturating_sub(1),
+            _ => {}
+        }
+        self.transaction.delete(&rows::MEMBERS, (self.view.room.number.0, user_id));
+        let parsed = <&UserId>::try_from(user_id);
+        if let Some(localpart) = parsed.ok().and_then(|user_id| self.view.rooms.localpart(user_id)) {
+            self.note_user_room(localpart, event.number, Membership::Leave, before).await?;
+        }
+        Ok(())
+    }
+
     async fn note_user_room(
         &mut self,
         localpart: &str,
@@ -121,7 +143,7 @@ impl Composer {
         self.transaction.put(&rows::THREAD_PARTICIPANTS, key, &());
     }
 
-    async fn find(&self, event_id: &EventId) -> Result<Option<Arc<Event>>, RoomError> {
+    pub(super) async fn find(&self, event_id: &EventId) -> Result<Option<Arc<Event>>, RoomError> {
         if let Some(event) = self.made.values().find(|event| event.event_id == event_id) {
             return Ok(Some(Arc::clone(event)));
         }

@@ -197,7 +197,7 @@ async fn end_of(view: &RoomView, wanted: &Wanted<'_>) -> Result<(TimelinePlace, 
     }
     let left = view.event(wanted.room.event).await?;
     let left = left.ok_or_else(|| RoomError::Internal(String::from("a membership event is missing")))?;
-    Ok((TimelinePlace(EventNumber(left.number.0.saturating_add(1))), left.state_after()))
+    Ok((TimelinePlace(EventNumber(left.number.0.saturating_add(1))), left.room_state_after()))
 }
 
 /// What of the state the client gets: what changed, what it asks for the first time, and who appears in the timeline.

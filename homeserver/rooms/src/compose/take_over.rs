@@ -1,0 +1,165 @@
+//! A room that comes from another server: its state at one event, with what authorises it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use entente_storage::LogPosition;
+use ruma::{
+    OwnedEventId,
+    events::{StateEventType, TimelineEventType},
+    room_version_rules::RoomIdFormatVersion,
+};
+
+use super::{Composer, receive::check_by_auth_events, room_id_of_create};
+use crate::{
+    Event, RoomError,
+    incoming::{JoinedRoom, VerifiedPdu},
+    rows::{EventHeader, Extremity, StoredEvent},
+    state::{self, EventNumber, StateKeyId, StateRoot},
+};
+
+/// Outliers are numbered from here upwards: below everything that has a place in a timeline.
+const FIRST_OUTLIER: i64 = -(1 << 40);
+
+impl Composer {
+    /// Puts the room where it stands behind a join, whatever was known of it.
+    pub(crate) async fn take_over(&mut self, joined: &JoinedRoom) -> Result<(), RoomError> {
+        self.add_outliers(joined).await?;
+        let state = self.state_of_events(&joined.state).await?;
+        let before = self.head.state();
+        let number = self.head.row.next_event;
+        let header = EventHeader {
+            event_id: joined.event.event_id.to_string(),
+            state_before: state.encode(),
+            ..EventHeader::default()
+        };
+        let position = LogPosition::AT_COMMIT;
+        let mut stored = StoredEvent { position, header, json: joined.event.json.clone() };
+        let event = Event::new(self.view.room.number, number, stored.clone())?;
+        self.check_room(&event)?;
+        let (auth_events, missing) = self.find_all(&joined.event.auth_events).await?;
+        if !missing.is_empty() {
+            return Err(RoomError::BadEvent(String::from("events are missing that authorise the join")));
+        }
+        let rules = self.view.room.rules.authorization.clone();
+        self.authorisation_of(&event, state).await?.check(&rules, &event)?;
+        let after = self.with_event(state, &event).await?;
+        stored.header.state_after = Some(after.encode());
+        if before != StateRoot::EMPTY {
+            stored.header.room_before = Some(before.encode());
+            stored.header.room_after = Some(after.encode());
+        }
+        self.assign_chain(EventNumber(number), &event, &auth_events).await?;
+        self.put_rows(&event, &stored, false)?;
+        let event = Arc::new(Event::new(self.view.room.number, number, stored)?);
+        self.made.insert(number, Arc::clone(&event));
+        self.head.row.extremities =
+            vec![Extremity { event_id: event.event_id.to_string(), number, depth: event.depth }];
+        self.head.row.state = after.encode();
+        self.head.current.clear();
+        self.note_received(&event, before, after).await
+    }
+
+    /// Stores what is known only because other events are authorised by it, each behind what authorises it.
+    async fn add_outliers(&mut self, joined: &JoinedRoom) -> Result<(), RoomError> {
+        let mut waiting: HashMap<OwnedEventId, &VerifiedPdu> = HashMap::new();
+        for pdu in joined.auth_chain.iter().chain(&joined.state) {
+            if pdu.event_id != joined.event.event_id && self.find(&pdu.event_id).await?.is_none() {
+                waiting.insert(pdu.event_id.clone(), pdu);
+            }
+        }
+        let mut create = self.find_create(joined).await?;
+        loop {
+            let ready: Vec<OwnedEventId> = waiting
+                .values()
+                .filter(|pdu| pdu.auth_events.iter().all(|id| !waiting.contains_key(id)))
+                .map(|pdu| pdu.event_id.clone())
+                .collect();
+            if ready.is_empty() {
+                break;
+            }
+            for event_id in ready {
+                let Some(pdu) = waiting.remove(&event_id) else { continue };
+                let added = self.add_outlier(pdu, create.as_ref()).await?;
+                if added.event_type == TimelineEventType::RoomCreate {
+                    create = Some(added);
+                }
+            }
+        }
+        if waiting.is_empty() {
+            Ok(())
+        } else {
+            Err(RoomError::BadEvent(String::from("events authorise each other in a circle")))
+        }
+    }
+
+    /// The create event, which since room version 12 authorises without being named, so that it has to come first.
+    async fn find_create(&mut self, joined: &JoinedRoom) -> Result<Option<Arc<Event>>, RoomError> {
+        let names_room = self.view.room.rules.room_id_format == RoomIdFormatVersion::V2;
+        if !names_room {
+            return Ok(None);
+        }
+        let mut events = joined.auth_chain.iter().chain(&joined.state);
+        let create = events.find(|pdu| pdu.event_type == "m.room.create");
+        let create =
+            create.ok_or_else(|| RoomError::BadEvent(String::from("the room has no create event")))?;
+        if room_id_of_create(&create.event_id)? != self.view.room.room_id {
+            return Err(RoomError::BadEvent(String::from("the create event is another room's")));
+        }
+        match self.find(&create.event_id).await? {
+            Some(known) => Ok(Some(known)),
+            None => self.add_outlier(create, None).await.map(Some),
+        }
+    }
+
+    async fn add_outlier(
+        &mut self,
+        pdu: &VerifiedPdu,
+        create: Option<&Arc<Event>>,
+    ) -> Result<Arc<Event>, RoomError> {
+        if let Some(known) = self.find(&pdu.event_id).await? {
+            return Ok(known);
+        }
+        let outliers = i64::try_from(self.head.row.outliers).unwrap_or(i64::MAX);
+        let number = FIRST_OUTLIER.saturating_add(outliers);
+        self.head.row.outliers += 1;
+        let mut header =
+            EventHeader { event_id: pdu.event_id.to_string(), outlier: true, ..EventHeader::default() };
+        let (auth_events, missing) = self.find_all(&pdu.auth_events).await?;
+        let probe =
+            StoredEvent { position: LogPosition::AT_COMMIT, header: header.clone(), json: pdu.json.clone() };
+        let event = Event::new(self.view.room.number, number, probe)?;
+        self.check_room(&event)?;
+        let rules = &self.view.room.rules.authorization;
+        let by_name = auth_events.iter().find(|event| event.event_type == TimelineEventType::RoomCreate);
+        let is_allowed = missing.is_empty()
+            && auth_events.iter().all(|event| !event.is_rejected())
+            && check_by_auth_events(rules, &event, &auth_events, by_name.or(create)).is_ok();
+        header.rejected = !is_allowed;
+        let stored = StoredEvent { position: LogPosition::AT_COMMIT, header, json: pdu.json.clone() };
+        let event = Arc::new(Event::new(self.view.room.number, number, stored.clone())?);
+        if is_allowed && event.state_key.is_some() {
+            self.assign_chain(EventNumber(number), &event, &auth_events).await?;
+        }
+        self.put_outlier(&event, &stored);
+        self.made.insert(number, Arc::clone(&event));
+        Ok(event)
+    }
+
+    /// The state that these events are.
+    async fn state_of_events(&mut self, pdus: &[VerifiedPdu]) -> Result<StateRoot, RoomError> {
+        let mut changes: Vec<(StateKeyId, Option<EventNumber>)> = Vec::with_capacity(pdus.len());
+        for pdu in pdus {
+            let Some(event) = self.find(&pdu.event_id).await? else { continue };
+            let Some(state_key) = event.state_key.clone().filter(|_| !event.is_rejected()) else { continue };
+            let id = self.state_key_id(&event.event_type, &state_key).await?;
+            changes.push((id, Some(event.number)));
+        }
+        let updated = state::update(&self.nodes(), StateRoot::EMPTY, &changes).await?;
+        self.nodes.extend(updated.nodes);
+        let create = (StateEventType::RoomCreate.to_string(), "");
+        if self.stored_state(updated.root, &[create]).await?.pop().flatten().is_none() {
+            return Err(RoomError::BadEvent(String::from("the room's state has no create event")));
+        }
+        Ok(updated.root)
+    }
+}

@@ -1,0 +1,144 @@
+//! Joining rooms over federation: what a server in the room prepares and answers, and what the joining one makes of it (S-S API,
+//! "Joining Rooms").
+
+use std::sync::Arc;
+
+use entente_storage::Bytes;
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId,
+    UserId,
+    events::StateEventType,
+    room_version_rules::{EventIdFormatVersion, RoomVersionRules},
+};
+
+use super::VerifiedPdu;
+use crate::{
+    Draft, Profile, Room, RoomError, RoomNumber, RoomView, Rooms,
+    auth_chain::auth_chains_of,
+    chain_store::{ChainStore, NewChains},
+    compose::{Composer, sign},
+    room::Head,
+    rows::HeadRow,
+};
+
+/// A room as the server that let a user in told of it. Everything in it was verified.
+#[derive(Clone, Debug)]
+pub struct JoinedRoom {
+    /// Which room.
+    pub room_id: OwnedRoomId,
+    /// Its version.
+    pub version: RoomVersionId,
+    /// The state before the join.
+    pub state: Vec<VerifiedPdu>,
+    /// What authorises it.
+    pub auth_chain: Vec<VerifiedPdu>,
+    /// The join.
+    pub event: VerifiedPdu,
+}
+
+/// What the server of somebody who joins is told of the room.
+#[derive(Clone, Debug)]
+pub struct JoinAnswer {
+    /// The state before the join: canonical JSON of each event.
+    pub state: Vec<Bytes>,
+    /// What authorises it, and the join.
+    pub auth_chain: Vec<Bytes>,
+}
+
+impl Rooms {
+    /// A membership event for a user of another server to sign, and the room's version (S-S API, `GET /make_join`).
+    pub async fn membership_template(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        membership: &str,
+    ) -> Result<(RoomVersionId, CanonicalJsonObject), RoomError> {
+        let (event_type, state_key) = (StateEventType::RoomMember, user_id.as_str());
+        let content = Profile::default().member_content(membership, None);
+        let draft = Draft::state(user_id, event_type, state_key, content);
+        self.change_room(room_id, async |mut composer| {
+            let mut draft = draft.clone();
+            if membership == "join"
+                && let Some(authoriser) = composer.restricted_join(user_id).await?
+            {
+                let name = String::from("join_authorised_via_users_server");
+                draft.content.insert(name, CanonicalJsonValue::String(authoriser.to_string()));
+            }
+            let template = composer.template(&draft).await?;
+            let version = composer.view.room.version.clone();
+            Ok((composer, (version, template)))
+        })
+        .await
+    }
+
+    /// Signs an event that another server prepared for one of this server's users. Answers it, and its id.
+    pub fn sign_template(
+        &self,
+        mut template: CanonicalJsonObject,
+        rules: &RoomVersionRules,
+    ) -> Result<(CanonicalJsonObject, OwnedEventId), RoomError> {
+        let environment = &self.inner.environment;
+        let now = environment.now().millis();
+        template.insert(
+            String::from("origin_server_ts"),
+            CanonicalJsonValue::Integer(now.try_into().unwrap_or(ruma::Int::MAX)),
+        );
+        for field in ["signatures", "hashes", "unsigned", "event_id"] {
+            template.remove(field);
+        }
+        if rules.event_id_format == EventIdFormatVersion::V1 {
+            let event_id = format!("${}:{}", environment.randomness().alphanumeric(18), self.server_name());
+            template.insert(String::from("event_id"), CanonicalJsonValue::String(event_id));
+        }
+        let (_, event_id) = sign(&mut template, rules, &self.inner.signing_key)?;
+        Ok((template, event_id))
+    }
+
+    /// What is told to the server of somebody who joined by this event (S-S API, `PUT /send_join`).
+    pub async fn join_answer(&self, room_id: &RoomId, event_id: &EventId) -> Result<JoinAnswer, RoomError> {
+        let view = self.view(room_id).await?;
+        let event = view.event_by_id(event_id).await?.ok_or(RoomError::EventNotFound)?;
+        let state = view.full_state(event.state_before()).await?;
+        let mut numbers: Vec<_> = state.iter().map(|event| event.number).collect();
+        numbers.push(event.number);
+        let new = NewChains::default();
+        let chains = ChainStore { snapshot: &view.snapshot, room: view.room.number, new: &new };
+        let chain = auth_chains_of(&chains, &numbers).await?;
+        let chain: Vec<_> = chain.into_iter().filter(|number| *number != event.number).collect();
+        let auth_chain = view.events(&chain).await?;
+        let json = |events: &[Arc<crate::Event>]| events.iter().map(|event| event.json().clone()).collect();
+        Ok(JoinAnswer { state: json(&state), auth_chain: json(&auth_chain) })
+    }
+
+    /// Takes over a room into which another server let one of this server's users: all of it in one transaction.
+    pub async fn take_over(&self, joined: &JoinedRoom) -> Result<(), RoomError> {
+        let known = {
+            let snapshot = self.store().snapshot().await?;
+            match self.room(&snapshot, &joined.room_id).await {
+                Ok(_) => true,
+                Err(RoomError::RoomNotFound) => false,
+                Err(error) => return Err(error),
+            }
+        };
+        if known {
+            return self
+                .change_room(&joined.room_id, async |mut composer| {
+                    composer.take_over(joined).await?;
+                    Ok((composer, ()))
+                })
+                .await;
+        }
+        let number = RoomNumber(u64::from_be_bytes(self.inner.environment.randomness().bytes()));
+        let room = Room::new(number, joined.room_id.clone(), joined.version.clone())?;
+        let redactions = self.redactions();
+        let snapshot = self.store().snapshot().await?;
+        let view = RoomView::new(self.clone(), snapshot, Arc::new(room), redactions);
+        let mut composer = Composer::of_new_room(view, Head::new(HeadRow::default()));
+        composer.take_over(joined).await?;
+        composer.put_room();
+        if let Some(composed) = composer.finish() {
+            self.store().commit(composed.transaction).await?;
+        }
+        Ok(())
+    }
+}
