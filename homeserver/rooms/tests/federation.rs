@@ -166,7 +166,7 @@ async fn a_room_of_every_version_is_joined_and_spoken_in() {
             let newest = view.newest_before(end, 2).await.unwrap();
             let ids: Vec<&OwnedEventId> = newest.iter().map(|event| &event.event_id).collect();
             assert_eq!(ids, [&first, &answer], "version {version}");
-            assert_eq!(newest[1].prev_events(), [first.clone()]);
+            assert_eq!(newest[1].prev_events(), std::slice::from_ref(&first));
         }
         let again = shared.verified(&shared.one.json(&shared.room, &answer).await);
         assert_eq!(shared.other.rooms.receive(&shared.room, &again).await.unwrap(), Received::Known);
