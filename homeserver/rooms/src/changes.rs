@@ -69,6 +69,13 @@ pub enum Change {
         #[n(1)]
         number: i64,
     },
+    /// Events of a room's past were fetched from other servers: they stand before its beginning, or in no timeline.
+    #[n(10)]
+    Past {
+        /// In which room.
+        #[n(0)]
+        room: u64,
+    },
     /// A local user forgot a room.
     #[n(3)]
     Forgotten {

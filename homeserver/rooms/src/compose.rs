@@ -1,14 +1,20 @@
 //! From drafts to one transaction.
 
 mod format;
+mod history;
 mod index;
+mod outside;
 mod receive;
 mod resolve;
+mod servers;
 mod take_over;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
-use entente_storage::{LogPosition, Transaction};
+use entente_storage::{Bytes, LogPosition, Transaction};
 use ruma::{
     CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId,
     events::{StateEventType, TimelineEventType},
@@ -26,6 +32,7 @@ use crate::{
 };
 
 pub(crate) use self::format::{event_id, sign};
+use self::servers::ServerCounts;
 
 /// An event that is yet to be made.
 #[derive(Clone, Debug)]
@@ -90,8 +97,11 @@ pub(crate) struct Composer {
     nodes: BTreeMap<NodeHash, Node>,
     /// Events that were made here, by number.
     made: BTreeMap<i64, Arc<Event>>,
+    /// Their numbers by their ids.
+    made_ids: HashMap<OwnedEventId, i64>,
     new_state_keys: BTreeMap<(String, String), StateKeyId>,
     new_chains: NewChains,
+    servers: ServerCounts,
     redacted: Vec<EventNumber>,
     pub(crate) transaction: Transaction,
 }
@@ -119,8 +129,10 @@ impl Composer {
             head,
             nodes: BTreeMap::new(),
             made: BTreeMap::new(),
+            made_ids: HashMap::new(),
             new_state_keys: BTreeMap::new(),
             new_chains: NewChains::default(),
+            servers: ServerCounts::default(),
             redacted: Vec::new(),
             transaction: Transaction::new(),
         }
@@ -138,6 +150,7 @@ impl Composer {
         let states = &self.view.rooms.inner.states;
         states.put_in(&mut self.transaction, room, &self.nodes);
         self.new_chains.put_in(&mut self.transaction, room);
+        self.servers.put_in(&mut self.transaction, room);
         Some(Composed {
             transaction: self.transaction,
             head: self.head,
@@ -222,6 +235,12 @@ impl Composer {
         }
     }
 
+    /// Remembers an event that was made here.
+    fn keep(&mut self, event: &Arc<Event>) {
+        self.made.insert(event.number.0, Arc::clone(event));
+        self.made_ids.insert(event.event_id.clone(), event.number.0);
+    }
+
     fn nodes(&self) -> WithNew<'_> {
         WithNew { new: &self.nodes, view: &self.view }
     }
@@ -254,7 +273,7 @@ impl Composer {
             self.assign_chain(event.number, &event, &auth_events).await?;
         }
         let stored = StoredEvent { position, header, json };
-        self.put_rows(&event, &stored, false)?;
+        self.put_rows(&event, &stored)?;
         self.head.row.extremities =
             vec![Extremity { event_id: event.event_id.to_string(), number, depth: event.depth }];
         let event = Arc::new(Event::new(self.view.room.number, number, stored)?);
@@ -287,7 +306,7 @@ impl Composer {
         &self,
         draft: &Draft,
         auth_events: &[Arc<Event>],
-    ) -> Result<(entente_storage::Bytes, OwnedEventId), RoomError> {
+    ) -> Result<(Bytes, OwnedEventId), RoomError> {
         let rooms = &self.view.rooms.inner;
         let (prev_events, depth) = self.prev_events().await?;
         let parts = self.parts(draft, &prev_events, auth_events, depth);
@@ -296,6 +315,19 @@ impl Composer {
 
     /// An event that another server is to sign, if the rules of the room allow it at its present state.
     pub(crate) async fn template(&mut self, draft: &Draft) -> Result<CanonicalJsonObject, RoomError> {
+        Ok(self.rehearse(draft).await?.0)
+    }
+
+    /// An event that is to be added later, if the rules of the room allow it at its present state: canonical JSON, and its id.
+    pub(crate) async fn prepare(&mut self, draft: &Draft) -> Result<(Bytes, OwnedEventId), RoomError> {
+        let (_, json, event_id) = self.rehearse(draft).await?;
+        Ok((json, event_id))
+    }
+
+    async fn rehearse(
+        &mut self,
+        draft: &Draft,
+    ) -> Result<(CanonicalJsonObject, Bytes, OwnedEventId), RoomError> {
         let rules = self.view.room.rules.clone();
         let content = format::raw_content(&draft.content)?;
         let authorisation = self.authorisation(draft, &content).await?;
@@ -306,10 +338,10 @@ impl Composer {
         // Authority is decided on an event, which this is but for its signature.
         let (json, event_id) = format::build(&parts, &rules, &self.view.rooms.inner.signing_key)?;
         let header = EventHeader { event_id: event_id.to_string(), ..EventHeader::default() };
-        let stored = StoredEvent { position: LogPosition::AT_COMMIT, header, json };
+        let stored = StoredEvent { position: LogPosition::AT_COMMIT, header, json: json.clone() };
         let event = Event::new(self.view.room.number, self.head.row.next_event, stored)?;
         authorisation.check(&rules.authorization, &event)?;
-        Ok(template)
+        Ok((template, json, event_id))
     }
 
     fn parts<'p>(
@@ -398,11 +430,12 @@ impl Composer {
         event: &Event,
         auth_events: &[Arc<Event>],
     ) -> Result<(), RoomError> {
-        let numbers: Vec<EventNumber> = auth_events.iter().map(|auth_event| auth_event.number).collect();
+        let numbers: Vec<EventNumber> =
+            auth_events.iter().map(|auth_event| auth_event.state_number()).collect();
         let replaced = auth_events.iter().find(|auth_event| {
             auth_event.event_type == event.event_type && auth_event.state_key == event.state_key
         });
-        let replaced = replaced.map(|replaced| replaced.number);
+        let replaced = replaced.map(|replaced| replaced.state_number());
         let assignment = assign(&self.chains(), number, &numbers, replaced).await?;
         self.new_chains.add(number, assignment);
         Ok(())
@@ -417,12 +450,12 @@ impl Composer {
     }
 
     /// Writes the event itself, and everything that finds it. One that was an outlier has been found by its id before.
-    fn put_rows(&mut self, event: &Event, stored: &StoredEvent, was_outlier: bool) -> Result<(), RoomError> {
+    fn put_rows(&mut self, event: &Event, stored: &StoredEvent) -> Result<(), RoomError> {
         let room = self.view.room.number.0;
         let number = event.number.0;
         let transaction = &mut self.transaction;
         transaction.put(&rows::EVENTS, (room, number), stored);
-        if !was_outlier {
+        if stored.header.known_as.is_none() {
             transaction.check_absent(&rows::EVENT_IDS, event.event_id.as_str());
         }
         transaction.put(&rows::EVENT_IDS, event.event_id.as_str(), &EventPlace { room, number });
@@ -447,7 +480,7 @@ impl Composer {
 
     /// Keeps the indices that depend on what kind of event it is, and tells the log.
     async fn note(&mut self, event: &Arc<Event>, replaced: Option<&Event>) -> Result<(), RoomError> {
-        self.made.insert(event.number.0, Arc::clone(event));
+        self.keep(event);
         if let Some(state_key) = &event.state_key {
             let key = (state_type(&event.event_type), state_key.clone());
             self.head.remember(key, Some(Arc::clone(event)));

@@ -197,6 +197,11 @@ impl Event {
         self.header.outlier
     }
 
+    /// The number under which states and auth chains know it.
+    pub(crate) fn state_number(&self) -> EventNumber {
+        self.header.known_as.map_or(self.number, EventNumber)
+    }
+
     /// Which event it redacts, if it is a redaction: `redacts` stands in the content since room version 11.
     pub fn redacts(&self) -> Option<OwnedEventId> {
         #[derive(Deserialize)]

@@ -22,6 +22,7 @@ mod filter;
 mod incoming;
 mod members;
 mod membership;
+mod peers;
 mod powers;
 mod receipts;
 mod related;
@@ -54,8 +55,12 @@ pub use self::{
     error::RoomError,
     event::Event,
     filter::{EventFilter, matches_pattern},
-    incoming::{JoinAnswer, JoinedRoom, Pdu, Received, VerifiedPdu},
+    incoming::{
+        Chapter, JoinAnswer, JoinedRoom, OutsideInvite, OutsideMembership, Pdu, Received, ToldState,
+        VerifiedPdu,
+    },
     membership::MembershipRequest,
+    peers::StateIds,
     powers::Powers,
     receipts::{NewReceipt, ReadMarkers, Receipt, ReceiptType, receipt_content},
     related::{RECURSION_DEPTH, RelatedFilter, RelatedPage, TimelineSpan},

@@ -46,7 +46,7 @@ impl MembershipRequest {
         Self { sender, target, profile, reason, extra: CanonicalJsonObject::new() }
     }
 
-    fn draft(&self, membership: &str) -> Draft {
+    pub(crate) fn draft(&self, membership: &str) -> Draft {
         let mut content = self.profile.member_content(membership, self.reason.as_deref());
         content.extend(self.extra.clone());
         Draft::state(&self.sender, StateEventType::RoomMember, self.target.as_str(), content)
@@ -245,7 +245,7 @@ impl Profile {
 }
 
 impl Composer {
-    async fn member(&mut self, user_id: &UserId) -> Result<Option<Arc<Event>>, RoomError> {
+    pub(crate) async fn member(&mut self, user_id: &UserId) -> Result<Option<Arc<Event>>, RoomError> {
         self.current(&StateEventType::RoomMember, user_id.as_str()).await
     }
 

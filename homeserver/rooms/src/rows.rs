@@ -13,6 +13,9 @@ use crate::state::EventNumber;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RoomNumber(pub u64);
 
+/// Events with a place in a timeline are numbered from here upwards, those that others are authorised by below it.
+pub(crate) const FIRST_NUMBER: i64 = -(1 << 39);
+
 /// Nodes of state trees, by room and name, in their own encoding.
 pub(crate) const STATE_NODES: Keyspace<(u64, [u8; 16]), Bytes> = Keyspace::new(0x0201, "rooms.state_nodes");
 /// Which room has this id.
@@ -70,9 +73,17 @@ pub(crate) const CHAIN_POSITIONS: Keyspace<(u64, i64), Bytes> =
     Keyspace::new(0x0220, "rooms.chain_positions");
 /// What stands at each place of the auth chains, by room, chain and sequence number.
 pub(crate) const CHAIN_ROWS: Keyspace<(u64, i64, u64), Bytes> = Keyspace::new(0x0221, "rooms.chain_rows");
+/// How many users of another server are in a room, by room and server; none is no row.
+pub(crate) const SERVERS: Keyspace<(u64, String), u64> = Keyspace::new(0x0222, "rooms.servers");
+/// What another server told a local user of a room with an invite or for a knock, by room and localpart: a JSON array of
+/// stripped state.
+pub(crate) const TOLD_STATES: Keyspace<(u64, String), Bytes> = Keyspace::new(0x0223, "rooms.told_states");
+/// Redactions of events that have not come yet, by room and the id of the event: the redaction's number.
+pub(crate) const EARLY_REDACTIONS: Keyspace<(u64, String), NumberRow> =
+    Keyspace::new(0x0224, "rooms.early_redactions");
 
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 25] = [
+pub const KEYSPACES: [KeyspaceInfo; 28] = [
     STATE_NODES.info(),
     ROOM_IDS.info(),
     ROOMS.info(),
@@ -98,6 +109,9 @@ pub const KEYSPACES: [KeyspaceInfo; 25] = [
     EVENT_TIMES.info(),
     CHAIN_POSITIONS.info(),
     CHAIN_ROWS.info(),
+    SERVERS.info(),
+    TOLD_STATES.info(),
+    EARLY_REDACTIONS.info(),
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -148,6 +162,14 @@ pub(crate) struct HeadRow {
     #[n(7)]
     #[cbor(default)]
     pub(crate) outliers: u64,
+    /// The number of the oldest event: history that is fetched from other servers goes before it.
+    #[n(8)]
+    #[cbor(default)]
+    pub(crate) first_event: i64,
+    /// How many of those who have joined are users of other servers.
+    #[n(9)]
+    #[cbor(default)]
+    pub(crate) joined_elsewhere: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -205,6 +227,9 @@ pub(crate) struct EventHeader {
     #[n(10)]
     #[cbor(with = "minicbor::bytes")]
     pub(crate) room_after: Option<Vec<u8>>,
+    /// The number under which states know it, where it was an outlier before it got its place.
+    #[n(11)]
+    pub(crate) known_as: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]

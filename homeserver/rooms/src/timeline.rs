@@ -94,14 +94,15 @@ impl RoomView {
         let room = self.room.number.0;
         let scan = rows::EVENTS.scan((room,)).limit(limit);
         let from = (room, from.0.0);
+        let first = (room, rows::FIRST_NUMBER);
         let mut scan = match direction {
-            Direction::Forward => scan.from(from),
-            Direction::Backward => scan.before(from).reverse(),
+            Direction::Forward => scan.from(from.max(first)),
+            Direction::Backward => scan.from(first).before(from.max(first)).reverse(),
         };
         if let Some(TimelinePlace(to)) = to {
             scan = match direction {
                 Direction::Forward => scan.before((room, to.0)),
-                Direction::Backward => scan.from((room, to.0)),
+                Direction::Backward => scan.from((room, to.0.max(rows::FIRST_NUMBER))),
             };
         }
         let page = self.snapshot.scan(&scan).await?;
@@ -116,20 +117,22 @@ impl RoomView {
         limit: usize,
     ) -> Result<Vec<Arc<Event>>, RoomError> {
         let end = place.0.0;
-        let first = end.saturating_sub(i64::try_from(limit).unwrap_or(i64::MAX));
+        let oldest = self.head().await?.first_event;
+        let first = end.saturating_sub(i64::try_from(limit).unwrap_or(i64::MAX)).max(oldest);
         let remembered = &self.rooms.inner.events;
         let mut events = Vec::new();
-        for number in (first.max(0)..end).rev() {
+        for number in (first..end).rev() {
             match remembered.get(&(self.room.number, number)) {
                 Some(event) => events.push(event),
                 None => break,
             }
         }
         let missing = limit.saturating_sub(events.len());
-        if missing > 0 {
-            let end = events.last().map_or(place, |oldest| TimelinePlace(oldest.number));
+        let end = events.last().map_or(place, |oldest| TimelinePlace(oldest.number));
+        if missing > 0 && end.0.0 > oldest {
             let room = self.room.number.0;
-            let scan = rows::EVENTS.scan((room,)).before((room, end.0.0)).reverse().limit(missing);
+            let scan = rows::EVENTS.scan((room,)).from((room, rows::FIRST_NUMBER));
+            let scan = scan.before((room, end.0.0)).reverse().limit(missing);
             for ((_, number), stored) in self.snapshot.scan(&scan).await?.rows {
                 events.push(self.remember(Event::new(self.room.number, number, stored)?));
             }

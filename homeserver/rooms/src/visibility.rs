@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use crate::{
     Event, Membership, RoomError, RoomView,
-    rows::MemberRow,
+    rows::{FIRST_NUMBER, MemberRow},
     state::{self, EventNumber, StateKeyId, StateRoot},
 };
 
@@ -94,9 +94,10 @@ impl RoomView {
         let mut past: Option<Past<'_>> = None;
         let mut seen = Vec::with_capacity(events.len());
         for event in events.into_iter().filter(|event| event.is_shown()) {
-            let has_joined = present
-                .as_ref()
-                .is_some_and(|row| row.membership == Membership::Join && event.number.0 >= row.event);
+            let has_joined = present.as_ref().is_some_and(|row| {
+                let joined_here = row.event >= FIRST_NUMBER && event.number.0 >= row.event;
+                row.membership == Membership::Join && joined_here
+            });
             if has_joined {
                 seen.push(Seen { event, membership: Membership::Join });
                 continue;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use entente_rooms::{Event, ObjectWriter, Receipt, RoomView, UserRoom};
 use entente_storage::Position;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
 use crate::{SyncError, joined::write_events, response::Making};
 
@@ -40,9 +40,26 @@ pub(crate) async fn invited(
     json.push(b':');
     let mut writer = ObjectWriter::begin(&mut json);
     writer.key(key);
-    write_events(writer.json, &events, |json, event| view.write_stripped(json, event));
+    write_events(writer.json, &events, |json, event| event.write(&view, json));
     writer.end();
     Ok(Some(json))
+}
+
+/// An event as it shows a room to somebody who is not in it.
+pub(crate) enum Stripped {
+    /// An event of a room that this server knows.
+    Known(Arc<Event>),
+    /// What another server told.
+    Told(Box<RawValue>),
+}
+
+impl Stripped {
+    pub(crate) fn write(&self, view: &RoomView, json: &mut Vec<u8>) {
+        match self {
+            Self::Known(event) => view.write_stripped(json, event),
+            Self::Told(told) => json.extend_from_slice(told.get().as_bytes()),
+        }
+    }
 }
 
 /// The state by which somebody sees a room in which they are not, with their own membership event.
@@ -50,14 +67,18 @@ pub(crate) async fn stripped_state(
     making: &Making<'_>,
     view: &RoomView,
     own: &Arc<Event>,
-) -> Result<Vec<Arc<Event>>, SyncError> {
+) -> Result<Vec<Stripped>, SyncError> {
     let mut keys: Vec<(&str, &str)> = STRIPPED.iter().map(|event_type| (*event_type, "")).collect();
     if own.sender != making.request.user_id {
         keys.push(("m.room.member", own.sender.as_str()));
     }
-    let mut events: Vec<_> =
-        view.state_events(own.state_before(), &keys).await?.into_iter().flatten().collect();
-    events.push(Arc::clone(own));
+    let known = view.state_events(own.state_before(), &keys).await?.into_iter().flatten();
+    let mut events: Vec<Stripped> = known.map(Stripped::Known).collect();
+    if events.is_empty() {
+        let told = view.told_state(&making.request.user_id).await?;
+        events.extend(told.into_iter().map(Stripped::Told));
+    }
+    events.push(Stripped::Known(Arc::clone(own)));
     Ok(events)
 }
 

@@ -14,7 +14,7 @@ use crate::{
     Event, Membership, RoomError,
     powers::Powers,
     relations::Relation,
-    rows::{self, AggregateRow, MemberRow, RelationRow, StoredEvent, UserRoomRow},
+    rows::{self, AggregateRow, EventHeader, FIRST_NUMBER, MemberRow, RelationRow, StoredEvent, UserRoomRow},
     state::EventNumber,
 };
 
@@ -44,6 +44,7 @@ impl Composer {
         };
         self.head.row.joined = count(Membership::Join, self.head.row.joined);
         self.head.row.invited = count(Membership::Invite, self.head.row.invited);
+        self.count_server(user_id, before, Some(membership)).await?;
         let short = |text: Option<String>| text.filter(|text| text.len() <= MOST_PROFILE_BYTES);
         let (displayname, avatar_url) = match event.content_as::<Content>() {
             Some(Content { displayname, avatar_url }) => (short(displayname), short(avatar_url)),
@@ -72,6 +73,7 @@ impl Composer {
             Some(Membership::Invite) => head.invited = head.invited.saturating_sub(1),
             _ => {}
         }
+        self.count_server(user_id, before, None).await?;
         self.transaction.delete(&rows::MEMBERS, (self.view.room.number.0, user_id));
         let parsed = <&UserId>::try_from(user_id);
         if let Some(localpart) = parsed.ok().and_then(|user_id| self.view.rooms.localpart(user_id)) {
@@ -89,7 +91,11 @@ impl Composer {
     ) -> Result<(), RoomError> {
         let key = (localpart, self.view.room.number.0);
         let old = self.view.snapshot.get(&rows::USER_ROOMS, key).await?;
+        let was_told = old.as_ref().is_some_and(|old| old.value.event < FIRST_NUMBER);
         let was_joined = before == Some(Membership::Join) || old.is_some_and(|old| old.value.was_joined);
+        if was_told {
+            self.transaction.delete(&rows::TOLD_STATES, (self.view.room.number.0, localpart));
+        }
         let row = UserRoomRow { membership, event: number.0, was_joined, forgotten: false, before };
         let row = Stamped { position: LogPosition::AT_COMMIT, value: row };
         self.transaction.put(&rows::USER_ROOMS, key, &row);
@@ -130,21 +136,22 @@ impl Composer {
 
     fn note_thread(&mut self, event: &Event, root: &Event, aggregate: &mut AggregateRow) {
         let room = self.view.room.number.0;
-        if let Some(latest) = aggregate.thread_latest {
-            self.transaction.delete(&rows::THREADS, (room, latest));
+        let latest = aggregate.thread_latest.map_or(event.number.0, |latest| latest.max(event.number.0));
+        if let Some(before) = aggregate.thread_latest {
+            self.transaction.delete(&rows::THREADS, (room, before));
         } else {
             let key = (room, root.number.0, root.sender.as_str());
             self.transaction.put(&rows::THREAD_PARTICIPANTS, key, &());
         }
-        aggregate.thread_latest = Some(event.number.0);
+        aggregate.thread_latest = Some(latest);
         aggregate.thread_count += 1;
-        self.transaction.put(&rows::THREADS, (room, event.number.0), &root.number.into());
+        self.transaction.put(&rows::THREADS, (room, latest), &root.number.into());
         let key = (room, root.number.0, event.sender.as_str());
         self.transaction.put(&rows::THREAD_PARTICIPANTS, key, &());
     }
 
     pub(super) async fn find(&self, event_id: &EventId) -> Result<Option<Arc<Event>>, RoomError> {
-        if let Some(event) = self.made.values().find(|event| event.event_id == event_id) {
+        if let Some(event) = self.made_ids.get(event_id).and_then(|number| self.made.get(number)) {
             return Ok(Some(Arc::clone(event)));
         }
         self.view.event_by_id(event_id).await
@@ -153,8 +160,27 @@ impl Composer {
     /// Redacts the event that this one redacts, if it may (S-S API, "Handling redactions" of each room version). Answers which.
     pub(super) async fn apply_redaction(&mut self, event: &Event) -> Result<Option<i64>, RoomError> {
         let Some(event_id) = event.redacts() else { return Ok(None) };
-        let Some(target) = self.find(&event_id).await? else { return Ok(None) };
-        if target.redacted_by().is_some() || !self.may_redact(event, &target).await? {
+        let Some(target) = self.find(&event_id).await? else {
+            let key = (self.view.room.number.0, event_id.as_str());
+            self.transaction.put(&rows::EARLY_REDACTIONS, key, &event.number.into());
+            return Ok(None);
+        };
+        self.redact_event(event, &target).await
+    }
+
+    /// Redacts an event whose redaction came before it.
+    pub(super) async fn apply_early_redaction(&mut self, event: &Event) -> Result<(), RoomError> {
+        let key = (self.view.room.number.0, event.event_id.as_str());
+        let Some(number) = self.view.snapshot.get(&rows::EARLY_REDACTIONS, key).await? else { return Ok(()) };
+        self.transaction.delete(&rows::EARLY_REDACTIONS, key);
+        if let Some(redaction) = self.event(EventNumber(number.0)).await? {
+            self.redact_event(&redaction, event).await?;
+        }
+        Ok(())
+    }
+
+    async fn redact_event(&mut self, event: &Event, target: &Event) -> Result<Option<i64>, RoomError> {
+        if target.redacted_by().is_some() || !self.may_redact(event, target).await? {
             return Ok(None);
         }
         let damaged = |error: &dyn std::fmt::Display| RoomError::Internal(format!("a stored event: {error}"));
@@ -168,13 +194,21 @@ impl Composer {
         let stored = StoredEvent { position: target.position, header, json: json.into() };
         let room = self.view.room.number.0;
         self.transaction.put(&rows::EVENTS, (room, target.number.0), &stored);
+        if let Some(known_as) = target.header().known_as
+            && let Some(outlier) = self.event(EventNumber(known_as)).await?
+        {
+            let header = EventHeader { redacted_by: Some(event.number.0), ..outlier.header().clone() };
+            let stored = StoredEvent { position: outlier.position, header, json: stored.json.clone() };
+            self.transaction.put(&rows::EVENTS, (room, known_as), &stored);
+            self.redacted.push(EventNumber(known_as));
+        }
         if let Some(state_key) = &target.state_key {
             // The present state can hold it in its old form.
             self.head
                 .current
                 .remove(&(StateEventType::from(target.event_type.to_string()), state_key.clone()));
         }
-        self.unnote_relation(&target).await?;
+        self.unnote_relation(target).await?;
         Ok(Some(target.number.0))
     }
 

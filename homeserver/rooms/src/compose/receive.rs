@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use entente_storage::LogPosition;
 use ruma::{
     OwnedEventId,
     events::{StateEventType, TimelineEventType},
@@ -14,7 +13,7 @@ use crate::{
     Change, Event, Membership, RoomError,
     incoming::{Received, VerifiedPdu},
     room::state_type,
-    rows::{EventHeader, Extremity, StoredEvent},
+    rows::{Extremity, StoredEvent},
     state::{self, EventNumber, Partition, StateRoot},
 };
 
@@ -22,7 +21,7 @@ use crate::{
 const MOST_EXTREMITIES: usize = 100;
 
 /// What came of looking at an event's authority.
-enum Verdict {
+pub(super) enum Verdict {
     Accepted,
     SoftFailed,
     Rejected(String),
@@ -32,8 +31,8 @@ impl Composer {
     /// Takes in an event that another server made. All that it names must be known; what is not is answered, and nothing happens.
     pub(crate) async fn receive(&mut self, pdu: &VerifiedPdu) -> Result<Received, RoomError> {
         let known = self.find(&pdu.event_id).await?;
-        if known.as_ref().is_some_and(|known| !known.is_outlier()) {
-            return Ok(Received::Known);
+        if let Some(answer) = known.as_deref().and_then(already_decided) {
+            return Ok(answer);
         }
         if pdu.event_type == "m.room.create" {
             return Err(RoomError::BadEvent(String::from("a room is created once")));
@@ -51,18 +50,10 @@ impl Composer {
         }
         let states: Vec<StateRoot> = prev_events.iter().map(|event| event.state_after()).collect();
         let state_before = self.resolve(&states).await?;
-        let number = self.head.row.next_event;
-        let header = EventHeader {
-            event_id: pdu.event_id.to_string(),
-            state_before: state_before.encode(),
-            ..EventHeader::default()
-        };
-        let position = LogPosition::AT_COMMIT;
-        let stored = StoredEvent { position, header, json: pdu.json.clone() };
-        let event = Event::new(self.view.room.number, number, stored.clone())?;
-        self.check_room(&event)?;
+        let known_as = known.map(|known| known.number.0);
+        let (event, stored) = self.unplaced(pdu, self.head.row.next_event, known_as, state_before)?;
         let verdict = self.judge(&event, &auth_events, state_before).await?;
-        self.place(event, stored, verdict, &auth_events, known.is_some()).await
+        self.place(event, stored, verdict, &auth_events).await
     }
 
     /// Events by their ids, and those ids that are not known.
@@ -92,7 +83,26 @@ impl Composer {
     }
 
     /// Whether an event may be: by the events that it names, by the state before it, and by the room's present state.
-    async fn judge(
+    pub(super) async fn judge(
+        &mut self,
+        event: &Event,
+        auth_events: &[Arc<Event>],
+        state_before: StateRoot,
+    ) -> Result<Verdict, RoomError> {
+        let verdict = self.judge_past(event, auth_events, state_before).await?;
+        let present = self.head.state();
+        let rules = self.view.room.rules.authorization.clone();
+        if matches!(verdict, Verdict::Accepted)
+            && present != state_before
+            && self.authorisation_of(event, present).await?.check(&rules, event).is_err()
+        {
+            return Ok(Verdict::SoftFailed);
+        }
+        Ok(verdict)
+    }
+
+    /// Whether an event may be where it stands, whatever the room has become since.
+    pub(super) async fn judge_past(
         &mut self,
         event: &Event,
         auth_events: &[Arc<Event>],
@@ -108,12 +118,6 @@ impl Composer {
         }
         if let Err(error) = self.authorisation_of(event, state_before).await?.check(&rules, event) {
             return Ok(Verdict::Rejected(error.to_string()));
-        }
-        let present = self.head.state();
-        if present != state_before
-            && self.authorisation_of(event, present).await?.check(&rules, event).is_err()
-        {
-            return Ok(Verdict::SoftFailed);
         }
         Ok(Verdict::Accepted)
     }
@@ -144,13 +148,12 @@ impl Composer {
     }
 
     /// Writes an event, and what follows from it for the room.
-    async fn place(
+    pub(super) async fn place(
         &mut self,
         event: Event,
         mut stored: StoredEvent,
         verdict: Verdict,
         auth_events: &[Arc<Event>],
-        was_outlier: bool,
     ) -> Result<Received, RoomError> {
         let number = event.number;
         let present = self.head.state();
@@ -166,11 +169,13 @@ impl Composer {
             stored.header.state_after = Some(after.encode());
             let replaced = self.replaced_by(&event).await?;
             stored.header.replaces = replaced.as_ref().map(|replaced| replaced.number.0);
-            self.assign_chain(number, &event, auth_events).await?;
+            if stored.header.known_as.is_none() {
+                self.assign_chain(number, &event, auth_events).await?;
+            }
         }
         // In the composer's memory before the room's state is resolved, which may look for it.
         let placed = Arc::new(Event::new(self.view.room.number, number.0, stored.clone())?);
-        self.made.insert(number.0, Arc::clone(&placed));
+        self.keep(&placed);
         if matches!(verdict, Verdict::Accepted) {
             self.follow_graph(&placed).await?;
         }
@@ -180,9 +185,9 @@ impl Composer {
             stored.header.room_before = Some(present.encode());
             stored.header.room_after = Some(after.encode());
         }
-        self.put_rows(&placed, &stored, was_outlier)?;
+        self.put_rows(&placed, &stored)?;
         let placed = Arc::new(Event::new(self.view.room.number, number.0, stored)?);
-        self.made.insert(number.0, Arc::clone(&placed));
+        self.keep(&placed);
         if matches!(verdict, Verdict::Accepted) {
             self.note_received(&placed, present, after).await?;
         } else {
@@ -236,7 +241,8 @@ impl Composer {
             };
             let (member, user_id) = match (change.after, &replaced) {
                 (Some(number), _) => {
-                    let member = self.required_event(number).await?;
+                    let is_own = number == event.state_number();
+                    let member = if is_own { Arc::clone(event) } else { self.required_event(number).await? };
                     let user_id = member.state_key.clone().unwrap_or_default();
                     (Some(member), user_id)
                 }
@@ -260,6 +266,7 @@ impl Composer {
         self.note_relation(event).await?;
         let redacted = self.apply_redaction(event).await?;
         self.redacted.extend(redacted.map(EventNumber));
+        self.apply_early_redaction(event).await?;
         let (room, number) = (self.view.room.number.0, event.number.0);
         Change::Event { room, number, member: own, redacted }.log_in(&mut self.transaction);
         Ok(())
@@ -273,15 +280,26 @@ impl Composer {
     ) -> Result<StateRoot, RoomError> {
         let state_key = event.state_key.as_deref().unwrap_or_default();
         let id = self.state_key_id(&event.event_type, state_key).await?;
-        let updated = state::update(&self.nodes(), state, &[(id, Some(event.number))]).await?;
+        let updated = state::update(&self.nodes(), state, &[(id, Some(event.state_number()))]).await?;
         self.nodes.extend(updated.nodes);
         Ok(updated.root)
     }
 
     /// What a state event replaces in the state before it.
-    async fn replaced_by(&self, event: &Event) -> Result<Option<Arc<Event>>, RoomError> {
+    pub(super) async fn replaced_by(&self, event: &Event) -> Result<Option<Arc<Event>>, RoomError> {
         let name = (event.event_type.to_string(), event.state_key.as_deref().unwrap_or_default());
         Ok(self.stored_state(event.state_before(), &[name]).await?.pop().flatten())
+    }
+}
+
+/// What became of an event before; `None` for one that is known only because others are authorised by it.
+pub(super) fn already_decided(known: &Event) -> Option<Received> {
+    match (known.is_outlier(), known.is_rejected()) {
+        (false, _) => Some(Received::Known),
+        (true, true) => {
+            Some(Received::Rejected(String::from("the events that authorise it do not allow it")))
+        }
+        (true, false) => None,
     }
 }
 

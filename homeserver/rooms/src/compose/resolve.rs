@@ -144,7 +144,7 @@ impl Composer {
     }
 
     pub(super) async fn number_of(&self, event_id: &OwnedEventId) -> Result<Option<EventNumber>, RoomError> {
-        Ok(self.find(event_id).await?.map(|event| event.number))
+        Ok(self.find(event_id).await?.map(|event| event.state_number()))
     }
 
     pub(super) async fn required_event(&self, number: EventNumber) -> Result<Arc<Event>, RoomError> {

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use entente_storage::LogPosition;
 use ruma::{
-    OwnedEventId,
+    EventId, OwnedEventId,
     events::{StateEventType, TimelineEventType},
     room_version_rules::RoomIdFormatVersion,
 };
@@ -12,19 +12,19 @@ use ruma::{
 use super::{Composer, receive::check_by_auth_events, room_id_of_create};
 use crate::{
     Event, RoomError,
-    incoming::{JoinedRoom, VerifiedPdu},
-    rows::{EventHeader, Extremity, StoredEvent},
+    incoming::{JoinedRoom, ToldState, VerifiedPdu},
+    rows::{EventHeader, Extremity, FIRST_NUMBER, StoredEvent},
     state::{self, EventNumber, StateKeyId, StateRoot},
 };
 
-/// Outliers are numbered from here upwards: below everything that has a place in a timeline.
-const FIRST_OUTLIER: i64 = -(1 << 40);
+/// Outliers are numbered from here upwards.
+const FIRST_OUTLIER: i64 = 2 * FIRST_NUMBER;
 
 impl Composer {
     /// Puts the room where it stands behind a join, whatever was known of it.
     pub(crate) async fn take_over(&mut self, joined: &JoinedRoom) -> Result<(), RoomError> {
-        self.add_outliers(joined).await?;
-        let state = self.state_of_events(&joined.state).await?;
+        self.add_outliers(&joined.told, Some(&joined.event.event_id)).await?;
+        let state = self.state_of_events(&joined.told.state).await?;
         let before = self.head.state();
         let number = self.head.row.next_event;
         let header = EventHeader {
@@ -49,9 +49,9 @@ impl Composer {
             stored.header.room_after = Some(after.encode());
         }
         self.assign_chain(EventNumber(number), &event, &auth_events).await?;
-        self.put_rows(&event, &stored, false)?;
+        self.put_rows(&event, &stored)?;
         let event = Arc::new(Event::new(self.view.room.number, number, stored)?);
-        self.made.insert(number, Arc::clone(&event));
+        self.keep(&event);
         self.head.row.extremities =
             vec![Extremity { event_id: event.event_id.to_string(), number, depth: event.depth }];
         self.head.row.state = after.encode();
@@ -60,14 +60,18 @@ impl Composer {
     }
 
     /// Stores what is known only because other events are authorised by it, each behind what authorises it.
-    async fn add_outliers(&mut self, joined: &JoinedRoom) -> Result<(), RoomError> {
+    pub(crate) async fn add_outliers(
+        &mut self,
+        told: &ToldState,
+        except: Option<&EventId>,
+    ) -> Result<(), RoomError> {
         let mut waiting: HashMap<OwnedEventId, &VerifiedPdu> = HashMap::new();
-        for pdu in joined.auth_chain.iter().chain(&joined.state) {
-            if pdu.event_id != joined.event.event_id && self.find(&pdu.event_id).await?.is_none() {
+        for pdu in told.auth_chain.iter().chain(&told.state) {
+            if except != Some(&*pdu.event_id) && self.find(&pdu.event_id).await?.is_none() {
                 waiting.insert(pdu.event_id.clone(), pdu);
             }
         }
-        let mut create = self.find_create(joined).await?;
+        let mut create = self.find_create(told).await?;
         loop {
             let ready: Vec<OwnedEventId> = waiting
                 .values()
@@ -80,9 +84,7 @@ impl Composer {
             for event_id in ready {
                 let Some(pdu) = waiting.remove(&event_id) else { continue };
                 let added = self.add_outlier(pdu, create.as_ref()).await?;
-                if added.event_type == TimelineEventType::RoomCreate {
-                    create = Some(added);
-                }
+                create = added.filter(|added| added.event_type == TimelineEventType::RoomCreate).or(create);
             }
         }
         if waiting.is_empty() {
@@ -93,12 +95,15 @@ impl Composer {
     }
 
     /// The create event, which since room version 12 authorises without being named, so that it has to come first.
-    async fn find_create(&mut self, joined: &JoinedRoom) -> Result<Option<Arc<Event>>, RoomError> {
+    async fn find_create(&mut self, told: &ToldState) -> Result<Option<Arc<Event>>, RoomError> {
         let names_room = self.view.room.rules.room_id_format == RoomIdFormatVersion::V2;
         if !names_room {
             return Ok(None);
         }
-        let mut events = joined.auth_chain.iter().chain(&joined.state);
+        if let Some(create) = self.current(&StateEventType::RoomCreate, "").await? {
+            return Ok(Some(create));
+        }
+        let mut events = told.auth_chain.iter().chain(&told.state);
         let create = events.find(|pdu| pdu.event_type == "m.room.create");
         let create =
             create.ok_or_else(|| RoomError::BadEvent(String::from("the room has no create event")))?;
@@ -107,32 +112,33 @@ impl Composer {
         }
         match self.find(&create.event_id).await? {
             Some(known) => Ok(Some(known)),
-            None => self.add_outlier(create, None).await.map(Some),
+            None => self.add_outlier(create, None).await,
         }
     }
 
+    /// One whose authority is not known is left out: it is not known to be forbidden either.
     async fn add_outlier(
         &mut self,
         pdu: &VerifiedPdu,
         create: Option<&Arc<Event>>,
-    ) -> Result<Arc<Event>, RoomError> {
+    ) -> Result<Option<Arc<Event>>, RoomError> {
         if let Some(known) = self.find(&pdu.event_id).await? {
-            return Ok(known);
+            return Ok(Some(known));
         }
-        let outliers = i64::try_from(self.head.row.outliers).unwrap_or(i64::MAX);
-        let number = FIRST_OUTLIER.saturating_add(outliers);
-        self.head.row.outliers += 1;
+        let (auth_events, missing) = self.find_all(&pdu.auth_events).await?;
+        if !missing.is_empty() {
+            return Ok(None);
+        }
+        let number = self.next_outlier();
         let mut header =
             EventHeader { event_id: pdu.event_id.to_string(), outlier: true, ..EventHeader::default() };
-        let (auth_events, missing) = self.find_all(&pdu.auth_events).await?;
         let probe =
             StoredEvent { position: LogPosition::AT_COMMIT, header: header.clone(), json: pdu.json.clone() };
         let event = Event::new(self.view.room.number, number, probe)?;
         self.check_room(&event)?;
         let rules = &self.view.room.rules.authorization;
         let by_name = auth_events.iter().find(|event| event.event_type == TimelineEventType::RoomCreate);
-        let is_allowed = missing.is_empty()
-            && auth_events.iter().all(|event| !event.is_rejected())
+        let is_allowed = auth_events.iter().all(|event| !event.is_rejected())
             && check_by_auth_events(rules, &event, &auth_events, by_name.or(create)).is_ok();
         header.rejected = !is_allowed;
         let stored = StoredEvent { position: LogPosition::AT_COMMIT, header, json: pdu.json.clone() };
@@ -141,18 +147,25 @@ impl Composer {
             self.assign_chain(EventNumber(number), &event, &auth_events).await?;
         }
         self.put_outlier(&event, &stored);
-        self.made.insert(number, Arc::clone(&event));
-        Ok(event)
+        self.keep(&event);
+        Ok(Some(event))
+    }
+
+    /// The number of the next event without a place in the timeline.
+    pub(super) fn next_outlier(&mut self) -> i64 {
+        let outliers = i64::try_from(self.head.row.outliers).unwrap_or(i64::MAX);
+        self.head.row.outliers += 1;
+        FIRST_OUTLIER.saturating_add(outliers)
     }
 
     /// The state that these events are.
-    async fn state_of_events(&mut self, pdus: &[VerifiedPdu]) -> Result<StateRoot, RoomError> {
+    pub(super) async fn state_of_events(&mut self, pdus: &[VerifiedPdu]) -> Result<StateRoot, RoomError> {
         let mut changes: Vec<(StateKeyId, Option<EventNumber>)> = Vec::with_capacity(pdus.len());
         for pdu in pdus {
             let Some(event) = self.find(&pdu.event_id).await? else { continue };
             let Some(state_key) = event.state_key.clone().filter(|_| !event.is_rejected()) else { continue };
             let id = self.state_key_id(&event.event_type, &state_key).await?;
-            changes.push((id, Some(event.number)));
+            changes.push((id, Some(event.state_number())));
         }
         let updated = state::update(&self.nodes(), StateRoot::EMPTY, &changes).await?;
         self.nodes.extend(updated.nodes);

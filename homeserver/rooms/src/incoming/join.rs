@@ -11,15 +11,8 @@ use ruma::{
     room_version_rules::{EventIdFormatVersion, RoomVersionRules},
 };
 
-use super::VerifiedPdu;
-use crate::{
-    Draft, Profile, Room, RoomError, RoomNumber, RoomView, Rooms,
-    auth_chain::auth_chains_of,
-    chain_store::{ChainStore, NewChains},
-    compose::{Composer, sign},
-    room::Head,
-    rows::HeadRow,
-};
+use super::{ToldState, VerifiedPdu};
+use crate::{Draft, Profile, RoomError, Rooms, compose::sign};
 
 /// A room as the server that let a user in told of it. Everything in it was verified.
 #[derive(Clone, Debug)]
@@ -29,9 +22,7 @@ pub struct JoinedRoom {
     /// Its version.
     pub version: RoomVersionId,
     /// The state before the join.
-    pub state: Vec<VerifiedPdu>,
-    /// What authorises it.
-    pub auth_chain: Vec<VerifiedPdu>,
+    pub told: ToldState,
     /// The join.
     pub event: VerifiedPdu,
 }
@@ -99,46 +90,20 @@ impl Rooms {
         let view = self.view(room_id).await?;
         let event = view.event_by_id(event_id).await?.ok_or(RoomError::EventNotFound)?;
         let state = view.full_state(event.state_before()).await?;
-        let mut numbers: Vec<_> = state.iter().map(|event| event.number).collect();
-        numbers.push(event.number);
-        let new = NewChains::default();
-        let chains = ChainStore { snapshot: &view.snapshot, room: view.room.number, new: &new };
-        let chain = auth_chains_of(&chains, &numbers).await?;
-        let chain: Vec<_> = chain.into_iter().filter(|number| *number != event.number).collect();
-        let auth_chain = view.events(&chain).await?;
+        let mut numbers: Vec<_> = state.iter().map(|event| event.state_number()).collect();
+        numbers.push(event.state_number());
+        let mut auth_chain = view.auth_chain(&numbers).await?;
+        auth_chain.retain(|of_chain| of_chain.event_id != event.event_id);
         let json = |events: &[Arc<crate::Event>]| events.iter().map(|event| event.json().clone()).collect();
         Ok(JoinAnswer { state: json(&state), auth_chain: json(&auth_chain) })
     }
 
     /// Takes over a room into which another server let one of this server's users: all of it in one transaction.
     pub async fn take_over(&self, joined: &JoinedRoom) -> Result<(), RoomError> {
-        let known = {
-            let snapshot = self.store().snapshot().await?;
-            match self.room(&snapshot, &joined.room_id).await {
-                Ok(_) => true,
-                Err(RoomError::RoomNotFound) => false,
-                Err(error) => return Err(error),
-            }
-        };
-        if known {
-            return self
-                .change_room(&joined.room_id, async |mut composer| {
-                    composer.take_over(joined).await?;
-                    Ok((composer, ()))
-                })
-                .await;
-        }
-        let number = RoomNumber(u64::from_be_bytes(self.inner.environment.randomness().bytes()));
-        let room = Room::new(number, joined.room_id.clone(), joined.version.clone())?;
-        let redactions = self.redactions();
-        let snapshot = self.store().snapshot().await?;
-        let view = RoomView::new(self.clone(), snapshot, Arc::new(room), redactions);
-        let mut composer = Composer::of_new_room(view, Head::new(HeadRow::default()));
-        composer.take_over(joined).await?;
-        composer.put_room();
-        if let Some(composed) = composer.finish() {
-            self.store().commit(composed.transaction).await?;
-        }
-        Ok(())
+        self.change_or_begin(&joined.room_id, &joined.version, async |mut composer| {
+            composer.take_over(joined).await?;
+            Ok((composer, ()))
+        })
+        .await
     }
 }

@@ -1,15 +1,19 @@
 //! Events from other servers.
 
+mod history;
 mod join;
+mod outside;
 mod pdu;
 
 use ruma::{OwnedEventId, RoomId};
 
 pub use self::{
+    history::Chapter,
     join::{JoinAnswer, JoinedRoom},
+    outside::{OutsideInvite, OutsideMembership},
     pdu::{Pdu, VerifiedPdu},
 };
-use crate::{RoomError, Rooms};
+use crate::{Change, RoomError, Rooms};
 
 /// What became of an event from another server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,12 +32,46 @@ pub enum Received {
     MissingPrevEvents(Vec<OwnedEventId>),
 }
 
+/// A state of a room, as another server told it. Everything in it was verified.
+#[derive(Clone, Debug, Default)]
+pub struct ToldState {
+    /// The state.
+    pub state: Vec<VerifiedPdu>,
+    /// What authorises it.
+    pub auth_chain: Vec<VerifiedPdu>,
+}
+
 impl Rooms {
     /// Takes in an event that another server made (S-S API, "Checks performed on receipt of a PDU").
     pub async fn receive(&self, room_id: &RoomId, pdu: &VerifiedPdu) -> Result<Received, RoomError> {
         self.change_room(room_id, async |mut composer| {
             let received = composer.receive(pdu).await?;
             Ok((composer, received))
+        })
+        .await
+    }
+
+    /// Takes in an event of which the events before it cannot be had, but the state before it was told by another server.
+    pub async fn receive_with_state(
+        &self,
+        room_id: &RoomId,
+        pdu: &VerifiedPdu,
+        told: &ToldState,
+    ) -> Result<Received, RoomError> {
+        self.change_room(room_id, async |mut composer| {
+            let received = composer.receive_with_state(pdu, told).await?;
+            Ok((composer, received))
+        })
+        .await
+    }
+
+    /// Takes in events only because others are authorised by them. Those whose own authority is missing are left out.
+    pub async fn receive_auth_events(&self, room_id: &RoomId, pdus: &[VerifiedPdu]) -> Result<(), RoomError> {
+        let told = ToldState { state: Vec::new(), auth_chain: pdus.to_vec() };
+        self.change_room(room_id, async |mut composer| {
+            composer.add_outliers(&told, None).await?;
+            Change::Past { room: composer.view.room.number.0 }.log_in(&mut composer.transaction);
+            Ok((composer, ()))
         })
         .await
     }

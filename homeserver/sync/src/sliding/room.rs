@@ -13,7 +13,7 @@ use super::{connection::Sent, lists::Wanted, request::Dialect, required_state::C
 use crate::{
     SyncError,
     joined::{Span, Timeline, is_member, was_joined},
-    others::stripped_state,
+    others::{Stripped, stripped_state},
     response::Making,
     summary::heroes,
     unread::{Counts, unread},
@@ -162,7 +162,7 @@ pub(crate) async fn stripped(
     writer.value("initial", true);
     writer.value("bump_stamp", wanted.facts.bump_stamp);
     let is_over = !matches!(wanted.room.membership, Membership::Invite | Membership::Knock);
-    let write_stripped = |json: &mut Vec<u8>, event: &Arc<Event>| view.write_stripped(json, event);
+    let write_stripped = |json: &mut Vec<u8>, event: &Stripped| event.write(&view, json);
     match dialect {
         // Clients of this form take whatever has this for an invite.
         Dialect::Simplified if is_over => writer.list("required_state", &[own], |json, event| {

@@ -1,0 +1,125 @@
+//! Walks through the event graph for other servers.
+
+use std::{
+    collections::{BinaryHeap, HashSet},
+    sync::Arc,
+};
+
+use ruma::OwnedEventId;
+
+use crate::{Event, RoomError, RoomView, state::EventNumber};
+
+/// An event on the way, the deepest first.
+struct OnTheWay(Arc<Event>);
+
+impl OnTheWay {
+    fn rank(&self) -> (u64, EventNumber) {
+        (self.0.depth, self.0.number)
+    }
+}
+
+impl PartialEq for OnTheWay {
+    fn eq(&self, other: &Self) -> bool {
+        self.rank() == other.rank()
+    }
+}
+
+impl Eq for OnTheWay {}
+
+impl PartialOrd for OnTheWay {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for OnTheWay {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.rank().cmp(&other.rank())
+    }
+}
+
+impl RoomView {
+    /// These events and those before them, the newest first, at most `limit` (S-S API, `GET /backfill`).
+    pub async fn history_before(
+        &self,
+        from: &[OwnedEventId],
+        limit: usize,
+    ) -> Result<Vec<Arc<Event>>, RoomError> {
+        self.walk(from, limit, |_| true).await
+    }
+
+    /// The events between some and others, the oldest first, at most `limit`: those before `latest`, not below `least_depth`, up to
+    /// those of `earliest` (S-S API, `POST /get_missing_events`).
+    pub async fn events_between(
+        &self,
+        earliest: &[OwnedEventId],
+        latest: &[OwnedEventId],
+        least_depth: u64,
+        limit: usize,
+    ) -> Result<Vec<Arc<Event>>, RoomError> {
+        let mut from: Vec<OwnedEventId> = Vec::new();
+        for event in self.known(latest).await? {
+            from.extend(event.prev_events().iter().cloned());
+        }
+        let wanted = |event: &Event| event.depth >= least_depth && !earliest.contains(&event.event_id);
+        let mut events = self.walk(&from, limit, wanted).await?;
+        events.reverse();
+        Ok(events)
+    }
+
+    async fn walk(
+        &self,
+        from: &[OwnedEventId],
+        limit: usize,
+        wanted: impl Fn(&Event) -> bool,
+    ) -> Result<Vec<Arc<Event>>, RoomError> {
+        let mut seen: HashSet<OwnedEventId> = from.iter().cloned().collect();
+        let mut waiting: BinaryHeap<OnTheWay> = self.known(from).await?.into_iter().map(OnTheWay).collect();
+        let mut walked = Vec::new();
+        while let Some(OnTheWay(event)) = waiting.pop() {
+            if !wanted(&event) {
+                continue;
+            }
+            let unseen: Vec<OwnedEventId> =
+                event.prev_events().iter().filter(|id| seen.insert((*id).clone())).cloned().collect();
+            waiting.extend(self.known(&unseen).await?.into_iter().map(OnTheWay));
+            walked.push(event);
+            if walked.len() >= limit {
+                break;
+            }
+        }
+        Ok(walked)
+    }
+
+    /// Those of the events that have a place in the graph here.
+    async fn known(&self, ids: &[OwnedEventId]) -> Result<Vec<Arc<Event>>, RoomError> {
+        let mut events = Vec::with_capacity(ids.len());
+        for id in ids {
+            let event = self.event_by_id(id).await?;
+            events.extend(event.filter(|event| !event.is_outlier() && !event.is_rejected()));
+        }
+        Ok(events)
+    }
+
+    /// Events of the room's oldest known part whose past is not known: what to ask history before. Empty once the room's beginning
+    /// is known.
+    pub async fn unknown_before(&self, events: &[Arc<Event>]) -> Result<Vec<OwnedEventId>, RoomError> {
+        let mut open = Vec::new();
+        for event in events {
+            for id in event.prev_events() {
+                let known = self.event_by_id(id).await?;
+                if known.is_none_or(|known| known.is_outlier()) {
+                    open.push(event.event_id.clone());
+                    break;
+                }
+            }
+        }
+        Ok(open)
+    }
+
+    /// The oldest events that have a place in the timeline.
+    pub async fn oldest_events(&self, limit: usize) -> Result<Vec<Arc<Event>>, RoomError> {
+        let first = crate::TimelinePlace(EventNumber(crate::rows::FIRST_NUMBER));
+        self.stored_timeline(first, None, crate::Direction::Forward, limit).await
+    }
+}
