@@ -94,7 +94,9 @@ async fn what_came_before_a_join_is_read_by_the_other_side() {
                 ids(&one.full_state(our.state_before()).await.unwrap()),
                 ids(&other.full_state(their.state_before()).await.unwrap()),
             ];
-            states.iter_mut().for_each(|state| state.sort());
+            for state in &mut states {
+                state.sort();
+            }
             assert_eq!(states[0], states[1], "version {version}, before {}", our.event_id);
         }
         // It changed nothing about the present, and the room goes on.
@@ -200,7 +202,7 @@ async fn an_invite_shows_a_room_that_is_elsewhere() {
         let (rooms, bob) = (home.rooms.clone(), bob.clone());
         async move { rooms.rooms_of(&bob, Membership::Invite).await.unwrap() }
     };
-    assert_eq!(invited(&shared.other).await, [room.clone()]);
+    assert_eq!(invited(&shared.other).await, std::slice::from_ref(room));
     let view = shared.other.rooms.view(room).await.unwrap();
     assert!(!view.is_resident().await.unwrap());
     assert_eq!(view.told_state(&bob).await.unwrap().len(), outside.told.len());
