@@ -99,7 +99,9 @@ impl Consequences {
         match change {
             Change::Deactivated { localpart, .. } => {
                 self.forget_devices(localpart).await?;
-                self.encryption.forget_user(localpart).await?;
+                if let Some(user_id) = self.user_id(localpart) {
+                    self.encryption.forget_user(&user_id).await?;
+                }
                 self.leave_rooms(localpart).await?;
                 Ok(true)
             }

@@ -225,6 +225,7 @@ impl From<EncryptionError> for MatrixError {
                 return error;
             }
             EncryptionError::NotFound(_) => (StatusCode::NOT_FOUND, "M_NOT_FOUND"),
+            EncryptionError::Forbidden(_) => (StatusCode::FORBIDDEN, "M_FORBIDDEN"),
             EncryptionError::InvalidParameter(_) => (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
             EncryptionError::InvalidSignature(_) => (StatusCode::BAD_REQUEST, "M_INVALID_SIGNATURE"),
             EncryptionError::KeyExists => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),

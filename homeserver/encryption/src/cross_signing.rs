@@ -5,7 +5,7 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId};
 use serde_json::value::RawValue;
 
 use crate::{
-    Change, Encryption, EncryptionError,
+    Change, Encryption, EncryptionError, dehydration,
     device_keys::note_change,
     rows,
     verification::{is_signed_by, keep_signature, parse, public_keys, signature_of, verifies},
@@ -231,6 +231,7 @@ async fn keys_of(
             keys.devices.insert(device_id, object);
         }
     }
+    dehydration::add_name(snapshot, localpart, &mut keys.devices).await?;
     let cross_signing = |json: &Option<Bytes>| {
         let json = json.as_ref()?;
         let object = parse(json)?;
@@ -342,6 +343,32 @@ fn same_key(sent: Option<&CanonicalJsonObject>, stored: Option<&Bytes>) -> bool 
     sent.map(without_signatures) == stored.and_then(|key| parse(key)).as_ref().map(without_signatures)
 }
 
+/// The valid signatures of a user's device by their self-signing key, each with the name of the key.
+pub(crate) async fn self_signatures(
+    snapshot: &Snapshot,
+    user_id: &UserId,
+    device: &CanonicalJsonObject,
+) -> Result<Vec<(String, String)>, EncryptionError> {
+    let own = CrossSigningKeys::read(snapshot, user_id.localpart()).await?;
+    Ok(valid_signatures(keys_in(own.self_signing.as_ref()), user_id, device))
+}
+
+fn valid_signatures(
+    keys: Vec<(String, String)>,
+    signer: &UserId,
+    signed: &CanonicalJsonObject,
+) -> Vec<(String, String)> {
+    let mut valid = Vec::new();
+    for (name, public_key) in keys {
+        if let Some(signature) = signature_of(signed, signer.as_str(), &name)
+            && verifies(signed, signature, &public_key)
+        {
+            valid.push((name, signature.to_owned()));
+        }
+    }
+    valid
+}
+
 /// The valid signatures of `signer` on a key, each with the key that made it.
 async fn find_signatures(
     snapshot: &Snapshot,
@@ -371,14 +398,8 @@ async fn find_signatures(
     if without_signatures(sent) != without_signatures(&target) {
         return Ok(Err(SignatureFailure::Invalid("the key is not the one that is stored")));
     }
-    let mut valid = Vec::new();
-    for (name, public_key) in signing_keys {
-        if let Some(signature) = signature_of(sent, signer.as_str(), &name)
-            && verifies(&target, signature, &public_key)
-        {
-            valid.push((name, signature.to_owned()));
-        }
-    }
+    // But for its signatures, what was sent is what is stored.
+    let valid = valid_signatures(signing_keys, signer, sent);
     if valid.is_empty() {
         return Ok(Err(SignatureFailure::Invalid("no signature is a valid one by a key that may sign this")));
     }

@@ -1,7 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use entente_environment::Timestamp;
-use entente_storage::{Bytes, LogPosition, Position, Snapshot, Transaction};
+use entente_storage::{
+    Bytes, Keyspace, LogPosition, Position, Scan, Snapshot, Transaction, codec::Key, value::Value,
+};
 use ruma::{CanonicalJsonObject, OwnedUserId, UserId};
 use serde_json::value::RawValue;
 
@@ -59,32 +61,14 @@ impl Encryption {
         device_id: &str,
         upload: &KeyUpload<'_>,
     ) -> Result<KeyCounts, EncryptionError> {
-        let device = (user_id.localpart(), device_id);
-        let device_keys = match upload.device_keys {
-            Some(keys) => Some(checked_device_keys(user_id, device_id, keys)?),
-            None => None,
-        };
+        let upload = CheckedUpload::new(user_id, device_id, upload)?;
         let (counts, _) = self
             .store
             .run(async |snapshot| {
                 let mut transaction = Transaction::new();
-                let stored = snapshot.get(&rows::DEVICE_KEYS, device).await?;
-                if let Some(keys) = &device_keys
-                    && stored.as_ref() != Some(keys)
-                {
-                    transaction.check_unchanged(&rows::DEVICE_KEYS, device, stored.as_ref());
-                    transaction.put(&rows::DEVICE_KEYS, device, keys);
+                let (counts, is_other_device) = upload.write_in(&snapshot, &mut transaction).await?;
+                if is_other_device {
                     note_change(&mut transaction, user_id);
-                }
-                let old = snapshot.get(&rows::KEY_COUNTS, device).await?;
-                let mut counts = old.clone().unwrap_or_default();
-                let identity = device_keys.as_ref().or(stored.as_ref());
-                let check = KeyCheck::new(user_id, device_id, identity.map(Bytes::as_ref));
-                add_one_time_keys(&snapshot, &mut transaction, device, &mut counts, upload, &check).await?;
-                add_fallback_keys(&snapshot, &mut transaction, device, &mut counts, upload, &check).await?;
-                if old.as_ref() != Some(&counts) {
-                    transaction.check_unchanged(&rows::KEY_COUNTS, device, old.as_ref());
-                    transaction.put(&rows::KEY_COUNTS, device, &counts);
                 }
                 Ok::<_, EncryptionError>((transaction, counts))
             })
@@ -164,33 +148,11 @@ impl Encryption {
 
     /// Deletes everything of a device that is gone, and tells those who share rooms with its user. Done again, it does nothing.
     pub async fn forget_device(&self, user_id: &UserId, device_id: &str) -> Result<(), EncryptionError> {
-        let device = (user_id.localpart(), device_id);
         self.store
             .run(async |snapshot| {
                 let mut transaction = Transaction::new();
-                if snapshot.get(&rows::DEVICE_KEYS, device).await?.is_some() {
-                    transaction.delete(&rows::DEVICE_KEYS, device);
+                if forget_device_in(&mut transaction, &snapshot, user_id, device_id).await? {
                     note_change(&mut transaction, user_id);
-                }
-                for (key, _) in snapshot.scan_all(rows::ONE_TIME_KEYS.scan(device)).await? {
-                    transaction.delete(&rows::ONE_TIME_KEYS, &key);
-                }
-                for (key, _) in snapshot.scan_all(rows::CLAIMED_KEYS.scan(device)).await? {
-                    transaction.delete(&rows::CLAIMED_KEYS, &key);
-                }
-                for (key, _) in snapshot.scan_all(rows::FALLBACK_KEYS.scan(device)).await? {
-                    transaction.delete(&rows::FALLBACK_KEYS, &key);
-                }
-                for (key, _) in snapshot.scan_all(rows::TO_DEVICE.scan(device)).await? {
-                    transaction.delete(&rows::TO_DEVICE, &key);
-                }
-                for (key, _) in
-                    snapshot.scan_all(rows::SIGNATURES.scan((user_id.as_str(), device_id))).await?
-                {
-                    transaction.delete(&rows::SIGNATURES, &key);
-                }
-                if snapshot.get(&rows::KEY_COUNTS, device).await?.is_some() {
-                    transaction.delete(&rows::KEY_COUNTS, device);
                 }
                 Ok::<_, EncryptionError>((transaction, ()))
             })
@@ -198,7 +160,7 @@ impl Encryption {
         Ok(())
     }
 
-    /// The devices of a user for which anything is kept.
+    /// The devices of a user for which anything is kept, the dehydrated one aside.
     pub async fn devices_with_keys(&self, localpart: &str) -> Result<Vec<String>, EncryptionError> {
         let snapshot = self.store.snapshot().await?;
         let keys = snapshot.scan_all(rows::DEVICE_KEYS.scan((localpart,))).await?;
@@ -207,6 +169,8 @@ impl Encryption {
         devices.extend(counts.into_iter().map(|((_, device_id), _)| device_id));
         devices.sort_unstable();
         devices.dedup();
+        let dehydrated = snapshot.get(&rows::DEHYDRATED, localpart).await?;
+        devices.retain(|device_id| dehydrated.as_ref().is_none_or(|row| row.device_id != *device_id));
         Ok(devices)
     }
 }
@@ -215,6 +179,97 @@ impl Encryption {
 pub(crate) fn note_change(transaction: &mut Transaction, user_id: &UserId) {
     transaction.put(&rows::DEVICE_LIST_CHANGES, (LogPosition::AT_COMMIT, user_id.as_str()), &());
     Change::DeviceList { user_id: user_id.to_string() }.log_in(transaction);
+}
+
+/// Deletes everything of a device. Answers whether others knew it by its keys.
+pub(crate) async fn forget_device_in(
+    transaction: &mut Transaction,
+    snapshot: &Snapshot,
+    user_id: &UserId,
+    device_id: &str,
+) -> Result<bool, EncryptionError> {
+    let device = (user_id.localpart(), device_id);
+    let was_known = snapshot.get(&rows::DEVICE_KEYS, device).await?.is_some();
+    if was_known {
+        transaction.delete(&rows::DEVICE_KEYS, device);
+    }
+    if snapshot.get(&rows::KEY_COUNTS, device).await?.is_some() {
+        transaction.delete(&rows::KEY_COUNTS, device);
+    }
+    delete_all_in(transaction, snapshot, &rows::ONE_TIME_KEYS, rows::ONE_TIME_KEYS.scan(device)).await?;
+    delete_all_in(transaction, snapshot, &rows::CLAIMED_KEYS, rows::CLAIMED_KEYS.scan(device)).await?;
+    delete_all_in(transaction, snapshot, &rows::FALLBACK_KEYS, rows::FALLBACK_KEYS.scan(device)).await?;
+    delete_all_in(transaction, snapshot, &rows::TO_DEVICE, rows::TO_DEVICE.scan(device)).await?;
+    let signatures = rows::SIGNATURES.scan((user_id.as_str(), device_id));
+    delete_all_in(transaction, snapshot, &rows::SIGNATURES, signatures).await?;
+    Ok(was_known)
+}
+
+/// Deletes the rows of a scan, of which no more than a page is in memory.
+async fn delete_all_in<K: Key, V: Value>(
+    transaction: &mut Transaction,
+    snapshot: &Snapshot,
+    keyspace: &Keyspace<K, V>,
+    scan: Scan<K, V>,
+) -> Result<(), EncryptionError> {
+    let mut next = Some(scan);
+    while let Some(scan) = next {
+        let page = snapshot.scan(&scan).await?;
+        for (key, _) in page.rows {
+            transaction.delete(keyspace, &key);
+        }
+        next = page.next.map(|at| scan.resume(at));
+    }
+    Ok(())
+}
+
+/// Keys whose shape and signatures were looked at, as far as that can be done without the store.
+pub(crate) struct CheckedUpload<'a> {
+    user_id: &'a UserId,
+    device_id: &'a str,
+    device_keys: Option<Bytes>,
+    upload: &'a KeyUpload<'a>,
+}
+
+impl<'a> CheckedUpload<'a> {
+    pub(crate) fn new(
+        user_id: &'a UserId,
+        device_id: &'a str,
+        upload: &'a KeyUpload<'a>,
+    ) -> Result<Self, EncryptionError> {
+        let device_keys =
+            upload.device_keys.map(|keys| checked_device_keys(user_id, device_id, keys)).transpose()?;
+        Ok(Self { user_id, device_id, device_keys, upload })
+    }
+
+    /// Adds the keys to a transaction. Answers how many there are then, and whether the device's identity is another.
+    pub(crate) async fn write_in(
+        &self,
+        snapshot: &Snapshot,
+        transaction: &mut Transaction,
+    ) -> Result<(KeyCountsRow, bool), EncryptionError> {
+        let device = (self.user_id.localpart(), self.device_id);
+        let stored = snapshot.get(&rows::DEVICE_KEYS, device).await?;
+        let mut is_other = false;
+        if let Some(keys) = &self.device_keys
+            && stored.as_ref() != Some(keys)
+        {
+            transaction.check_unchanged(&rows::DEVICE_KEYS, device, stored.as_ref());
+            transaction.put(&rows::DEVICE_KEYS, device, keys);
+            is_other = true;
+        }
+        let old = snapshot.get(&rows::KEY_COUNTS, device).await?;
+        let mut counts = old.clone().unwrap_or_default();
+        let identity = self.device_keys.as_ref().or(stored.as_ref());
+        let check = KeyCheck::new(self.user_id, self.device_id, identity.map(Bytes::as_ref));
+        add_one_time_keys(snapshot, transaction, device, &mut counts, self.upload, &check).await?;
+        add_fallback_keys(snapshot, transaction, device, &mut counts, self.upload, &check).await?;
+        if old.as_ref() != Some(&counts) {
+            transaction.check_unchanged(&rows::KEY_COUNTS, device, old.as_ref());
+            transaction.put(&rows::KEY_COUNTS, device, &counts);
+        }
+        Ok((counts, is_other))
+    }
 }
 
 fn checked_device_keys(user_id: &UserId, device_id: &str, keys: &RawValue) -> Result<Bytes, EncryptionError> {

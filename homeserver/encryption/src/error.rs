@@ -7,6 +7,9 @@ pub enum EncryptionError {
     /// Nothing is stored under that name.
     #[error("{0}")]
     NotFound(&'static str),
+    /// Not the caller's.
+    #[error("{0}")]
+    Forbidden(&'static str),
     /// Keys were sent to a backup that is not the newest.
     #[error("that is not the newest backup")]
     WrongBackupVersion {

@@ -7,18 +7,21 @@
 mod backup;
 mod changes;
 mod cross_signing;
+mod dehydration;
 mod device_keys;
 mod error;
 mod rows;
 mod to_device;
 mod verification;
 
-use entente_storage::{StorageError, Store};
+use entente_storage::Store;
+use ruma::UserId;
 
 pub use self::{
     backup::{BackedUpKey, BackupKey, BackupState, BackupVersion, KeyScope},
     changes::{Change, TOPIC},
     cross_signing::{CrossSigningUpload, SignatureFailure, UserKeys},
+    dehydration::{DehydratedDevice, MessagePage, NewDehydratedDevice},
     device_keys::{KeyCounts, KeyUpload},
     error::EncryptionError,
     rows::KEYSPACES,
@@ -38,7 +41,11 @@ impl Encryption {
     }
 
     /// Deletes everything that is kept for a user whose account is gone. Done again, it does nothing.
-    pub async fn forget_user(&self, localpart: &str) -> Result<(), StorageError> {
-        self.forget_backups(localpart).await
+    pub async fn forget_user(&self, user_id: &UserId) -> Result<(), EncryptionError> {
+        match self.delete_dehydrated_device(user_id).await {
+            Ok(_) | Err(EncryptionError::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(self.forget_backups(user_id.localpart()).await?)
     }
 }

@@ -44,8 +44,11 @@ pub(crate) const SENT: Keyspace<(String, String, String), u64> = Keyspace::new(0
 pub(crate) const CLAIMED_KEYS: Keyspace<(String, String, String, String), u64> =
     Keyspace::new(0x030d, "encryption.claimed_keys");
 
+/// Dehydrated devices, by localpart.
+pub(crate) const DEHYDRATED: Keyspace<String, DehydratedRow> = Keyspace::new(0x030f, "encryption.dehydrated");
+
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 13] = [
+pub const KEYSPACES: [KeyspaceInfo; 14] = [
     BACKUPS.info(),
     BACKUP_KEYS.info(),
     DEVICE_KEYS.info(),
@@ -59,6 +62,7 @@ pub const KEYSPACES: [KeyspaceInfo; 13] = [
     TO_DEVICE.info(),
     SENT.info(),
     CLAIMED_KEYS.info(),
+    DEHYDRATED.info(),
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -117,4 +121,19 @@ pub(crate) struct FallbackKeyRow {
     pub(crate) used: bool,
 }
 
-cbor_value!(BackupRow, KeyCountsRow, OneTimeKeyRow, FallbackKeyRow);
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct DehydratedRow {
+    #[n(0)]
+    pub(crate) device_id: String,
+    /// The encrypted private halves of its keys: JSON, as the client sent it.
+    #[n(1)]
+    pub(crate) device_data: String,
+    #[n(2)]
+    pub(crate) display_name: Option<String>,
+    /// Milliseconds since 1970.
+    #[n(3)]
+    pub(crate) uploaded_at: u64,
+}
+
+cbor_value!(BackupRow, KeyCountsRow, OneTimeKeyRow, FallbackKeyRow, DehydratedRow);

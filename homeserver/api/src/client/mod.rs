@@ -7,6 +7,7 @@ mod capabilities;
 mod create_room;
 mod cross_signing;
 mod deactivation;
+mod dehydrated_device;
 mod devices;
 mod fallback;
 mod filters;
@@ -127,6 +128,11 @@ pub(crate) fn routes() -> Router<ApiState> {
         .endpoint(cross_signing::upload)
         .json_endpoint(cross_signing::upload_signatures)
         .endpoint(to_device::send)
+        .endpoint(dehydrated_device::put)
+        .endpoint(dehydrated_device::get_device)
+        .endpoint(dehydrated_device::delete)
+        .json_endpoint(dehydrated_device::post_events)
+        .merge(dehydrated_device::routes())
         .merge(room_routes())
         .merge(fallback::routes())
 }

@@ -24,15 +24,14 @@ pub(super) async fn send(
             tracing::debug!(server.name = %user_id.server_name(), "a message to a device of another server is dropped");
             continue;
         }
-        let devices = state.accounts.device_names(None, user_id.localpart()).await?;
+        let devices = devices_of(&state, user_id.localpart()).await?;
         for (device, content) in messages {
             let is_meant = |device_id: &str| match device {
                 DeviceIdOrAllDevices::AllDevices => true,
                 DeviceIdOrAllDevices::DeviceId(meant) => meant.as_str() == device_id,
             };
-            let meant = devices.iter().filter(|(device_id, _)| is_meant(device_id));
-            addressed
-                .extend(meant.map(|(device_id, _)| (user_id.localpart(), device_id.clone(), content.json())));
+            let meant = devices.iter().filter(|device_id| is_meant(device_id));
+            addressed.extend(meant.map(|device_id| (user_id.localpart(), device_id.clone(), content.json())));
         }
     }
     let messages: Vec<ToDeviceMessage<'_>> = addressed
@@ -47,4 +46,16 @@ pub(super) async fn send(
     let event_type = request.event_type.to_string();
     state.encryption.send_to_devices(sender, &event_type, &messages, state.limits.clock().now()).await?;
     Ok(Response::new())
+}
+
+/// The devices of a local user that messages can be sent to.
+async fn devices_of(state: &ApiState, localpart: &str) -> Result<Vec<String>, MatrixError> {
+    let names = state.accounts.device_names(None, localpart).await?;
+    let mut devices: Vec<String> = names.into_iter().map(|(device_id, _)| device_id).collect();
+    if let Some(dehydrated) = state.encryption.dehydrated_device_id(localpart).await?
+        && !devices.contains(&dehydrated)
+    {
+        devices.push(dehydrated);
+    }
+    Ok(devices)
 }
