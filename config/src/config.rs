@@ -12,8 +12,8 @@ use crate::{
     problem::{ConfigError, Problem},
     reading::{self, Node},
     sections::{
-        Accounts, Acme, Admin, Federation, Limits, Listener, Log, Login, Media, Metrics, RateLimits,
-        Registration, Storage, Support, listeners,
+        Accounts, Acme, Admin, Federation, Limits, Listener, Log, Login, Media, Metrics, Presence,
+        RateLimits, Registration, Storage, Support, listeners,
     },
     validation,
     values::{DomainName, ServerName},
@@ -48,6 +48,8 @@ pub struct Config {
     pub login: Login,
     /// Passwords and what users may change.
     pub accounts: Accounts,
+    /// Whether it is told who is here.
+    pub presence: Presence,
     /// How often one caller may ask.
     pub rate_limits: RateLimits,
     /// Which other servers this one speaks to.
@@ -78,6 +80,7 @@ impl Default for Config {
             registration: Registration::default(),
             login: Login::default(),
             accounts: Accounts::default(),
+            presence: Presence::default(),
             rate_limits: RateLimits::default(),
             federation: Federation::default(),
             support: Support::default(),

@@ -103,6 +103,7 @@ impl Consequences {
                     self.encryption.forget_user(&user_id).await?;
                 }
                 self.leave_rooms(localpart).await?;
+                self.accounts.forget_presence(localpart).await?;
                 Ok(true)
             }
             Change::Devices { localpart, .. } => self.forget_devices(localpart).await,

@@ -100,6 +100,7 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
         .map_err(|error| error.to_string())?;
     let tasks = Tasks(vec![
         tokio::spawn(socket.serve(operator)),
+        tokio::spawn(accounts.clone().watch_presence()),
         tokio::spawn(sweep(accounts, state.encryption.clone(), clock)),
         tokio::spawn(sync.follow()),
         tokio::spawn(consequences.follow()),

@@ -16,7 +16,7 @@ pub(crate) fn server_name(config: &Config) -> Result<OwnedServerName, String> {
 }
 
 pub(crate) fn accounts(config: &Config) -> entente_accounts::Settings {
-    let Config { registration, login, accounts, .. } = config;
+    let Config { registration, login, accounts, presence, .. } = config;
     entente_accounts::Settings {
         open_registration: registration.open,
         registration_tokens: registration.tokens,
@@ -33,6 +33,7 @@ pub(crate) fn accounts(config: &Config) -> entente_accounts::Settings {
         deactivation: accounts.allow_deactivation,
         change_display_name: accounts.allow_displayname_changes,
         change_avatar: accounts.allow_avatar_changes,
+        presence: presence.enabled,
         validity: accounts.validity_period.map(TimeSpan::duration),
         argon2: Argon2Parameters {
             memory_kib: accounts.argon2.memory_kib.get(),

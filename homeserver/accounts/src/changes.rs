@@ -65,6 +65,13 @@ pub enum Change {
         #[n(0)]
         localpart: String,
     },
+    /// Users came, went, or say something else about it.
+    #[n(6)]
+    Presence {
+        /// Who.
+        #[n(0)]
+        localparts: Vec<String>,
+    },
 }
 
 impl Change {

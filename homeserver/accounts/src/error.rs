@@ -69,6 +69,9 @@ pub enum AccountError {
     /// A value that the spec does not allow.
     #[error("{0}")]
     InvalidParameter(&'static str),
+    /// The operator switched presence off.
+    #[error("this server does not tell who is here")]
+    PresenceDisabled,
     /// The profile as a whole would exceed 64 KiB.
     #[error("a profile has at most 64 KiB")]
     ProfileTooLarge,

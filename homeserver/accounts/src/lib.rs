@@ -5,6 +5,7 @@
 
 mod account_data;
 mod administration;
+mod attendance;
 mod changes;
 mod device_names;
 mod devices;
@@ -13,6 +14,7 @@ mod filters;
 mod interactive;
 mod openid;
 mod passwords;
+mod presence;
 mod profiles;
 mod push_evaluation;
 mod push_rules;
@@ -39,6 +41,7 @@ pub use self::{
     error::AccountError,
     interactive::{Operation, Proof},
     openid::OpenIdToken,
+    presence::{Attendance, Presence, PresenceState},
     profiles::Profile,
     push_evaluation::{PushEvaluator, PushOutcome, PushPowerLevels, PushRoom, PushUser},
     push_rules::PushRuleChange,
@@ -48,7 +51,10 @@ pub use self::{
     sessions::{NewSession, Session, SessionRequest},
     settings::{Argon2Parameters, Settings},
 };
-use self::{passwords::Passwords, push_rules::ParsedRules, rows::UserRow, sessions::SeenDevices};
+use self::{
+    attendance::Attendances, passwords::Passwords, push_rules::ParsedRules, rows::UserRow,
+    sessions::SeenDevices,
+};
 
 /// The accounts of one server. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -65,6 +71,7 @@ struct Inner {
     passwords: Passwords,
     seen: SeenDevices,
     push_rules: ParsedRules,
+    attendances: Attendances,
 }
 
 impl Accounts {
@@ -88,6 +95,7 @@ impl Accounts {
                 passwords,
                 seen,
                 push_rules: ParsedRules::default(),
+                attendances: Attendances::default(),
             }),
         })
     }

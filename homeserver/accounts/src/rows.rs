@@ -3,7 +3,7 @@
 use entente_storage::{Bytes, Keyspace, KeyspaceInfo, cbor_value, value::Stamped};
 use minicbor::{Decode, Encode};
 
-use crate::tokens::Digest;
+use crate::{PresenceState, tokens::Digest};
 
 /// Users, by localpart. A row is never deleted, so that no name is ever given twice.
 pub(crate) const USERS: Keyspace<String, UserRow> = Keyspace::new(0x0101, "accounts.users");
@@ -39,8 +39,12 @@ pub(crate) const FILTERS: Keyspace<(String, u64), Bytes> = Keyspace::new(0x010c,
 /// What never changes about a server, by the name of it: `server_name`.
 pub(crate) const SERVER: Keyspace<String, String> = Keyspace::new(0x010d, "accounts.server");
 
+/// What others were told last of a user's presence, by localpart.
+pub(crate) const PRESENCE: Keyspace<String, Stamped<PresenceRow>> =
+    Keyspace::new(0x010e, "accounts.presence");
+
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 13] = [
+pub const KEYSPACES: [KeyspaceInfo; 14] = [
     USERS.info(),
     DEVICES.info(),
     SEEN.info(),
@@ -54,6 +58,7 @@ pub const KEYSPACES: [KeyspaceInfo; 13] = [
     ACCOUNT_DATA.info(),
     FILTERS.info(),
     SERVER.info(),
+    PRESENCE.info(),
 ];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
@@ -181,4 +186,25 @@ pub(crate) struct InteractiveRow {
     pub(crate) expires_at: u64,
 }
 
-cbor_value!(UserRow, DeviceRow, SeenRow, TokenRow, ShortTokenRow, RegistrationTokenRow, InteractiveRow,);
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct PresenceRow {
+    #[n(0)]
+    pub(crate) state: PresenceState,
+    #[n(1)]
+    pub(crate) status_msg: Option<String>,
+    /// Milliseconds since 1970.
+    #[n(2)]
+    pub(crate) last_active_at: Option<u64>,
+}
+
+cbor_value!(
+    UserRow,
+    DeviceRow,
+    SeenRow,
+    TokenRow,
+    ShortTokenRow,
+    RegistrationTokenRow,
+    InteractiveRow,
+    PresenceRow,
+);

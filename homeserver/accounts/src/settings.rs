@@ -36,6 +36,8 @@ pub struct Settings {
     pub change_display_name: bool,
     /// Whether users may change their avatars.
     pub change_avatar: bool,
+    /// Whether it is told who is here.
+    pub presence: bool,
     /// How long a new account is valid; `None`: for ever.
     pub validity: Option<Duration>,
     /// The cost of a password hash.
@@ -78,6 +80,7 @@ impl Default for Settings {
             deactivation: true,
             change_display_name: true,
             change_avatar: true,
+            presence: true,
             validity: None,
             argon2: Argon2Parameters::default(),
         }

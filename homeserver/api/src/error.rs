@@ -195,6 +195,7 @@ impl From<AccountError> for MatrixError {
             | AccountError::WrongCredentials
             | AccountError::PasswordLoginDisabled
             | AccountError::InvalidLoginToken
+            | AccountError::PresenceDisabled
             | AccountError::Forbidden(_) => (StatusCode::FORBIDDEN, "M_FORBIDDEN"),
             AccountError::GuestsRefused => (StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN"),
             AccountError::InvalidUsername => (StatusCode::BAD_REQUEST, "M_INVALID_USERNAME"),

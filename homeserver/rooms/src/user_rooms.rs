@@ -70,6 +70,21 @@ impl Rooms {
         Ok(joined.filter_map(|((_, user_id), _)| self.local(&user_id).map(str::to_owned)).collect())
     }
 
+    /// Whether a local user is in a room with somebody, or is them.
+    pub async fn meets(&self, user_id: &UserId, other: &UserId) -> Result<bool, RoomError> {
+        if user_id == other {
+            return Ok(true);
+        }
+        let snapshot = self.store().snapshot().await?;
+        let rooms = self.joined_rooms(&snapshot, user_id.as_str()).await?;
+        if self.localpart(other).is_some() {
+            let others: HashSet<RoomNumber> =
+                self.joined_rooms(&snapshot, other.as_str()).await?.into_iter().collect();
+            return Ok(rooms.iter().any(|room| others.contains(room)));
+        }
+        Ok(!self.sharing_rooms(&snapshot, &rooms, &[other.as_str()]).await?.is_empty())
+    }
+
     /// Which of these users are in one of these rooms.
     pub async fn sharing_rooms(
         &self,

@@ -11,6 +11,7 @@ mod key_changes;
 mod news;
 mod others;
 mod peeking;
+mod presence;
 mod request;
 mod response;
 mod rows;
@@ -46,6 +47,7 @@ pub use self::{
 };
 use self::{
     news::News,
+    presence::Quiet,
     response::Response,
     sliding::{SharedConnection, connection::ConnectionKey, lists::Facts},
     unread::Counted,
@@ -119,8 +121,13 @@ impl Sync {
 
     /// Follows the change log and wakes whoever waits for what it tells, for as long as it is polled.
     pub async fn follow(self) {
+        tokio::join!(self.follow_log(), self.tell_presence());
+    }
+
+    async fn follow_log(&self) {
+        let Inner { store, accounts, rooms, news, .. } = &*self.inner;
         loop {
-            let Err(error) = self.inner.news.follow(&self.inner.store, &self.inner.rooms).await;
+            let Err(error) = news.follow(store, accounts, rooms).await;
             tracing::warn!(%error, "following the log for /sync failed and begins again");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
@@ -132,16 +139,32 @@ impl Sync {
         let localpart = request.user_id.localpart();
         self.acknowledge(request).await?;
         let deadline = Instant::now() + request.timeout.min(LONGEST_WAIT);
+        let mut was_woken = false;
         loop {
             let waker = inner.news.attend(localpart);
             // From here on nothing is missed, though it is waited for only after a look at what is there.
             let woken = timeout_at(deadline, waker.notified());
-            if let Some(since) = request.since.as_ref().filter(|_| !request.full_state)
+            if let Some(since) = request.waits_from()
                 && inner.news.is_quiet_since(localpart, &since.position)
             {
-                match woken.await {
-                    Ok(()) => continue,
-                    Err(_) => return self.quiet(request, since).await,
+                let look = self.look_for_presence(request, since);
+                let is_known = !matches!(look, Quiet::Unknown);
+                match look {
+                    Quiet::Presence(reached, seen) if was_woken => {
+                        let response = self.presence_alone(request, since, reached, seen).await?;
+                        if !response.is_empty() {
+                            return Ok(response.into_json());
+                        }
+                    }
+                    Quiet::Presence(..) => self.await_turn(request),
+                    Quiet::Nothing(_) | Quiet::Unknown => {}
+                }
+                if is_known {
+                    match woken.await {
+                        Ok(()) => was_woken = true,
+                        Err(_) => return self.quiet(request, since).await,
+                    }
+                    continue;
                 }
             }
             // On the heap, so that whoever waits does not hold the place for it.
@@ -165,11 +188,17 @@ impl Sync {
         Ok(())
     }
 
-    /// The answer when nothing happened.
+    /// The answer when nothing happened that somebody would be woken for at once.
     async fn quiet(&self, request: &SyncRequest, since: &SyncToken) -> Result<Vec<u8>, SyncError> {
+        let position = match self.look_for_presence(request, since) {
+            Quiet::Presence(reached, seen) => {
+                return Ok(self.presence_alone(request, since, reached, seen).await?.into_json());
+            }
+            Quiet::Nothing(reached) => reached,
+            Quiet::Unknown => since.position.clone(),
+        };
         let snapshot = self.inner.store.snapshot().await?;
-        let next = SyncToken { position: since.position.clone(), ..since.clone() };
-        let mut response = Response::new(next);
+        let mut response = Response::new(SyncToken { position, ..since.clone() });
         self.add_key_counts(&mut response, &snapshot, request).await?;
         Ok(response.into_json())
     }

@@ -5,12 +5,13 @@ use std::{
     sync::Arc,
 };
 
+use entente_accounts::Accounts;
 use entente_rooms::{Membership, RoomNumber, Rooms, UserRoom};
 use entente_storage::{LogEntry, LogPosition, Position, Store};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use crate::SyncError;
+use crate::{SyncError, presence::Presences};
 
 /// Records that are read at once.
 const MOST_RECORDS: usize = 512;
@@ -22,6 +23,7 @@ const MOST_REMEMBERED: usize = 100_000;
 pub(crate) struct News {
     known: Mutex<Known>,
     reached: watch::Sender<Position>,
+    pub(crate) presences: Presences,
 }
 
 #[derive(Debug)]
@@ -41,6 +43,8 @@ struct RoomsKnown {
     rooms: HashMap<RoomNumber, RoomNews>,
     /// Local users who have joined, of rooms that were asked for.
     members: HashMap<RoomNumber, HashSet<Arc<str>>>,
+    /// How many changes of memberships were heard of.
+    member_changes: u64,
 }
 
 /// What is known for a user who was here lately.
@@ -95,10 +99,16 @@ impl RoomHints {
 
 impl News {
     pub(crate) fn new(reached: Position) -> Self {
-        let rooms = RoomsKnown { since: reached.clone(), rooms: HashMap::new(), members: HashMap::new() };
+        let rooms = RoomsKnown {
+            since: reached.clone(),
+            rooms: HashMap::new(),
+            members: HashMap::new(),
+            member_changes: 0,
+        };
+        let presences = Presences::new(reached.clone());
         let known =
             Known { reached: reached.clone(), users: HashMap::new(), rooms, device_lists: reached.clone() };
-        Self { known: Mutex::new(known), reached: watch::Sender::new(reached) }
+        Self { known: Mutex::new(known), reached: watch::Sender::new(reached), presences }
     }
 
     /// Waits until the log was read up to here.
@@ -132,6 +142,38 @@ impl News {
     pub(crate) fn is_quiet_since(&self, localpart: &str, since: &Position) -> bool {
         let known = self.known.lock();
         known.users.get(localpart).is_some_and(|user| since.covers(&user.since) && since.covers(&user.newest))
+    }
+
+    /// Up to where the log was read, and a user's rooms, if nothing that concerns the user happened behind this place.
+    pub(crate) fn quiet_until(
+        &self,
+        localpart: &str,
+        since: &Position,
+    ) -> Option<(Position, Arc<[UserRoom]>)> {
+        let known = self.known.lock();
+        let user = known.users.get(localpart)?;
+        let is_quiet = since.covers(&user.since) && since.covers(&user.newest);
+        let rooms = user.rooms.clone().filter(|_| is_quiet && since.covers(&user.memberships))?;
+        let mut reached = since.clone();
+        reached.join(&known.reached);
+        Some((reached, rooms))
+    }
+
+    /// The local users in a room who wait for news, as far as the room's members are known.
+    pub(crate) fn waiting_in(&self, room: RoomNumber) -> Vec<Arc<str>> {
+        let known = self.known.lock();
+        let waits = |localpart: &&Arc<str>| {
+            known.users.get(&***localpart).is_some_and(|user| Arc::strong_count(&user.waker) > 1)
+        };
+        known.rooms.members.get(&room).into_iter().flatten().filter(waits).cloned().collect()
+    }
+
+    /// Wakes a user who waits.
+    pub(crate) fn wake(&self, localpart: &str) {
+        let waker = self.known.lock().users.get(localpart).map(|user| Arc::clone(&user.waker));
+        if let Some(waker) = waker {
+            waker.notify_waiters();
+        }
     }
 
     /// What may be new for a user behind this place, their rooms aside.
@@ -184,8 +226,10 @@ impl News {
     pub(crate) async fn follow(
         &self,
         store: &Store,
+        accounts: &Accounts,
         rooms: &Rooms,
     ) -> Result<std::convert::Infallible, SyncError> {
+        self.load_presences(store, accounts).await?;
         let mut watch = store.watch();
         loop {
             let at = self.known.lock().reached.clone();
@@ -194,7 +238,7 @@ impl News {
             let mut awake = HashSet::new();
             for record in &records {
                 for entry in &record.entries {
-                    self.hear(store, rooms, record.position, entry, &mut awake).await?;
+                    self.hear(store, accounts, rooms, record.position, entry, &mut awake).await?;
                 }
             }
             let mut known = self.known.lock();
@@ -215,6 +259,7 @@ impl News {
     async fn hear(
         &self,
         store: &Store,
+        accounts: &Accounts,
         rooms: &Rooms,
         position: LogPosition,
         entry: &LogEntry,
@@ -233,6 +278,9 @@ impl News {
                     self.tell(position, [Arc::from(localpart)], awake, |user| {
                         user.account_data.include(position);
                     });
+                }
+                Ok(entente_accounts::Change::Presence { localparts }) => {
+                    self.hear_of_presence(store, accounts, rooms, position, &localparts).await?;
                 }
                 Ok(_) => {}
                 Err(error) => unreadable(error),
@@ -268,6 +316,9 @@ impl News {
                 {
                     let localpart: Arc<str> = Arc::from(localpart);
                     self.note_member(room, &localpart, *membership);
+                    if *membership == Membership::Join {
+                        self.presences.note_join(&localpart, position, room);
+                    }
                     self.tell(position, [localpart], awake, |user| {
                         user.rooms = None;
                         user.memberships.include(position);
@@ -375,6 +426,7 @@ impl News {
 
     fn note_member(&self, room: RoomNumber, localpart: &Arc<str>, membership: Membership) {
         let mut known = self.known.lock();
+        known.rooms.member_changes = known.rooms.member_changes.wrapping_add(1);
         let Some(members) = known.rooms.members.get_mut(&room) else { return };
         if membership == Membership::Join {
             members.insert(Arc::clone(localpart));
@@ -383,22 +435,46 @@ impl News {
         }
     }
 
+    /// Sees to it that the local users who have joined a room are known.
+    pub(crate) async fn know_members(
+        &self,
+        store: &Store,
+        rooms: &Rooms,
+        room: RoomNumber,
+    ) -> Result<(), SyncError> {
+        if !self.known.lock().rooms.members.contains_key(&room) {
+            self.local_members(store, rooms, room).await?;
+        }
+        Ok(())
+    }
+
     /// The local users who have joined a room.
-    async fn local_members(
+    pub(crate) async fn local_members(
         &self,
         store: &Store,
         rooms: &Rooms,
         room: RoomNumber,
     ) -> Result<Vec<Arc<str>>, SyncError> {
-        if let Some(members) = self.known.lock().rooms.members.get(&room) {
-            return Ok(members.iter().cloned().collect());
-        }
+        let changes = {
+            let known = self.known.lock();
+            if let Some(members) = known.rooms.members.get(&room) {
+                return Ok(members.iter().cloned().collect());
+            }
+            known.rooms.member_changes
+        };
         // Taken now, it shows at least what the log told so far; what it shows beyond is told again.
         let snapshot = store.snapshot().await?;
         let members: HashSet<Arc<str>> =
             rooms.local_members(&snapshot, room).await?.into_iter().map(Arc::from).collect();
         let listed = members.iter().cloned().collect();
-        self.known.lock().rooms.members.insert(room, members);
+        let known = &mut self.known.lock().rooms;
+        // What was heard meanwhile may lie behind the snapshot, and would be missing for ever.
+        if known.member_changes == changes {
+            if known.members.len() >= MOST_REMEMBERED {
+                known.members.clear();
+            }
+            known.members.insert(room, members);
+        }
         Ok(listed)
     }
 }

@@ -32,6 +32,13 @@ pub struct SyncRequest {
     pub filter: SyncFilter,
 }
 
+impl SyncRequest {
+    /// From where on the client waits for news: one that is yet to be given what is there does not wait.
+    pub(crate) fn waits_from(&self) -> Option<&SyncToken> {
+        self.since.as_ref().filter(|since| !self.full_state && since.to_device.is_none())
+    }
+}
+
 /// Of which point of the timeline the state is, and under which name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateMode {

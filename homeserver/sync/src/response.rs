@@ -25,6 +25,8 @@ pub(crate) struct Response {
     next: SyncToken,
     pub(crate) account_data: Vec<AccountDataEntry>,
     to_device: Vec<Bytes>,
+    /// Events of presence.
+    pub(crate) presence: Vec<Vec<u8>>,
     pub(crate) join: Vec<Vec<u8>>,
     pub(crate) invite: Vec<Vec<u8>>,
     pub(crate) knock: Vec<Vec<u8>>,
@@ -64,6 +66,7 @@ pub(crate) async fn build(
     making.add_to_device(&mut response).await?;
     let rooms = making.add_rooms(&mut response).await?;
     making.add_device_lists(&mut response, &rooms).await?;
+    making.add_presence(&mut response).await?;
     sync.add_key_counts(&mut response, &making.snapshot, request).await?;
     Ok(response)
 }
@@ -249,6 +252,7 @@ impl Response {
             next,
             account_data: Vec::new(),
             to_device: Vec::new(),
+            presence: Vec::new(),
             join: Vec::new(),
             invite: Vec::new(),
             knock: Vec::new(),
@@ -262,6 +266,7 @@ impl Response {
     pub(crate) fn is_empty(&self) -> bool {
         self.account_data.is_empty()
             && self.to_device.is_empty()
+            && self.presence.is_empty()
             && self.join.is_empty()
             && self.invite.is_empty()
             && self.knock.is_empty()
@@ -286,6 +291,12 @@ impl Response {
             to_device.key("events");
             write_list(to_device.json, &self.to_device, |json, message| json.extend_from_slice(message));
             to_device.end();
+        }
+        if !self.presence.is_empty() {
+            writer.key("presence");
+            let mut presence = ObjectWriter::begin(writer.json);
+            presence.list("events", &self.presence, |json, event| json.extend_from_slice(event));
+            presence.end();
         }
         let kinds =
             [("join", &self.join), ("invite", &self.invite), ("knock", &self.knock), ("leave", &self.leave)];

@@ -21,6 +21,7 @@ mod membership;
 mod openid;
 mod password;
 mod peeking;
+mod presence;
 mod profiles;
 mod push_rules;
 mod read_markers;
@@ -91,6 +92,8 @@ pub(crate) fn routes() -> Router<ApiState> {
         .endpoint(account_data::set_global)
         .endpoint(account_data::get_room)
         .endpoint(account_data::set_room)
+        .endpoint(presence::get)
+        .endpoint(presence::set)
         .endpoint(push_rules::all)
         .endpoint(push_rules::global)
         .endpoint(push_rules::get)

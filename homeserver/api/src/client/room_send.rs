@@ -31,6 +31,7 @@ pub(super) async fn send(
         let draft = Draft { device, ..Draft::message(&session.user_id, event_type, content) };
         state.rooms.send(&request.room_id, draft).await?
     };
+    state.accounts.note_activity(&session.user_id);
     Ok(send_message_event::v3::Response::new(event_id))
 }
 

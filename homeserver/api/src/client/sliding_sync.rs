@@ -16,6 +16,7 @@ use entente_sync::{
 use ruma::OwnedRoomId;
 use serde::Deserialize;
 
+use super::presence::wanted;
 use crate::{
     ApiState, MatrixError,
     endpoint::{Json, JsonBody, SessionOf},
@@ -44,6 +45,7 @@ const MOST_CONNECTION_BYTES: usize = 64;
 struct Parameters {
     pos: Option<String>,
     timeout: Option<u64>,
+    set_presence: Option<String>,
 }
 
 /// A request of either dialect. What one of them alone has is optional.
@@ -52,6 +54,7 @@ struct Body {
     conn_id: Option<String>,
     pos: Option<String>,
     timeout: Option<u64>,
+    set_presence: Option<String>,
     txn_id: Option<String>,
     #[serde(default)]
     lists: BTreeMap<String, List>,
@@ -167,6 +170,7 @@ async fn simplified(
     let mut body: Body = serde_json::from_slice(&body).map_err(MatrixError::bad_json)?;
     body.pos = parameters.pos;
     body.timeout = parameters.timeout;
+    body.set_presence = parameters.set_presence;
     answer(&state, session, Dialect::Simplified, body).await
 }
 
@@ -186,7 +190,10 @@ async fn answer(
     dialect: Dialect,
     body: Body,
 ) -> Result<Response, MatrixError> {
+    let presence = wanted(body.set_presence.as_deref())?;
     let request = body.into_request(session, dialect)?;
+    // The user is here as long as the request waits.
+    let _attendance = state.accounts.attend(&request.user_id, request.device_id.as_str(), presence);
     Ok(Json(state.sync.sliding_sync(&request).await?).into_response())
 }
 

@@ -10,6 +10,7 @@ use entente_sync::{StateMode, SyncRequest, SyncToken};
 use ruma::api::client::filter::FilterDefinition;
 use serde::Deserialize;
 
+use super::presence::wanted;
 use crate::{
     ApiState, MatrixError,
     endpoint::{Json, SessionOf},
@@ -23,6 +24,7 @@ struct Parameters {
     #[serde(default)]
     full_state: bool,
     timeout: Option<u64>,
+    set_presence: Option<String>,
     #[serde(default)]
     use_state_after: bool,
     #[serde(default, rename = "org.matrix.msc4222.use_state_after")]
@@ -52,6 +54,9 @@ async fn sync(
         Some(filter) if filter.starts_with('{') => parse_filter(filter.as_bytes())?,
         Some(filter_id) => parse_filter(&state.accounts.filter(&session.user_id, filter_id).await?)?,
     };
+    let presence = wanted(parameters.set_presence.as_deref())?;
+    // The user is here as long as the request waits.
+    let _attendance = state.accounts.attend(&session.user_id, session.device_id.as_str(), presence);
     let request = SyncRequest {
         user_id: session.user_id,
         device_id: session.device_id,

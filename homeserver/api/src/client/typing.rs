@@ -56,6 +56,7 @@ pub(super) async fn set(
     match request.state {
         Typing::Yes(info) => {
             state.rooms.begin_typing(&request.room_id, &session.user_id, info.timeout).await?;
+            state.accounts.note_activity(&session.user_id);
         }
         Typing::No => state.rooms.cease_typing(&request.room_id, &session.user_id).await?,
     }
