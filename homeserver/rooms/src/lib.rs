@@ -30,6 +30,7 @@ mod relations;
 mod room;
 mod rows;
 mod send;
+mod server_acl;
 mod signing;
 mod state_store;
 mod threads;
@@ -67,6 +68,7 @@ pub use self::{
     relations::Relation,
     room::{Room, RoomView, StateKey},
     rows::{KEYSPACES, Membership, RoomNumber},
+    server_acl::server_is_allowed,
     state_store::{StateReader, StateStore, StateStoreError},
     threads::ThreadsPage,
     timeline::{Direction, TimelinePage, TimelinePlace},

@@ -4,9 +4,10 @@ use entente_environment::Randomness;
 use entente_storage::{Bytes, Store, Transaction};
 use ruma::{
     CanonicalJsonObject, OwnedServerName, ServerName,
+    canonical_json::redact,
     room_version_rules::RedactionRules,
     serde::Base64,
-    signatures::{Ed25519KeyPair, JsonError, hash_and_sign_event},
+    signatures::{Ed25519KeyPair, JsonError, hash_and_sign_event, sign_json},
 };
 
 use crate::{RoomError, rows};
@@ -57,6 +58,22 @@ impl SigningKey {
     /// Its name (`ed25519:…`), and its public half.
     pub(crate) fn public_key(&self) -> (String, Base64) {
         (format!("ed25519:{}", self.key.version()), Base64::new(self.key.public_key().to_vec()))
+    }
+
+    /// Adds this server's signature to an event that another server hashed and signed.
+    pub(crate) fn cosign(
+        &self,
+        event: &mut CanonicalJsonObject,
+        rules: &RedactionRules,
+    ) -> Result<(), RoomError> {
+        let mut redacted = redact(event.clone(), rules, None)
+            .map_err(|error| RoomError::BadEvent(format!("the event cannot be signed: {error}")))?;
+        sign_json(self.server_name.as_str(), &*self.key, &mut redacted)
+            .map_err(|error| RoomError::BadEvent(format!("the event cannot be signed: {error}")))?;
+        if let Some(signatures) = redacted.remove("signatures") {
+            event.insert(String::from("signatures"), signatures);
+        }
+        Ok(())
     }
 
     /// Adds an event's content hash and this server's signature.
