@@ -145,7 +145,7 @@ async fn who_knocks_is_let_in() {
     let (alice, bob) = (one.user("alice"), other.user("bob"));
     let room = one.create(&alice, RoomVersionId::V12, Preset::Private).await;
     one.set(&room, &alice, "m.room.join_rules", "", json!({ "join_rule": "knock" })).await.unwrap();
-    other.shared.knock(&other.request(&room, &bob, &one)).await.unwrap();
+    other.shared.knock(&Home::request(&room, &bob, &one)).await.unwrap();
     assert_eq!(other.rooms.rooms_of(&bob, Membership::Knock).await.unwrap(), std::slice::from_ref(&room));
     let view = one.rooms.view(&room).await.unwrap();
     assert_eq!(view.membership(&bob).await.unwrap(), Some(Membership::Knock));

@@ -88,7 +88,7 @@ impl Home {
         self.rooms.create_room(new).await.unwrap()
     }
 
-    pub(crate) fn request(&self, room_id: &RoomId, user_id: &UserId, through: &Home) -> JoinRequest {
+    pub(crate) fn request(room_id: &RoomId, user_id: &UserId, through: &Home) -> JoinRequest {
         JoinRequest {
             room_id: room_id.to_owned(),
             user_id: user_id.to_owned(),
@@ -104,7 +104,7 @@ impl Home {
         user_id: &UserId,
         through: &Home,
     ) -> Result<(), FederationError> {
-        self.shared.join(&self.request(room_id, user_id, through)).await
+        self.shared.join(&Self::request(room_id, user_id, through)).await
     }
 
     pub(crate) async fn say(&self, room: &RoomId, sender: &UserId, text: &str) -> OwnedEventId {
