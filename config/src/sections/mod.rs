@@ -21,7 +21,7 @@ mod support;
 pub use accounts::{Accounts, Argon2};
 pub use acme::Acme;
 pub use admin::Admin;
-pub use federation::{Federation, FederationPolicy};
+pub use federation::{Federation, FederationDirection, FederationPeer, FederationPolicy};
 pub use limits::Limits;
 pub use listeners::{Listener, Resource, Tls};
 pub use log::{Log, LogFormat};

@@ -81,7 +81,7 @@ impl Rooms {
             let event_id = format!("${}:{}", environment.randomness().alphanumeric(18), self.server_name());
             template.insert(String::from("event_id"), CanonicalJsonValue::String(event_id));
         }
-        let (_, event_id) = sign(&mut template, rules, &self.inner.signing_key)?;
+        let (_, event_id) = sign(&mut template, rules, &self.inner.signing_keys)?;
         Ok((template, event_id))
     }
 
@@ -114,7 +114,7 @@ impl Rooms {
 
     /// Adds this server's signature to another server's event.
     pub fn cosign(&self, event: &mut CanonicalJsonObject, rules: &RoomVersionRules) -> Result<(), RoomError> {
-        self.inner.signing_key.cosign(event, &rules.redaction)
+        self.inner.signing_keys.cosign(event, &rules.redaction)
     }
 
     /// What is told to the server of somebody who joined by this event (S-S API, `PUT /send_join`).
