@@ -6,7 +6,7 @@ use ruma::{RoomId, UserId};
 use crate::{AccountError, Accounts, Change, push_rules, rows};
 
 /// Account data of one type has at most this many bytes.
-const MOST_BYTES: usize = 1024 * 1024;
+pub(crate) const MOST_BYTES: usize = 1024 * 1024;
 /// An event type has at most this many bytes.
 const MOST_TYPE_BYTES: usize = 255;
 

@@ -33,6 +33,7 @@ mod send;
 mod server_acl;
 mod signing;
 mod state_store;
+mod succession;
 mod threads;
 mod timeline;
 mod typing;
@@ -72,6 +73,7 @@ pub use self::{
     server_acl::server_is_allowed,
     signing::{RetiredKey, SigningKeys},
     state_store::{StateReader, StateStore, StateStoreError},
+    succession::Succession,
     threads::ThreadsPage,
     timeline::{Direction, TimelinePage, TimelinePlace},
     upgrade::RoomUpgrade,
