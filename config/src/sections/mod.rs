@@ -15,6 +15,7 @@ mod presence;
 mod private_addresses;
 mod rate_limits;
 mod registration;
+mod rooms;
 mod storage;
 mod support;
 
@@ -32,5 +33,6 @@ pub use presence::Presence;
 pub use private_addresses::is_private_address;
 pub use rate_limits::{PerSecond, Rate, RateLimits};
 pub use registration::Registration;
+pub use rooms::Rooms;
 pub use storage::{Engine, FjallStorage, PostgresqlStorage, SledStorage, Storage};
 pub use support::{Support, SupportContact};
