@@ -1,7 +1,5 @@
 //! What belongs to an account beside logging in: tags of rooms, contact information, where one was seen, calls' relays.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use entente_tests::{Server, User, segment};
 use serde_json::{Value, json};
 

@@ -127,15 +127,15 @@ fn account_data(user: &User, rest: &str) -> String {
 
 /// Account data of a room once it is there.
 async fn tags_in(user: &User, room: &str) -> Value {
-    let mut since = String::new();
+    let mut synced = json!({ "next_batch": "" });
     let path = account_data(user, &format!("rooms/{}/account_data/m.tag", segment(room)));
     for _ in 0..20 {
         let found = user.get(&path).await;
         if found.status.is_success() {
             return found.body;
         }
-        let parameters = [("since", since.as_str()), ("timeout", "10000")];
-        since = user.sync(&parameters).await["next_batch"].as_str().unwrap().to_owned();
+        let since = synced["next_batch"].as_str().unwrap().to_owned();
+        synced = user.sync(&[("since", &since), ("timeout", "10000")]).await;
     }
     panic!("no tags come over");
 }

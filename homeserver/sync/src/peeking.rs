@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use entente_rooms::{Direction, EventFilter, Reader, Shape};
+use entente_rooms::{Direction, EventFilter, Membership, Reader, RoomView, Seen, Shape};
+use entente_storage::Position;
 use ruma::RoomId;
 use tokio::time::{Instant, timeout_at};
 
@@ -9,7 +10,7 @@ use crate::{LONGEST_WAIT, Sync, SyncError, SyncToken};
 /// Events of one answer.
 const MOST_EVENTS: usize = 100;
 
-/// What was new in a room between two tokens: events as clients get them.
+/// What was new between two tokens: events as clients get them.
 #[derive(Debug)]
 pub struct Peeked {
     /// The events.
@@ -59,4 +60,73 @@ impl Sync {
             }
         }
     }
+
+    /// What is new in all rooms that a user is in (C-S API, `GET /events`). Waits until there is something.
+    pub async fn peek_everywhere(
+        &self,
+        reader: Reader<'_>,
+        from: Option<SyncToken>,
+        timeout: Duration,
+    ) -> Result<Peeked, SyncError> {
+        let inner = &self.inner;
+        let deadline = Instant::now() + timeout.min(LONGEST_WAIT);
+        let start = from.unwrap_or_else(|| SyncToken::new(inner.store.published()));
+        let localpart = reader.user_id.localpart();
+        loop {
+            let waker = inner.news.attend(localpart);
+            let woken = timeout_at(deadline, waker.notified());
+            if !inner.news.is_quiet_since(localpart, &start.position) {
+                let peeked = self.look_everywhere(reader, &start).await?;
+                if !peeked.events.is_empty() {
+                    return Ok(peeked);
+                }
+            }
+            if woken.await.is_err() {
+                return Ok(Peeked { events: Vec::new(), end: start.clone(), start });
+            }
+        }
+    }
+
+    async fn look_everywhere(&self, reader: Reader<'_>, start: &SyncToken) -> Result<Peeked, SyncError> {
+        let inner = &self.inner;
+        let _place = inner.at_once.acquire().await.map_err(|_| SyncError::closed())?;
+        let redactions = inner.rooms.redactions();
+        let snapshot = inner.store.snapshot().await?;
+        let position = snapshot.position().await?;
+        inner.news.reached(&position).await?;
+        let mut found: Vec<(RoomView, Seen)> = Vec::new();
+        for room in inner.rooms.user_rooms(&snapshot, reader.user_id.localpart()).await? {
+            let has_events = inner.news.of_room(room.number, &start.position).events;
+            if room.membership != Membership::Join || !has_events {
+                continue;
+            }
+            let view = inner.rooms.view_in(&snapshot, room.number, redactions).await?;
+            let place = view.place_at(&start.position).await?;
+            let filter = EventFilter::default();
+            let page =
+                view.timeline(reader.user_id, place, None, Direction::Forward, MOST_EVENTS, &filter).await?;
+            found.extend(page.events.into_iter().map(|seen| (view.clone(), seen)));
+        }
+        found.sort_by_key(|(_, seen)| seen.event.position);
+        let end = cut(&mut found, &start.position).unwrap_or(position);
+        let mut events = Vec::with_capacity(found.len());
+        for (view, seen) in found {
+            let seen = std::slice::from_ref(&seen);
+            events.extend(view.client_events(reader, seen, Shape::WithRoom).await?);
+        }
+        Ok(Peeked { events, start: start.clone(), end: SyncToken::new(end) })
+    }
+}
+
+/// Leaves at most [`MOST_EVENTS`], whole commits where that is possible. Answers how far those reach that are left, if some are not.
+fn cut(found: &mut Vec<(RoomView, Seen)>, start: &Position) -> Option<Position> {
+    let (_, first_beyond) = found.get(MOST_EVENTS)?;
+    let beyond = first_beyond.event.position;
+    let whole = found.partition_point(|(_, seen)| seen.event.position < beyond);
+    found.truncate(if whole == 0 { MOST_EVENTS } else { whole });
+    let mut reached = start.clone();
+    for (_, seen) in found.iter() {
+        reached.include(seen.event.position);
+    }
+    Some(reached)
 }

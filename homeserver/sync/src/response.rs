@@ -146,7 +146,7 @@ impl Making<'_> {
         Ok(rooms)
     }
 
-    async fn add_account_data(&mut self, response: &mut Response) -> Result<(), SyncError> {
+    pub(crate) async fn add_account_data(&mut self, response: &mut Response) -> Result<(), SyncError> {
         self.find_ignored().await?;
         let user_id = &self.request.user_id;
         let accounts = &self.sync.inner.accounts;

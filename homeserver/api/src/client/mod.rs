@@ -180,7 +180,7 @@ fn room_routes() -> Router<ApiState> {
         .endpoint(read_markers::set)
         .endpoint(typing::set)
         .json_endpoint(peeking::room_initial_sync)
-        .json_endpoint(peeking::events)
+        .merge(peeking::routes())
         .endpoint(third_party::protocols)
         .endpoint(third_party::protocol)
         .endpoint(room_aliases::resolve)
