@@ -24,6 +24,8 @@ mod members;
 mod membership;
 mod peers;
 mod powers;
+#[cfg(test)]
+mod property_tests;
 mod receipts;
 mod related;
 mod relations;
