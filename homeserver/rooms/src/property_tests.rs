@@ -77,6 +77,7 @@ fn any_header() -> impl Strategy<Value = EventHeader> {
             room_after: roots.2,
             replaces: numbers.0,
             redacted_by: numbers.1,
+            known_as: numbers.0,
             transaction: transaction.map(|(device_id, transaction_id)| SentAs { device_id, transaction_id }),
             rejected,
             soft_failed,
