@@ -21,7 +21,8 @@ fn any_json() -> impl Strategy<Value = Value> {
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         (-(1_i64 << 53) + 1..1 << 53).prop_map(Value::from),
-        any::<f64>().prop_map(Value::from),
+        // Nothing in an event is one; and of others the last digit may get lost.
+        Just(json!(0.5)),
         ".{0,12}".prop_map(Value::from),
         Just(json!("$event:example.org")),
         Just(json!("@user:example.org")),
@@ -91,6 +92,13 @@ fn stored(json: String) -> StoredEvent {
     StoredEvent { position: LogPosition::AT_COMMIT, header, json: json.into() }
 }
 
+/// Whether an event names another, by its id alone or with a hash.
+fn names(event: &Value, named: &str) -> bool {
+    let lists = [&event["prev_events"], &event["auth_events"]];
+    let mut references = lists.into_iter().flat_map(|list| list.as_array().into_iter().flatten());
+    references.any(|reference| reference == named || reference[0] == named)
+}
+
 /// What [`matches_pattern`] should say, by trying everything.
 fn matches_slowly(pattern: &[char], text: &[char]) -> bool {
     match pattern.split_first() {
@@ -135,7 +143,7 @@ proptest! {
         prop_assert_eq!(Some(read.sender.as_str()), event["sender"].as_str());
         prop_assert_eq!(read.state_key.as_deref(), event["state_key"].as_str());
         for named in read.prev_events().iter().chain(read.auth_events()) {
-            prop_assert!(event.to_string().contains(named.as_str()));
+            prop_assert!(names(&event, named.as_str()), "{named}");
         }
         let _ = (read.membership(), read.redacts());
     }
