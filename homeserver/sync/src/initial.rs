@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use entente_accounts::AccountDataEntry;
 use entente_rooms::{
-    Direction, EventFilter, Membership, ObjectWriter, Reader, RoomView, Shape, TimelinePlace, UserRoom,
+    Direction, EventFilter, Membership, ObjectWriter, Reader, RoomError, RoomView, Shape, TimelinePlace,
+    UserRoom,
     state::{EventNumber, StateRoot},
 };
 use ruma::{DeviceId, RoomId, UserId, api::client::filter::FilterDefinition};
@@ -13,6 +14,9 @@ use crate::{
     StateMode, Sync, SyncError, SyncRequest, SyncToken,
     response::{Making, Response, write_list},
 };
+
+/// An answer has at most about this many bytes.
+const MOST_BYTES: usize = 128 * 1024 * 1024;
 
 /// A room as its first view shows it.
 struct FirstView<'a> {
@@ -49,6 +53,12 @@ impl Sync {
         let mut rooms = Vec::new();
         for room in making.user_rooms().await?.iter() {
             rooms.extend(first_view(&mut making, room, reader, limit, archived).await?);
+            if rooms.iter().map(Vec::len).sum::<usize>() > MOST_BYTES {
+                return Err(RoomError::TooLarge(
+                    "this is more than one answer holds; /sync gives it in parts",
+                )
+                .into());
+            }
         }
         let mut json = Vec::new();
         let mut writer = ObjectWriter::begin(&mut json);

@@ -1,7 +1,6 @@
 use std::time::Duration;
 
 use entente_rooms::{Direction, EventFilter, Membership, Reader, RoomView, Seen, Shape};
-use entente_storage::Position;
 use ruma::RoomId;
 use tokio::time::{Instant, timeout_at};
 
@@ -9,6 +8,8 @@ use crate::{LONGEST_WAIT, Sync, SyncError, SyncToken};
 
 /// Events of one answer.
 const MOST_EVENTS: usize = 100;
+/// Events of one answer about all rooms: who is further behind gets the newest.
+const MOST_EVENTS_EVERYWHERE: usize = 1_000;
 
 /// What was new between two tokens: events as clients get them.
 #[derive(Debug)]
@@ -61,7 +62,8 @@ impl Sync {
         }
     }
 
-    /// What is new in all rooms that a user is in (C-S API, `GET /events`). Waits until there is something.
+    /// What is new in all rooms that a user is in (C-S API, `GET /events`): the newest 1000 events. Waits until there is
+    /// something.
     pub async fn peek_everywhere(
         &self,
         reader: Reader<'_>,
@@ -101,32 +103,19 @@ impl Sync {
                 continue;
             }
             let view = inner.rooms.view_in(&snapshot, room.number, redactions).await?;
-            let place = view.place_at(&start.position).await?;
-            let filter = EventFilter::default();
+            let (end, place) = (view.timeline_end().await?, view.place_at(&start.position).await?);
+            let (limit, filter) = (MOST_EVENTS_EVERYWHERE, EventFilter::default());
             let page =
-                view.timeline(reader.user_id, place, None, Direction::Forward, MOST_EVENTS, &filter).await?;
+                view.timeline(reader.user_id, end, Some(place), Direction::Backward, limit, &filter).await?;
             found.extend(page.events.into_iter().map(|seen| (view.clone(), seen)));
+            found.sort_by_key(|(_, seen)| (seen.event.position, seen.event.number));
+            found.drain(..found.len().saturating_sub(MOST_EVENTS_EVERYWHERE));
         }
-        found.sort_by_key(|(_, seen)| seen.event.position);
-        let end = cut(&mut found, &start.position).unwrap_or(position);
         let mut events = Vec::with_capacity(found.len());
         for (view, seen) in found {
             let seen = std::slice::from_ref(&seen);
             events.extend(view.client_events(reader, seen, Shape::WithRoom).await?);
         }
-        Ok(Peeked { events, start: start.clone(), end: SyncToken::new(end) })
+        Ok(Peeked { events, start: start.clone(), end: SyncToken::new(position) })
     }
-}
-
-/// Leaves at most [`MOST_EVENTS`], whole commits where that is possible. Answers how far those reach that are left, if some are not.
-fn cut(found: &mut Vec<(RoomView, Seen)>, start: &Position) -> Option<Position> {
-    let (_, first_beyond) = found.get(MOST_EVENTS)?;
-    let beyond = first_beyond.event.position;
-    let whole = found.partition_point(|(_, seen)| seen.event.position < beyond);
-    found.truncate(if whole == 0 { MOST_EVENTS } else { whole });
-    let mut reached = start.clone();
-    for (_, seen) in found.iter() {
-        reached.include(seen.event.position);
-    }
-    Some(reached)
 }
