@@ -8,7 +8,8 @@ const SCHEMA_VERSION: u32 = 1;
 /// What this program expects of its store.
 ///
 /// Keyspace numbers are for ever. Each crate has a range of 256: `storage` 0x0000, `accounts` 0x0100, `rooms` 0x0200, `encryption`
-/// 0x0300, `sync` 0x0400.
+/// 0x0300, `sync` 0x0400,
+/// `federation` 0x0600.
 pub(crate) fn schema() -> Schema {
     Schema {
         catalogue: Catalogue::new(
@@ -16,7 +17,8 @@ pub(crate) fn schema() -> Schema {
                 .into_iter()
                 .chain(entente_rooms::KEYSPACES)
                 .chain(entente_encryption::KEYSPACES)
-                .chain(entente_sync::KEYSPACES),
+                .chain(entente_sync::KEYSPACES)
+                .chain(entente_federation::KEYSPACES),
         ),
         version: SCHEMA_VERSION,
         migrations: Vec::new(),

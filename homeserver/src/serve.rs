@@ -7,6 +7,7 @@ use entente_api::{ApiState, InFlight, Metrics, Readiness, Server, Services, metr
 use entente_config::Config;
 use entente_encryption::Encryption;
 use entente_environment::{Clock, Environment};
+use entente_federation::Federation;
 use entente_rooms::Rooms;
 use entente_storage::Store;
 use entente_sync::Sync;
@@ -64,11 +65,16 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
     let rooms = open_rooms(config, &environment, store).await?;
     let sync =
         Sync::new(environment.clone(), store.clone(), accounts.clone(), encryption.clone(), rooms.clone());
+    let federation =
+        Federation::open(store.clone(), environment.clone(), rooms.clone(), config.federation.clone())
+            .await
+            .map_err(|error| error.to_string())?;
     let state = ApiState::from(Services {
         accounts: accounts.clone(),
         encryption,
         rooms,
         sync: sync.clone(),
+        federation: federation.clone(),
         readiness: Arc::new(StoreReadiness(store.clone())),
         limits: settings::limits(config, environment.clock().clone()),
         identity: Arc::new(settings::identity(config)?),
@@ -105,6 +111,7 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
         tokio::spawn(sweep(accounts, state.encryption.clone(), clock)),
         tokio::spawn(sync.follow()),
         tokio::spawn(consequences.follow()),
+        tokio::spawn(federation.outbox.follow()),
     ]);
     greeting::greet(config, server.addresses(), first_token.as_deref());
     tracing::info!(server = %config.server_name, version = env!("CARGO_PKG_VERSION"), storage = store.engine_name(), "ready");

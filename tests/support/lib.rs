@@ -70,6 +70,20 @@ const UNHURRIED: Settings<'static> = &[
     ("ENTENTE_ACCOUNTS__ARGON2__ITERATIONS", "1"),
 ];
 
+/// A server that was killed, with all that it left behind.
+pub struct Crashed {
+    directory: TempDir,
+    settings: Vec<(String, String)>,
+}
+
+impl Crashed {
+    /// Starts it again in the same place.
+    #[must_use]
+    pub fn restart(self) -> Server {
+        Server::start_with(self.directory, self.settings)
+    }
+}
+
 /// A running server. Killed when it is dropped.
 pub struct Server {
     child: Child,
@@ -203,8 +217,14 @@ impl Server {
     /// Ends it by [`Server::kill`] and starts it again in the same place.
     #[must_use]
     pub fn crash_and_restart(self) -> Self {
+        self.crash().restart()
+    }
+
+    /// Ends it by [`Server::kill`].
+    #[must_use]
+    pub fn crash(self) -> Crashed {
         let settings = self.settings.clone();
-        Self::start_with(self.kill(), settings)
+        Crashed { directory: self.kill(), settings }
     }
 
     fn leave_directory(&mut self) -> TempDir {

@@ -9,6 +9,7 @@ use axum::{
 };
 use entente_accounts::AccountError;
 use entente_encryption::EncryptionError;
+use entente_federation::FederationError;
 use entente_rooms::RoomError;
 use entente_storage::StorageError;
 use entente_sync::SyncError;
@@ -38,6 +39,16 @@ impl MatrixError {
     /// 401, `M_MISSING_TOKEN`.
     pub fn missing_token() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN", "an access token is needed, as a bearer token")
+    }
+
+    /// 401, `M_UNAUTHORIZED`: a request of another server without proof of who it is.
+    pub fn unauthenticated(message: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED", message)
+    }
+
+    /// Whether it is this server's fault, and not that of whoever asks.
+    pub fn is_trouble(&self) -> bool {
+        self.status.is_server_error()
     }
 
     /// 403, `M_FORBIDDEN`.
@@ -71,6 +82,11 @@ impl MatrixError {
     /// 400, `M_INVALID_PARAM`.
     pub fn invalid_param(message: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "M_INVALID_PARAM", message)
+    }
+
+    /// 400, `M_MISSING_PARAM`.
+    pub fn missing_param(message: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "M_MISSING_PARAM", message)
     }
 
     /// 400, `M_BAD_JSON`.
@@ -275,6 +291,38 @@ impl From<RoomError> for MatrixError {
             RoomError::BadAlias(_) => (StatusCode::BAD_REQUEST, "M_BAD_ALIAS"),
             RoomError::UnableToAuthoriseJoin => (StatusCode::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN"),
             RoomError::BadState(_) => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),
+            error => return Self::internal(error),
+        };
+        Self::new(status, errcode, message)
+    }
+}
+
+impl From<FederationError> for MatrixError {
+    fn from(error: FederationError) -> Self {
+        let message = error.to_string();
+        let (status, errcode) = match error {
+            FederationError::Room(error) => return error.into(),
+            FederationError::Storage(error) => return error.into(),
+            FederationError::Refused(_) => (StatusCode::FORBIDDEN, "M_FORBIDDEN"),
+            FederationError::OwnServer | FederationError::TooMuch(_) | FederationError::BadEvent(_) => {
+                (StatusCode::BAD_REQUEST, "M_INVALID_PARAM")
+            }
+            FederationError::IncompatibleVersion(version) => {
+                let mut error = Self::new(StatusCode::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION", message);
+                error.body["room_version"] = json!(version);
+                return error;
+            }
+            FederationError::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED"),
+            FederationError::NotJson(_) => (StatusCode::BAD_REQUEST, "M_NOT_JSON"),
+            FederationError::TimedOut(_) => (StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN"),
+            FederationError::Status { status: 403, .. } => (StatusCode::FORBIDDEN, "M_FORBIDDEN"),
+            FederationError::Status { status: 404, .. } | FederationError::NobodyToAsk => {
+                (StatusCode::NOT_FOUND, "M_NOT_FOUND")
+            }
+            FederationError::BackingOff { .. }
+            | FederationError::Unreachable { .. }
+            | FederationError::Status { .. }
+            | FederationError::BadAnswer { .. } => (StatusCode::BAD_GATEWAY, "M_UNKNOWN"),
             error => return Self::internal(error),
         };
         Self::new(status, errcode, message)

@@ -20,6 +20,7 @@ use std::{ops::Deref, sync::Arc};
 use axum::Router;
 use entente_accounts::Accounts;
 use entente_encryption::Encryption;
+use entente_federation::Federation;
 use entente_rooms::Rooms;
 use entente_sync::Sync;
 use ruma::OwnedUserId;
@@ -63,6 +64,8 @@ pub struct Services {
     pub rooms: Rooms,
     /// What users see of them.
     pub sync: Sync,
+    /// Other servers.
+    pub federation: Federation,
     /// Whether what it needs is there.
     pub readiness: Arc<dyn Readiness>,
     /// The rate limits.

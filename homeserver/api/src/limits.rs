@@ -30,6 +30,8 @@ pub enum LimitKind {
     RequestsByUser,
     /// Requests that the spec says are limited, by address, of those who did not log in; and wrong tokens.
     RequestsByAddress,
+    /// Requests of other servers, by server.
+    RequestsByServer,
 }
 
 /// How fast a bucket fills, and how much it holds.

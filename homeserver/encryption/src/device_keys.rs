@@ -175,6 +175,16 @@ impl Encryption {
     }
 }
 
+impl Encryption {
+    /// Notes that devices or keys of another server's user changed: whoever shares a room with them is told.
+    pub async fn note_devices_changed(&self, user_id: &UserId) -> Result<(), EncryptionError> {
+        let mut transaction = Transaction::new();
+        note_change(&mut transaction, user_id);
+        self.store.commit(transaction).await?;
+        Ok(())
+    }
+}
+
 /// Tells whoever shares a room with the user that their devices changed.
 pub(crate) fn note_change(transaction: &mut Transaction, user_id: &UserId) {
     transaction.put(&rows::DEVICE_LIST_CHANGES, (LogPosition::AT_COMMIT, user_id.as_str()), &());

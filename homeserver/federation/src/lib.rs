@@ -6,6 +6,7 @@ mod backoff;
 mod client;
 pub mod discovery;
 mod error;
+mod federation;
 mod inviting;
 mod joining;
 mod keys;
@@ -14,6 +15,7 @@ mod peers;
 mod policy;
 mod receiving;
 mod rows;
+mod sending;
 mod shared_rooms;
 #[cfg(test)]
 mod testing;
@@ -26,6 +28,7 @@ pub use self::{
     backoff::Destinations,
     client::{Client, DirectoryAnswer},
     error::FederationError,
+    federation::Federation,
     inviting::ReceivedInvite,
     joining::JoinRequest,
     keys::{Authenticated, Keys},
@@ -36,5 +39,6 @@ pub use self::{
     policy::Policy,
     receiving::{Transaction, TransactionAnswer},
     rows::KEYSPACES,
+    sending::Outbox,
     shared_rooms::SharedRooms,
 };

@@ -18,22 +18,16 @@ pub(crate) const WAITING_EVENTS: Keyspace<(String, u64), EventRow> =
 /// Messages that wait to be sent and may not get lost, by destination and number, in their order: JSON objects.
 pub(crate) const WAITING_MESSAGES: Keyspace<(String, u64), Bytes> =
     Keyspace::new(0x0605, "federation.waiting_messages");
-/// The newest event of each room for destinations that are far behind, by destination and room id.
-pub(crate) const CATCH_UP: Keyspace<(String, String), String> = Keyspace::new(0x0606, "federation.catch_up");
-/// The transaction that each destination was last sent and has not acknowledged.
-pub(crate) const IN_FLIGHT: Keyspace<String, InFlightRow> = Keyspace::new(0x0607, "federation.in_flight");
-/// Destinations that have anything waiting.
+/// Where the queues of destinations end.
 pub(crate) const QUEUES: Keyspace<String, QueueRow> = Keyspace::new(0x0608, "federation.queues");
 
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 8] = [
+pub const KEYSPACES: [KeyspaceInfo; 6] = [
     DESTINATIONS.info(),
     SERVER_KEYS.info(),
     KEY_ANSWERS.info(),
     WAITING_EVENTS.info(),
     WAITING_MESSAGES.info(),
-    CATCH_UP.info(),
-    IN_FLIGHT.info(),
     QUEUES.info(),
 ];
 
@@ -93,35 +87,10 @@ pub(crate) struct EventRow {
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
-pub(crate) struct InFlightRow {
-    #[n(0)]
-    pub(crate) transaction_id: String,
-    /// The body as it was sent.
-    #[n(1)]
-    pub(crate) body: String,
-    /// The last event that it takes from those that wait; 0 if none.
-    #[n(2)]
-    pub(crate) events_to: u64,
-    /// The last message that it takes from those that wait; 0 if none.
-    #[n(3)]
-    pub(crate) messages_to: u64,
-    /// What it takes from the catch-up: room ids and event ids.
-    #[n(4)]
-    pub(crate) caught_up: Vec<(String, String)>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
 pub(crate) struct QueueRow {
     /// The number of the next event or message; the first is 1.
     #[n(0)]
     pub(crate) next: u64,
-    /// How many events wait.
-    #[n(1)]
-    pub(crate) events: u64,
-    /// Whether only the newest event of each room is kept.
-    #[n(2)]
-    pub(crate) catching_up: bool,
 }
 
-cbor_value!(DestinationRow, ServerKeyRow, KeyAnswerRow, EventRow, InFlightRow, QueueRow);
+cbor_value!(DestinationRow, ServerKeyRow, KeyAnswerRow, EventRow, QueueRow);

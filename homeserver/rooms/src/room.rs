@@ -155,6 +155,19 @@ impl Rooms {
         Ok(event.map(|event| (view, event)))
     }
 
+    /// An event by its numbers, and its room as it is now.
+    pub async fn event_by_number(
+        &self,
+        room: u64,
+        number: i64,
+    ) -> Result<Option<(RoomView, Arc<Event>)>, RoomError> {
+        let redactions = self.redactions();
+        let snapshot = self.inner.store.snapshot().await?;
+        let view = self.view_in(&snapshot, RoomNumber(room), redactions).await?;
+        let event = view.event(EventNumber(number)).await?;
+        Ok(event.map(|event| (view, event)))
+    }
+
     /// A room as a snapshot shows it. `redactions` was asked for before the snapshot was taken.
     pub async fn view_in(
         &self,

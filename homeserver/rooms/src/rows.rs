@@ -78,6 +78,8 @@ pub(crate) const CHAIN_POSITIONS: Keyspace<(u64, i64), Bytes> =
 pub(crate) const CHAIN_ROWS: Keyspace<(u64, i64, u64), Bytes> = Keyspace::new(0x0221, "rooms.chain_rows");
 /// How many users of another server are in a room, by room and server; none is no row.
 pub(crate) const SERVERS: Keyspace<(u64, String), u64> = Keyspace::new(0x0222, "rooms.servers");
+/// The rooms that a user of another server is in, by user id and room.
+pub(crate) const VISITED_ROOMS: Keyspace<(String, u64), ()> = Keyspace::new(0x0225, "rooms.visited_rooms");
 /// What another server told a local user of a room with an invite or for a knock, by room and localpart: a JSON array of
 /// stripped state.
 pub(crate) const TOLD_STATES: Keyspace<(u64, String), Bytes> = Keyspace::new(0x0223, "rooms.told_states");
@@ -86,7 +88,7 @@ pub(crate) const EARLY_REDACTIONS: Keyspace<(u64, String), NumberRow> =
     Keyspace::new(0x0224, "rooms.early_redactions");
 
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 29] = [
+pub const KEYSPACES: [KeyspaceInfo; 30] = [
     STATE_NODES.info(),
     ROOM_IDS.info(),
     ROOMS.info(),
@@ -115,6 +117,7 @@ pub const KEYSPACES: [KeyspaceInfo; 29] = [
     CHAIN_ROWS.info(),
     SERVERS.info(),
     TOLD_STATES.info(),
+    VISITED_ROOMS.info(),
     EARLY_REDACTIONS.info(),
 ];
 

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use entente_storage::{LogPosition, Snapshot};
 use ruma::UserId;
@@ -47,13 +47,29 @@ impl Rooms {
         Ok(rows.into_iter().map(room).collect())
     }
 
-    /// The rooms that a local user is in.
+    /// The other servers with users in rooms that a local user is in.
+    pub async fn servers_sharing_rooms(&self, localpart: &str) -> Result<BTreeSet<String>, RoomError> {
+        let redactions = self.redactions();
+        let snapshot = self.store().snapshot().await?;
+        let mut servers = BTreeSet::new();
+        for room in self.user_rooms(&snapshot, localpart).await? {
+            if room.membership == Membership::Join {
+                servers.extend(self.view_in(&snapshot, room.number, redactions).await?.servers().await?);
+            }
+        }
+        Ok(servers)
+    }
+
+    /// The rooms that a user is in, of this server or another.
     pub async fn joined_rooms(
         &self,
         snapshot: &Snapshot,
         user_id: &str,
     ) -> Result<Vec<RoomNumber>, RoomError> {
-        let Some(localpart) = self.local(user_id) else { return Ok(Vec::new()) };
+        let Some(localpart) = self.local(user_id) else {
+            let visited = snapshot.scan_all(rows::VISITED_ROOMS.scan((user_id,))).await?;
+            return Ok(visited.into_iter().map(|((_, room), ())| RoomNumber(room)).collect());
+        };
         let rooms = self.user_rooms(snapshot, localpart).await?;
         let joined = rooms.into_iter().filter(|room| room.membership == Membership::Join);
         Ok(joined.map(|room| room.number).collect())

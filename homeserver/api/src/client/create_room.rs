@@ -1,6 +1,6 @@
 use axum::extract::State;
 use entente_accounts::Session;
-use entente_rooms::{NewRoom, Preset, object};
+use entente_rooms::{MembershipRequest, NewRoom, Preset, object};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, RoomAliasId,
     api::client::room::{
@@ -63,15 +63,30 @@ pub(super) async fn create_room(
         let alias = RoomAliasId::parse(alias).map_err(|_| MatrixError::invalid_param("that is no alias"))?;
         new.alias = Some(alias);
     }
+    let mut elsewhere = Vec::new();
     for invitee in request.invite {
         if invitee == session.user_id || new.invite.iter().any(|(other, _)| *other == invitee) {
             continue;
         }
         state.accounts.require_invitable(&invitee).await?;
         let profile = profile_of(&state, &invitee).await?;
-        new.invite.push((invitee, profile));
+        let invites =
+            if invitee.server_name() == state.rooms.server_name() { &mut new.invite } else { &mut elsewhere };
+        invites.push((invitee, profile));
     }
-    Ok(Response::new(state.rooms.create_room(new).await?))
+    let is_direct = new.is_direct;
+    let room_id = state.rooms.create_room(new).await?;
+    for (invitee, profile) in elsewhere {
+        let mut invite = MembershipRequest::others(&session.user_id, &invitee, profile, None);
+        if is_direct {
+            invite.extra.insert(String::from("is_direct"), CanonicalJsonValue::Bool(true));
+        }
+        // The room is there: who could not be invited can be again.
+        if let Err(error) = state.federation.rooms.invite(&room_id, &invite).await {
+            tracing::info!(%room_id, %invitee, %error, "somebody could not be invited to a new room");
+        }
+    }
+    Ok(Response::new(room_id))
 }
 
 fn initial_state(json: &str) -> Result<(StateEventType, String, CanonicalJsonObject), MatrixError> {

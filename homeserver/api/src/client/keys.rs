@@ -11,7 +11,9 @@ use ruma::{
     serde::Raw,
 };
 
-use super::membership::active;
+use serde_json::json;
+
+use super::{membership::active, remote};
 use crate::{ApiState, MatrixError, endpoint::Json};
 
 /// Users that one query may name.
@@ -58,39 +60,32 @@ pub(super) async fn query(
         }
     }
     let users = || wanted.iter().map(|(user_id, _)| *user_id).zip(&found);
+    let asked = remote.iter().map(|(user_id, devices)| {
+        let devices = devices.iter().map(|device_id| CanonicalJsonValue::String(device_id.to_string()));
+        (*user_id, CanonicalJsonValue::Array(devices.collect()))
+    });
+    let elsewhere = remote::keys(&state, "query", "device_keys", asked.collect(), request.timeout).await;
     let mut json = Vec::new();
     let mut writer = ObjectWriter::begin(&mut json);
-    writer.value("failures", unreachable(&remote));
-    let devices: BTreeMap<&UserId, &BTreeMap<String, CanonicalJsonObject>> =
-        users().map(|(user_id, keys)| (user_id, &keys.devices)).collect();
+    writer.value("failures", &elsewhere.failures);
+    let mut devices = elsewhere.of("device_keys");
+    devices.extend(users().map(|(user_id, keys)| (user_id.to_string(), json!(keys.devices))));
     writer.value("device_keys", devices);
-    write_keys(&mut writer, "master_keys", users().map(|(user_id, keys)| (user_id, keys.master.as_ref())));
-    write_keys(
-        &mut writer,
-        "self_signing_keys",
-        users().map(|(user_id, keys)| (user_id, keys.self_signing.as_ref())),
-    );
-    write_keys(
-        &mut writer,
-        "user_signing_keys",
-        users().map(|(user_id, keys)| (user_id, keys.user_signing.as_ref())),
-    );
+    let of_kind = |name: &str, kind: fn(&UserKeys) -> Option<&CanonicalJsonObject>| {
+        let mut keys = elsewhere.of(name);
+        let local = users().filter_map(|(user_id, keys)| Some((user_id.to_string(), json!(kind(keys)?))));
+        keys.extend(local);
+        keys
+    };
+    writer.value("master_keys", of_kind("master_keys", |keys| keys.master.as_ref()));
+    writer.value("self_signing_keys", of_kind("self_signing_keys", |keys| keys.self_signing.as_ref()));
+    writer.value("user_signing_keys", of_kind("user_signing_keys", |keys| keys.user_signing.as_ref()));
     writer.end();
     Ok(Json(json))
 }
 
-fn write_keys<'a>(
-    writer: &mut ObjectWriter<'_>,
-    name: &str,
-    keys: impl Iterator<Item = (&'a UserId, Option<&'a CanonicalJsonObject>)>,
-) {
-    let keys: BTreeMap<&UserId, &CanonicalJsonObject> =
-        keys.filter_map(|(user_id, key)| Some((user_id, key?))).collect();
-    writer.value(name, keys);
-}
-
 /// Names of devices are shown beside their keys, unsigned.
-fn add_names(keys: &mut UserKeys, names: Vec<(String, Option<String>)>) {
+pub(crate) fn add_names(keys: &mut UserKeys, names: Vec<(String, Option<String>)>) {
     for (device_id, name) in names {
         if let (Some(name), Some(device)) = (name, keys.devices.get_mut(&device_id)) {
             let name = (String::from("device_display_name"), CanonicalJsonValue::String(name));
@@ -109,15 +104,6 @@ fn split<'a, T>(state: &ApiState, users: &'a BTreeMap<OwnedUserId, T>) -> (Asked
         .iter()
         .map(|(user_id, asked)| (&**user_id, asked))
         .partition(|(user_id, _)| user_id.server_name() == here)
-}
-
-/// Servers that were not asked.
-fn unreachable<T>(remote: &Asked<'_, T>) -> BTreeMap<String, serde_json::Value> {
-    let failure = serde_json::json!({
-        "errcode": "M_UNAVAILABLE",
-        "error": "other servers cannot be reached yet",
-    });
-    remote.iter().map(|(user_id, _)| (user_id.server_name().to_string(), failure.clone())).collect()
 }
 
 /// `POST /keys/claim`.
@@ -141,6 +127,14 @@ pub(super) async fn claim(
         .iter()
         .map(|(user_id, device_id, algorithm)| (user_id.localpart(), device_id.as_str(), algorithm.as_str()))
         .collect();
+    let elsewhere = remote.iter().map(|(user_id, devices)| {
+        let devices = devices.iter().map(|(device_id, algorithm)| {
+            (device_id.to_string(), CanonicalJsonValue::String(algorithm.to_string()))
+        });
+        (*user_id, CanonicalJsonValue::Object(devices.collect()))
+    });
+    let elsewhere =
+        remote::keys(&state, "claim", "one_time_keys", elsewhere.collect(), request.timeout).await;
     let mut claimed: BTreeMap<&UserId, BTreeMap<&str, BTreeMap<String, _>>> = BTreeMap::new();
     for (place, key_id, key) in state.encryption.claim_keys(&asked, state.limits.clock().now()).await? {
         let Some((user_id, device_id, _)) = wanted.get(place) else { continue };
@@ -149,8 +143,10 @@ pub(super) async fn claim(
     }
     let mut json = Vec::new();
     let mut writer = ObjectWriter::begin(&mut json);
-    writer.value("failures", unreachable(&remote));
-    writer.value("one_time_keys", claimed);
+    writer.value("failures", &elsewhere.failures);
+    let mut keys = elsewhere.of("one_time_keys");
+    keys.extend(claimed.into_iter().map(|(user_id, keys)| (user_id.to_string(), json!(keys))));
+    writer.value("one_time_keys", keys);
     writer.end();
     Ok(Json(json))
 }

@@ -2,7 +2,7 @@ use axum::extract::State;
 use entente_accounts::{AccountError, Session};
 use entente_rooms::{Membership, MembershipRequest, Profile, RoomError};
 use ruma::{
-    OwnedRoomId, RoomId, RoomOrAliasId, UserId,
+    OwnedServerName, RoomId, UserId,
     api::client::{
         knock::knock_room,
         membership::{
@@ -13,6 +13,7 @@ use ruma::{
 };
 use serde_json::Value;
 
+use super::remote;
 use crate::{ApiState, MatrixError};
 
 /// Reasons have at most this many bytes.
@@ -24,7 +25,7 @@ pub(super) async fn join(
     session: Session,
     request: join_room_by_id::v3::Request,
 ) -> Result<join_room_by_id::v3::Response, MatrixError> {
-    join_room(&state, &session, &request.room_id, request.reason).await?;
+    join_room(&state, &session, &request.room_id, Vec::new(), request.reason).await?;
     Ok(join_room_by_id::v3::Response::new(request.room_id))
 }
 
@@ -34,8 +35,8 @@ pub(super) async fn join_by_alias(
     session: Session,
     request: join_room_by_id_or_alias::v3::Request,
 ) -> Result<join_room_by_id_or_alias::v3::Response, MatrixError> {
-    let room_id = resolve(&state, &request.room_id_or_alias).await?;
-    join_room(&state, &session, &room_id, request.reason).await?;
+    let (room_id, servers) = remote::resolve(&state, &request.room_id_or_alias, &request.via).await?;
+    join_room(&state, &session, &room_id, servers, request.reason).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
 }
 
@@ -43,12 +44,13 @@ async fn join_room(
     state: &ApiState,
     session: &Session,
     room_id: &RoomId,
+    servers: Vec<OwnedServerName>,
     reason: Option<String>,
 ) -> Result<(), MatrixError> {
     active(session)?;
     let profile = profile_of(state, &session.user_id).await?;
     let request = MembershipRequest::own(&session.user_id, profile, short(reason)?);
-    Ok(state.rooms.join(room_id, &request).await?)
+    remote::join(state, room_id, &request, servers).await
 }
 
 /// `POST /knock/{roomIdOrAlias}`.
@@ -58,10 +60,10 @@ pub(super) async fn knock(
     request: knock_room::v3::Request,
 ) -> Result<knock_room::v3::Response, MatrixError> {
     active(&session)?;
-    let room_id = resolve(&state, &request.room_id_or_alias).await?;
+    let (room_id, servers) = remote::resolve(&state, &request.room_id_or_alias, &request.via).await?;
     let profile = profile_of(&state, &session.user_id).await?;
     let knock = MembershipRequest::own(&session.user_id, profile, short(request.reason)?);
-    state.rooms.knock(&room_id, &knock).await?;
+    remote::knock(&state, &room_id, &knock, servers).await?;
     Ok(knock_room::v3::Response::new(room_id))
 }
 
@@ -81,7 +83,7 @@ pub(super) async fn invite(
     state.accounts.require_invitable(&target).await?;
     let profile = profile_of(&state, &target).await?;
     let invite = MembershipRequest::others(&session.user_id, &target, profile, short(invite.reason)?);
-    state.rooms.invite(&request.room_id, &invite).await?;
+    remote::invite(&state, &request.room_id, &invite).await?;
     Ok(invite_user::v3::Response::new())
 }
 
@@ -91,7 +93,7 @@ pub(super) async fn leave(
     session: Session,
     request: leave_room::v3::Request,
 ) -> Result<leave_room::v3::Response, MatrixError> {
-    state.rooms.leave(&request.room_id, &session.user_id, short(request.reason)?.as_deref()).await?;
+    remote::leave(&state, &request.room_id, &session.user_id, short(request.reason)?.as_deref()).await?;
     Ok(leave_room::v3::Response::new())
 }
 
@@ -157,16 +159,11 @@ fn of_other(
     Ok(MembershipRequest::others(&session.user_id, target, Profile::default(), short(reason)?))
 }
 
-/// The room that a client means.
-pub(super) async fn resolve(state: &ApiState, named: &RoomOrAliasId) -> Result<OwnedRoomId, MatrixError> {
-    match <&RoomId>::try_from(named) {
-        Ok(room_id) => Ok(room_id.to_owned()),
-        Err(alias) => Ok(state.rooms.resolve_alias(alias).await?),
-    }
-}
-
 /// How a user appears in rooms. One of whom nothing is known appears by their id.
 pub(super) async fn profile_of(state: &ApiState, user_id: &UserId) -> Result<Profile, MatrixError> {
+    if user_id.server_name() != state.accounts.server_name() {
+        return Ok(remote::profile_in_room(state, user_id).await);
+    }
     let fields = match state.accounts.profile(user_id).await {
         Ok(fields) => fields,
         Err(AccountError::UserNotFound) => return Ok(Profile::default()),

@@ -29,6 +29,7 @@ mod receipts;
 mod refresh;
 mod registration;
 mod relations;
+mod remote;
 mod room_aliases;
 mod room_events;
 mod room_send;
@@ -48,6 +49,7 @@ mod whoami;
 
 use axum::Router;
 
+pub(crate) use self::{keys::add_names, to_device::devices_of};
 use crate::{ApiState, endpoint::Endpoints};
 
 /// The paths under which requests wait as long as they ask to.

@@ -6,6 +6,9 @@ use ruma::{
     profile::ProfileFieldValue,
 };
 
+use serde_json::{Map, Value};
+
+use super::remote;
 use crate::{ApiState, MatrixError, endpoint::Anonymous};
 
 /// `GET /profile/{userId}`.
@@ -15,10 +18,17 @@ pub(super) async fn get(
     request: get_profile::v3::Request,
 ) -> Result<get_profile::v3::Response, MatrixError> {
     let mut response = get_profile::v3::Response::new();
-    for (field, value) in state.accounts.profile(&request.user_id).await? {
+    for (field, value) in profile_of(&state, &request.user_id).await? {
         response.set(field, value);
     }
     Ok(response)
+}
+
+async fn profile_of(state: &ApiState, user_id: &UserId) -> Result<Map<String, Value>, MatrixError> {
+    if user_id.server_name() != state.accounts.server_name() {
+        return remote::profile(state, user_id).await;
+    }
+    Ok(state.accounts.profile(user_id).await?.into_iter().collect())
 }
 
 /// `GET /profile/{userId}/{keyName}`.
@@ -28,7 +38,13 @@ pub(super) async fn get_field(
     request: get_profile_field::v3::Request,
 ) -> Result<get_profile_field::v3::Response, MatrixError> {
     let field = request.field.as_str();
-    let value = state.accounts.profile_field(&request.user_id, field).await?;
+    let value = if request.user_id.server_name() == state.accounts.server_name() {
+        state.accounts.profile_field(&request.user_id, field).await?
+    } else {
+        let fields = remote::profile(&state, &request.user_id).await?;
+        let value = fields.get(field).cloned();
+        value.ok_or_else(|| MatrixError::not_found("the user's profile has no such field"))?
+    };
     let value = ProfileFieldValue::new(field, value).map_err(MatrixError::internal)?;
     Ok(get_profile_field::v3::Response::new(value))
 }

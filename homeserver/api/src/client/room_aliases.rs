@@ -5,7 +5,7 @@ use ruma::api::client::{
     room::aliases,
 };
 
-use super::membership::active;
+use super::{membership::active, remote};
 use crate::{ApiState, MatrixError, endpoint::Anonymous};
 
 /// `GET /directory/room/{roomAlias}`.
@@ -14,8 +14,11 @@ pub(super) async fn resolve(
     _: Anonymous,
     request: get_alias::v3::Request,
 ) -> Result<get_alias::v3::Response, MatrixError> {
-    let room_id = state.rooms.resolve_alias(&request.room_alias).await?;
-    Ok(get_alias::v3::Response::new(room_id, vec![state.rooms.server_name().to_owned()]))
+    let (room_id, mut servers) = remote::resolve(&state, (&*request.room_alias).into(), &[]).await?;
+    if request.room_alias.server_name() == state.rooms.server_name() {
+        servers.push(state.rooms.server_name().to_owned());
+    }
+    Ok(get_alias::v3::Response::new(room_id, servers))
 }
 
 /// `PUT /directory/room/{roomAlias}`.

@@ -46,7 +46,19 @@ pub(super) async fn messages(
     };
     let limit = usize::try_from(u64::from(request.limit)).unwrap_or(MOST_EVENTS).clamp(1, MOST_EVENTS);
     let filter = EventFilter::from(&request.filter);
-    let page = view.timeline(&session.user_id, from, to, direction, limit, &filter).await?;
+    let mut view = view;
+    let mut page = view.timeline(&session.user_id, from, to, direction, limit, &filter).await?;
+    if page.end.is_none() && direction == Direction::Backward && page.events.len() < limit {
+        // What came before the room's beginning here is fetched when somebody reads so far.
+        match state.federation.rooms.fetch_past(&request.room_id, limit).await {
+            Ok(0) => {}
+            Ok(_) => {
+                view = state.rooms.view(&request.room_id).await?;
+                page = view.timeline(&session.user_id, from, to, direction, limit, &filter).await?;
+            }
+            Err(error) => tracing::info!(room_id = %request.room_id, %error, "a room's past cannot be had"),
+        }
+    }
     let members = lazy_members(&view, &request.filter, &page.events, view.current_state().await?).await?;
     let page_writer = PageWriter::new(&view, &session, &[&page.events]).await?;
     let mut json = Vec::with_capacity(1_024 * (page.events.len() + 1));

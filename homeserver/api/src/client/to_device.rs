@@ -1,14 +1,22 @@
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use entente_accounts::Session;
 use entente_encryption::{Sender, ToDeviceMessage};
 use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName,
     api::client::to_device::send_event_to_device::v3::{Request, Response},
+    events::AnyToDeviceEventContent,
+    serde::Raw,
     to_device::DeviceIdOrAllDevices,
 };
 use serde_json::value::RawValue;
 
-use super::membership::active;
+use super::{create_room::canonical, membership::active};
 use crate::{ApiState, MatrixError};
+
+/// A message id has at most this many characters.
+const MOST_ID: usize = 255;
 
 /// `PUT /sendToDevice/{eventType}/{txnId}`.
 pub(super) async fn send(
@@ -19,9 +27,11 @@ pub(super) async fn send(
     active(&session)?;
     let here = state.accounts.server_name();
     let mut addressed: Vec<(&str, String, &RawValue)> = Vec::new();
+    let mut elsewhere: BTreeMap<OwnedServerName, CanonicalJsonObject> = BTreeMap::new();
     for (user_id, messages) in &request.messages {
         if user_id.server_name() != here {
-            tracing::debug!(server.name = %user_id.server_name(), "a message to a device of another server is dropped");
+            let of_server = elsewhere.entry(user_id.server_name().to_owned()).or_default();
+            of_server.insert(user_id.to_string(), contents(messages)?);
             continue;
         }
         let devices = devices_of(&state, user_id.localpart()).await?;
@@ -44,12 +54,55 @@ pub(super) async fn send(
         transaction_id: request.txn_id.as_str(),
     };
     let event_type = request.event_type.to_string();
+    if !elsewhere.is_empty() {
+        // Put down first: whoever gets it twice after a crash knows it by its id.
+        let messages = elsewhere.into_iter().map(|(server, messages)| {
+            let message = outward(&session, &event_type, request.txn_id.as_str(), messages);
+            (server, message)
+        });
+        state.federation.outbox.put_messages(messages.collect()).await?;
+    }
     state.encryption.send_to_devices(sender, &event_type, &messages, state.limits.clock().now()).await?;
     Ok(Response::new())
 }
 
+/// Messages for the devices of one user of another server.
+fn contents(
+    messages: &BTreeMap<DeviceIdOrAllDevices, Raw<AnyToDeviceEventContent>>,
+) -> Result<CanonicalJsonValue, MatrixError> {
+    let mut contents = CanonicalJsonObject::new();
+    for (device, content) in messages {
+        let content = CanonicalJsonValue::Object(canonical(content.json().get())?);
+        contents.insert(device.to_string(), content);
+    }
+    Ok(CanonicalJsonValue::Object(contents))
+}
+
+/// Messages as other servers get them (S-S API, `m.direct_to_device`).
+fn outward(
+    session: &Session,
+    event_type: &str,
+    transaction_id: &str,
+    messages: CanonicalJsonObject,
+) -> CanonicalJsonObject {
+    let text = |text: &str| CanonicalJsonValue::String(text.to_owned());
+    // The same for a retry of the same device, so that it is taken once.
+    let message_id: String =
+        format!("{}.{transaction_id}", session.device_id).chars().take(MOST_ID).collect();
+    let content = CanonicalJsonObject::from([
+        (String::from("sender"), text(session.user_id.as_str())),
+        (String::from("type"), text(event_type)),
+        (String::from("message_id"), text(&message_id)),
+        (String::from("messages"), CanonicalJsonValue::Object(messages)),
+    ]);
+    CanonicalJsonObject::from([
+        (String::from("edu_type"), text("m.direct_to_device")),
+        (String::from("content"), CanonicalJsonValue::Object(content)),
+    ])
+}
+
 /// The devices of a local user that messages can be sent to.
-async fn devices_of(state: &ApiState, localpart: &str) -> Result<Vec<String>, MatrixError> {
+pub(crate) async fn devices_of(state: &ApiState, localpart: &str) -> Result<Vec<String>, MatrixError> {
     let names = state.accounts.device_names(None, localpart).await?;
     let mut devices: Vec<String> = names.into_iter().map(|(device_id, _)| device_id).collect();
     if let Some(dehydrated) = state.encryption.dehydrated_device_id(localpart).await?

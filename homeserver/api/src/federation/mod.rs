@@ -1,9 +1,19 @@
-//! The server-server API, so far what needs no signing keys: finding this server, and exchanging `OpenID` tokens.
+//! The server-server API.
 
+mod events;
+mod membership;
+mod messages;
 mod openid;
+mod peer;
+mod server_keys;
+mod transactions;
+mod user_keys;
 mod well_known;
 
-use axum::Router;
+use axum::{
+    Router,
+    routing::{get, post, put},
+};
 
 use crate::{ApiState, endpoint::Endpoints};
 
@@ -14,5 +24,42 @@ pub(crate) fn discovery() -> Router<ApiState> {
 
 /// All other endpoints of the server-server API.
 pub(crate) fn routes() -> Router<ApiState> {
-    Router::new().endpoint(openid::userinfo)
+    Router::new()
+        .endpoint(openid::userinfo)
+        .route("/_matrix/key/v2/server", get(server_keys::own))
+        .route("/_matrix/key/v2/query", post(server_keys::of_servers))
+        .route("/_matrix/key/v2/query/{server}", get(server_keys::of_server))
+        .merge(rooms())
+        .merge(users())
+}
+
+fn rooms() -> Router<ApiState> {
+    Router::new()
+        .route("/_matrix/federation/v1/send/{txn}", put(transactions::send))
+        .route("/_matrix/federation/v1/event/{event}", get(events::event))
+        .route("/_matrix/federation/v1/backfill/{room}", get(events::backfill))
+        .route("/_matrix/federation/v1/get_missing_events/{room}", post(events::missing))
+        .route("/_matrix/federation/v1/state/{room}", get(events::state))
+        .route("/_matrix/federation/v1/state_ids/{room}", get(events::state_ids))
+        .route("/_matrix/federation/v1/event_auth/{room}/{event}", get(events::event_auth))
+        .route("/_matrix/federation/v1/make_join/{room}/{user}", get(membership::make_join))
+        .route("/_matrix/federation/v1/make_leave/{room}/{user}", get(membership::make_leave))
+        .route("/_matrix/federation/v1/make_knock/{room}/{user}", get(membership::make_knock))
+        .route("/_matrix/federation/v1/send_join/{room}/{event}", put(membership::send_join_v1))
+        .route("/_matrix/federation/v2/send_join/{room}/{event}", put(membership::send_join))
+        .route("/_matrix/federation/v1/send_leave/{room}/{event}", put(membership::send_leave_v1))
+        .route("/_matrix/federation/v2/send_leave/{room}/{event}", put(membership::send_leave))
+        .route("/_matrix/federation/v1/send_knock/{room}/{event}", put(membership::send_knock))
+        .route("/_matrix/federation/v1/invite/{room}/{event}", put(membership::invite_v1))
+        .route("/_matrix/federation/v2/invite/{room}/{event}", put(membership::invite))
+}
+
+fn users() -> Router<ApiState> {
+    Router::new()
+        .route("/_matrix/federation/v1/version", get(server_keys::version))
+        .route("/_matrix/federation/v1/query/directory", get(events::directory))
+        .route("/_matrix/federation/v1/query/profile", get(events::profile))
+        .route("/_matrix/federation/v1/user/devices/{user}", get(user_keys::devices))
+        .route("/_matrix/federation/v1/user/keys/query", post(user_keys::query))
+        .route("/_matrix/federation/v1/user/keys/claim", post(user_keys::claim))
 }

@@ -41,6 +41,12 @@ impl Composer {
         if was_in == is_in || server == self.view.rooms.server_name() {
             return Ok(());
         }
+        let visited = (user_id.as_str(), self.view.room.number.0);
+        if is_in {
+            self.transaction.put(&rows::VISITED_ROOMS, visited, &());
+        } else {
+            self.transaction.delete(&rows::VISITED_ROOMS, visited);
+        }
         if !self.servers.counts.contains_key(server.as_str()) {
             let key = (self.view.room.number.0, server.as_str());
             let count = self.view.snapshot.get(&rows::SERVERS, key).await?.unwrap_or_default();

@@ -21,6 +21,9 @@ const MOST_USERS: usize = 1_000;
 impl RoomView {
     /// The other servers with users in the room.
     pub async fn servers(&self) -> Result<Vec<String>, RoomError> {
+        if self.head().await?.joined_elsewhere == 0 {
+            return Ok(Vec::new());
+        }
         let rows = self.snapshot.scan_all(rows::SERVERS.scan((self.room.number.0,))).await?;
         Ok(rows.into_iter().map(|((_, server), _)| server).collect())
     }

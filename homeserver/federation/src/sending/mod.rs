@@ -1,0 +1,205 @@
+//! What this server's users do, brought to the other servers in their rooms (S-S API, "Transactions"). What waits for a server is in
+//! the store until that server has acknowledged it; each server has a worker of its own, so that none delays another.
+
+mod queue;
+mod worker;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use entente_environment::Environment;
+use entente_rooms::{Change, Event, RoomView, Rooms};
+use entente_storage::{Follower, LogEntry, StartFrom, Store};
+use parking_lot::Mutex;
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, Int, OwnedServerName, ServerName, UserId};
+use tokio::sync::{Notify, Semaphore};
+
+use crate::{Client, FederationError, sending::queue::Waiting};
+
+/// Records that are read at once.
+const MOST_RECORDS: usize = 256;
+/// Records that may pass unnoticed before the cursor is stored.
+const MOST_PASSED: usize = 4_096;
+/// Before a follower that failed goes on.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The follower that puts down what is to be sent.
+const NAME: &str = "federation.outgoing";
+/// Servers to which is sent at the same time.
+const AT_ONCE: usize = 100;
+
+/// Sends to other servers. Cheap to clone.
+#[derive(Clone)]
+pub struct Outbox {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    environment: Environment,
+    rooms: Rooms,
+    client: Client,
+    /// The servers that have a worker.
+    workers: Mutex<HashMap<OwnedServerName, Arc<Notify>>>,
+    places: Semaphore,
+}
+
+impl Outbox {
+    /// What waits in a store.
+    pub fn new(store: Store, environment: Environment, rooms: Rooms, client: Client) -> Self {
+        let (workers, places) = (Mutex::default(), Semaphore::new(AT_ONCE));
+        Self { inner: Arc::new(Inner { store, environment, rooms, client, workers, places }) }
+    }
+
+    /// Follows the log and sends, for as long as it is polled.
+    pub async fn follow(self) {
+        loop {
+            let Err(error) = self.follow_until_failure().await;
+            tracing::warn!(%error, follower = NAME, "a follower of the log failed and begins again at its cursor");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn follow_until_failure(&self) -> Result<std::convert::Infallible, FederationError> {
+        for server in queue::waiting_servers(&self.inner.store).await? {
+            self.wake(&server);
+        }
+        let mut follower = Follower::open(&self.inner.store, NAME, StartFrom::Beginning).await?;
+        let mut passed = 0;
+        loop {
+            let records = follower.next(MOST_RECORDS).await?;
+            let mut waiting = Waiting::default();
+            for entry in records.iter().flat_map(|record| &record.entries) {
+                self.note(entry, &mut waiting).await?;
+            }
+            passed += records.len();
+            if !waiting.is_empty() || passed >= MOST_PASSED {
+                let mut transaction = waiting.put(&self.inner.store).await?;
+                follower.advance_in(&mut transaction);
+                self.inner.store.commit(transaction).await?;
+                follower.advanced();
+                passed = 0;
+            }
+            for server in waiting.servers() {
+                self.wake(server);
+            }
+        }
+    }
+
+    /// Notes for whom a log entry is.
+    async fn note(&self, entry: &LogEntry, waiting: &mut Waiting) -> Result<(), FederationError> {
+        if entry.topic == entente_encryption::TOPIC {
+            return self.note_devices(entry, waiting).await;
+        }
+        if entry.topic != entente_rooms::TOPIC {
+            return Ok(());
+        }
+        match Change::from_payload(&entry.payload) {
+            Ok(Change::Event { room, number, .. }) => {
+                let Some((view, event)) = self.inner.rooms.event_by_number(room, number).await? else {
+                    return Ok(());
+                };
+                if event.sender.server_name() == self.inner.rooms.server_name() {
+                    for server in self.recipients(&view, &event).await? {
+                        waiting.add_event(server, &view.room.room_id, &event.event_id);
+                    }
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "a log entry about a room cannot be read"),
+        }
+        Ok(())
+    }
+
+    /// Notes that a user's devices or keys changed, for all servers that encrypt for them (S-S API, `m.device_list_update`). What they
+    /// are now, those servers ask for.
+    async fn note_devices(&self, entry: &LogEntry, waiting: &mut Waiting) -> Result<(), FederationError> {
+        let user_id = match entente_encryption::Change::from_payload(&entry.payload) {
+            Ok(entente_encryption::Change::DeviceList { user_id }) => user_id,
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                tracing::error!(%error, "a log entry about encryption cannot be read");
+                return Ok(());
+            }
+        };
+        let Some(localpart) = self.inner.rooms.local(&user_id) else { return Ok(()) };
+        let servers = self.inner.rooms.servers_sharing_rooms(localpart).await?;
+        let now = self.inner.environment.now().millis();
+        let text = |text: &str| CanonicalJsonValue::String(text.to_owned());
+        let content = CanonicalJsonObject::from([
+            (String::from("user_id"), text(&user_id)),
+            (String::from("device_id"), text("")),
+            (String::from("stream_id"), CanonicalJsonValue::Integer(Int::try_from(now).unwrap_or(Int::MAX))),
+            (String::from("prev_id"), CanonicalJsonValue::Array(vec![CanonicalJsonValue::Integer(0.into())])),
+        ]);
+        let message = CanonicalJsonObject::from([
+            (String::from("edu_type"), text("m.device_list_update")),
+            (String::from("content"), CanonicalJsonValue::Object(content)),
+        ]);
+        for server in servers {
+            if let Ok(server) = ServerName::parse(server)
+                && self.inner.client.policy().check_outbound(&server).is_ok()
+            {
+                waiting.add_message(server, &message)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The servers that are to have an event: those with users in the room, and that of the user whose membership it is.
+    async fn recipients(
+        &self,
+        view: &RoomView,
+        event: &Event,
+    ) -> Result<Vec<OwnedServerName>, FederationError> {
+        let policy = self.inner.client.policy();
+        let mut servers: Vec<OwnedServerName> = Vec::new();
+        for server in view.servers().await? {
+            servers.extend(ServerName::parse(server).ok());
+        }
+        if event.membership().is_some() {
+            let of_member = event.state_key.as_deref().and_then(|user_id| UserId::parse(user_id).ok());
+            let of_member = of_member.map(|user_id| user_id.server_name().to_owned());
+            servers.extend(of_member.filter(|server| !servers.contains(server)));
+        }
+        servers.retain(|server| policy.check_outbound(server).is_ok());
+        Ok(servers)
+    }
+
+    /// Puts down messages that may not get lost, one for each server. They wait in the store once this returns.
+    pub async fn put_messages(
+        &self,
+        messages: Vec<(OwnedServerName, CanonicalJsonObject)>,
+    ) -> Result<(), FederationError> {
+        let mut waiting = Waiting::default();
+        for (server, message) in messages {
+            self.inner.client.policy().check_outbound(&server)?;
+            waiting.add_message(server, &message)?;
+        }
+        loop {
+            let transaction = waiting.put(&self.inner.store).await?;
+            match self.inner.store.commit(transaction).await {
+                Err(error) if error.is_conflict() => {}
+                committed => {
+                    committed?;
+                    break;
+                }
+            }
+        }
+        for server in waiting.servers() {
+            self.wake(server);
+        }
+        Ok(())
+    }
+
+    /// Lets the worker of a server look for what waits.
+    fn wake(&self, server: &ServerName) {
+        let mut workers = self.inner.workers.lock();
+        if let Some(notify) = workers.get(server) {
+            notify.notify_one();
+            return;
+        }
+        let notify = Arc::new(Notify::new());
+        notify.notify_one();
+        workers.insert(server.to_owned(), Arc::clone(&notify));
+        tokio::spawn(self.clone().work(server.to_owned(), notify));
+    }
+}

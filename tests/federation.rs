@@ -1,0 +1,332 @@
+//! Servers that federate over TLS: two of ours, on loopback addresses, who trust one certificate authority.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{net::TcpListener, path::Path, time::Duration};
+
+use entente_tests::{Key, SOON, Server, User, bodies, fresh_id, segment};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// The authority that all servers trust.
+struct Authority {
+    directory: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let mut parameters = CertificateParams::new(Vec::new()).unwrap();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = parameters.self_signed(&key).unwrap();
+        std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
+        Self { directory, issuer: Issuer::new(parameters, key) }
+    }
+
+    fn write_certificate(&self, directory: &Path) {
+        let key = KeyPair::generate().unwrap();
+        let parameters = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
+        std::fs::write(directory.join("certificate.pem"), certificate.pem()).unwrap();
+        std::fs::write(directory.join("key.pem"), key.serialize_pem()).unwrap();
+    }
+
+    /// A server that others find under `localhost` and a port. The first listener is for clients.
+    fn server(&self, more: &[(&str, &str)]) -> Server {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let directory = TempDir::new().unwrap();
+        self.write_certificate(directory.path());
+        let listeners = format!(
+            r#"[{{ address = "127.0.0.1:0", serves = ["client"] }},
+                {{ address = "127.0.0.1:{port}", serves = ["federation"],
+                   tls = {{ certificate_file = "certificate.pem", private_key_file = "key.pem" }} }}]"#
+        );
+        let name = format!("localhost:{port}");
+        let ca_file = self.directory.path().join("ca.pem");
+        let settings = [
+            ("ENTENTE_SERVER_NAME", name.as_str()),
+            ("ENTENTE_LISTENERS", &listeners),
+            ("ENTENTE_FEDERATION__CA_FILE", ca_file.to_str().unwrap()),
+            ("ENTENTE_FEDERATION__ALLOW_PRIVATE_ADDRESSES", "true"),
+            ("ENTENTE_REGISTRATION__OPEN", "true"),
+            ("ENTENTE_RATE_LIMITS__ENABLED", "false"),
+            ("ENTENTE_ACCOUNTS__ARGON2__MEMORY_KIB", "64"),
+            ("ENTENTE_ACCOUNTS__ARGON2__ITERATIONS", "1"),
+        ];
+        Server::start(directory, &[&settings, more].concat())
+    }
+}
+
+fn name_of(user: &User) -> &str {
+    user.id.split_once(':').unwrap().1
+}
+
+/// Joins a room through the server of another user.
+async fn join_via(user: &User, room: &str, through: &User) -> Value {
+    let path = format!("/_matrix/client/v3/join/{}?via={}", segment(room), segment(name_of(through)));
+    user.post(&path, &json!({})).await.ok()
+}
+
+/// What a user sees written in a room, the oldest first.
+async fn read(user: &User, room: &str) -> Vec<String> {
+    let path = User::in_room(room, "messages?dir=b&limit=100");
+    let page = user.get(&path).await.ok();
+    bodies(&page["chunk"]).into_iter().rev().map(str::to_owned).collect()
+}
+
+/// Waits until something is so.
+async fn soon<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = tokio::time::timeout(SOON, async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    found.await.unwrap_or_else(|_| panic!("{what} does not happen"))
+}
+
+async fn has_left(user: &User, room: &str) -> bool {
+    let sync = user.sync(&[("timeout", "0")]).await;
+    sync["rooms"]["join"].get(room).is_none()
+}
+
+async fn reads_soon(user: &User, room: &str, expected: &[String]) {
+    let what = format!("{} reads {expected:?}", user.id);
+    soon(&what, async || (read(user, room).await == expected).then_some(())).await;
+}
+
+#[tokio::test]
+async fn people_of_two_servers_talk() {
+    let authority = Authority::new();
+    let (one, other) = (authority.server(&[]), authority.server(&[]));
+    let (alice, bob) = (User::register(&one, "alice").await, User::register(&other, "bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat", "room_alias_name": "place" })).await;
+    let mut said = Vec::new();
+    for number in 0..5 {
+        alice.say(&room, &format!("before {number}")).await;
+        said.push(format!("before {number}"));
+    }
+
+    // By the alias, which the other server resolves.
+    let alias = format!("#place:{}", name_of(&alice));
+    let found = bob.get(&format!("/_matrix/client/v3/directory/room/{}", segment(&alias))).await.ok();
+    assert_eq!(found["room_id"], room);
+    let joined = bob.post(&format!("/_matrix/client/v3/join/{}", segment(&alias)), &json!({})).await.ok();
+    assert_eq!(joined["room_id"], room);
+    let members = |user: &User| {
+        let path = User::in_room(&room, "joined_members");
+        let user = user.clone();
+        async move { user.get(&path).await.ok()["joined"].as_object().unwrap().len() }
+    };
+    assert_eq!(members(&bob).await, 2);
+    assert_eq!(members(&alice).await, 2);
+
+    // What was said before is fetched when somebody reads so far.
+    assert_eq!(read(&bob, &room).await, said);
+    bob.say(&room, "bonjour").await;
+    said.push("bonjour".to_owned());
+    reads_soon(&alice, &room, &said).await;
+    alice.say(&room, "salut").await;
+    said.push("salut".to_owned());
+    reads_soon(&bob, &room, &said).await;
+
+    // Edits of state and redactions arrive too, and who is put out is out on both sides.
+    alice.set_state(&room, "m.room.name", "", json!({ "name": "Conseil" })).await.ok();
+    soon("the name", async || {
+        let name = bob.state(&room, "m.room.name", "").await;
+        (name.status == 200 && name.body["name"] == "Conseil").then_some(())
+    })
+    .await;
+    let slip = bob.say(&room, "a slip").await;
+    said.push("a slip".to_owned());
+    reads_soon(&alice, &room, &said).await;
+    let redact = User::in_room(&room, &format!("redact/{}/{}", segment(&slip), fresh_id()));
+    bob.put(&redact, &json!({})).await.ok();
+    said.pop();
+    reads_soon(&alice, &room, &said).await;
+    alice.post(&User::in_room(&room, "kick"), &json!({ "user_id": bob.id })).await.ok();
+    soon("the kick", async || (has_left(&bob, &room).await).then_some(())).await;
+    bob.send(&room, "m.room.message", json!({ "msgtype": "m.text", "body": "?" }))
+        .await
+        .refused(403, "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn invites_cross_servers_and_are_declined() {
+    let authority = Authority::new();
+    let (one, other) = (authority.server(&[]), authority.server(&[]));
+    let (alice, bob) = (User::register(&one, "alice").await, User::register(&other, "bob").await);
+    let room = alice.create_room(json!({ "name": "Chez Alice", "invite": [bob.id] })).await;
+    let sync = bob.sync(&[("timeout", "0")]).await;
+    let told = &sync["rooms"]["invite"][&room]["invite_state"]["events"];
+    let names: Vec<&Value> =
+        told.as_array().unwrap().iter().filter(|event| event["type"] == "m.room.name").collect();
+    assert_eq!(names[0]["content"]["name"], "Chez Alice");
+    assert!(names[0].get("event_id").is_none() && names[0].get("signatures").is_none());
+    bob.membership(&room, "leave", json!({})).await.ok();
+    let member = alice.state(&room, "m.room.member", &bob.id).await.ok();
+    assert_eq!(member["membership"], "leave");
+
+    alice.invite(&room, &bob).await.ok();
+    bob.join(&room).await.ok();
+    bob.say(&room, "me voilà").await;
+    reads_soon(&alice, &room, &["me voilà".to_owned()]).await;
+    // Somebody who does not exist is not invited.
+    let nobody = format!("@nobody:{}", name_of(&bob));
+    let refused = alice.membership(&room, "invite", json!({ "user_id": nobody })).await;
+    assert_eq!(refused.status, 404, "{:?}", refused.body);
+}
+
+#[tokio::test]
+async fn a_server_that_was_down_hears_everything_once() {
+    let authority = Authority::new();
+    let (one, other) = (authority.server(&[]), authority.server(&[]));
+    let (alice, bob) = (User::register(&one, "alice").await, User::register(&other, "bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    join_via(&bob, &room, &alice).await;
+    let mut said = Vec::new();
+    let other = other.crash();
+    for number in 0..70 {
+        said.push(format!("while you were away {number}"));
+        alice.say(&room, said.last().unwrap()).await;
+    }
+    // The sender is killed as well: what waits is in its store.
+    let one = one.crash_and_restart();
+    let other = other.restart();
+    let (alice, bob) = (alice.at(&one), bob.at(&other));
+    alice.say(&room, "back again").await;
+    said.push("back again".to_owned());
+    reads_soon(&bob, &room, &said).await;
+}
+
+#[tokio::test]
+async fn messages_to_devices_and_keys_cross_servers() {
+    let authority = Authority::new();
+    let (one, other) = (authority.server(&[]), authority.server(&[]));
+    let (alice, bob) = (User::register(&one, "alice").await, User::register(&other, "bob").await);
+    let encryption =
+        json!({ "type": "m.room.encryption", "content": { "algorithm": "m.megolm.v1.aes-sha2" } });
+    let room = alice.create_room(json!({ "preset": "public_chat", "initial_state": [encryption] })).await;
+    join_via(&bob, &room, &alice).await;
+    let since = alice.sync(&[("timeout", "0")]).await["next_batch"].as_str().unwrap().to_owned();
+
+    let key = Key::generate();
+    let key_id = format!("ed25519:{}", bob.device_id);
+    let mut keys = json!({
+        "user_id": bob.id, "device_id": bob.device_id, "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+        "keys": { key_id.clone(): key.public() },
+    });
+    key.sign(&mut keys, &bob, &key_id);
+    let mut one_time = json!({});
+    for name in ["signed_curve25519:a", "signed_curve25519:b"] {
+        let mut one = json!({ "key": Key::generate().public() });
+        key.sign(&mut one, &bob, &key_id);
+        one_time[name] = one;
+    }
+    let upload = json!({ "device_keys": keys, "one_time_keys": one_time });
+    bob.post("/_matrix/client/v3/keys/upload", &upload).await.ok();
+    // Whoever shares a room with Bob hears that he has keys now.
+    soon("the change of Bob's devices", async || {
+        let sync = alice.sync(&[("timeout", "0"), ("since", &since)]).await;
+        let changed = sync["device_lists"]["changed"].as_array().cloned().unwrap_or_default();
+        changed.iter().any(|user| *user == bob.id.as_str()).then_some(())
+    })
+    .await;
+    let query = json!({ "device_keys": { bob.id.clone(): [] } });
+    let found = alice.post("/_matrix/client/v3/keys/query", &query).await.ok();
+    assert_eq!(found["failures"], json!({}));
+    assert_eq!(found["device_keys"][&bob.id][&bob.device_id]["keys"], keys["keys"]);
+    let claim =
+        json!({ "one_time_keys": { bob.id.clone(): { bob.device_id.clone(): "signed_curve25519" } } });
+    let mut claimed = Vec::new();
+    for _ in 0..3 {
+        let answer = alice.post("/_matrix/client/v3/keys/claim", &claim).await.ok();
+        let of_device =
+            answer["one_time_keys"][&bob.id][&bob.device_id].as_object().cloned().unwrap_or_default();
+        claimed.extend(of_device.keys().cloned());
+    }
+    claimed.sort();
+    claimed.dedup();
+    assert_eq!(claimed.len(), 2, "each key is given once: {claimed:?}");
+
+    let transaction = fresh_id();
+    let path = format!("/_matrix/client/v3/sendToDevice/m.dummy/{transaction}");
+    let messages = json!({ "messages": { bob.id.clone(): { "*": { "n": 1 } } } });
+    for _ in 0..2 {
+        alice.put(&path, &messages).await.ok();
+    }
+    let arrived = soon("the message", async || {
+        let sync = bob.sync(&[("timeout", "0")]).await;
+        let events = sync["to_device"]["events"].as_array().cloned().unwrap_or_default();
+        (!events.is_empty()).then_some(events)
+    })
+    .await;
+    assert_eq!(arrived, [json!({ "type": "m.dummy", "sender": alice.id, "content": { "n": 1 } })]);
+}
+
+#[tokio::test]
+async fn who_is_not_let_in_hears_nothing() {
+    let authority = Authority::new();
+    let closed = authority.server(&[
+        ("ENTENTE_FEDERATION__POLICY", "closed"),
+        ("ENTENTE_FEDERATION__ALLOW", "[\"friend.example\"]"),
+    ]);
+    let other = authority.server(&[]);
+    let (alice, bob) = (User::register(&closed, "alice").await, User::register(&other, "bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let path = format!("/_matrix/client/v3/join/{}?via={}", segment(&room), segment(name_of(&alice)));
+    bob.post(&path, &json!({})).await.refused(403, "M_FORBIDDEN");
+    alice.membership(&room, "invite", json!({ "user_id": bob.id })).await.refused(403, "M_FORBIDDEN");
+    let profile = format!("/_matrix/client/v3/profile/{}", segment(&bob.id));
+    alice.get(&profile).await.refused(403, "M_FORBIDDEN");
+    alice.get(&format!("/_matrix/client/v3/profile/{}", segment(&alice.id))).await.ok();
+}
+
+#[tokio::test]
+async fn requests_without_proof_are_refused() {
+    let authority = Authority::new();
+    let server = authority.server(&[]);
+    let stranger = federation_caller(&authority, &server);
+    for path in ["/_matrix/federation/v1/query/profile?user_id=@a:b", "/_matrix/federation/v1/event/$a"] {
+        stranger(path, None).await.refused(401, "M_UNAUTHORIZED");
+        stranger(path, Some("X-Matrix origin=a.example")).await.refused(401, "M_UNAUTHORIZED");
+        let own = format!("X-Matrix origin={},key=ed25519:a,sig=AAAA", name(&server));
+        stranger(path, Some(&own)).await.refused(403, "M_FORBIDDEN");
+        let unknown = "X-Matrix origin=\"nobody.invalid\",key=\"ed25519:a\",sig=\"AAAA\"";
+        stranger(path, Some(unknown)).await.refused(401, "M_UNAUTHORIZED");
+    }
+    let keys = stranger("/_matrix/key/v2/server", None).await.ok();
+    assert_eq!(keys["server_name"], name(&server));
+    assert_eq!(keys["signatures"][name(&server)].as_object().unwrap().len(), 1);
+    let version = stranger("/_matrix/federation/v1/version", None).await.ok();
+    assert_eq!(version["server"]["name"], "Entente");
+}
+
+fn name(server: &Server) -> String {
+    let settings = server.command(&[]);
+    let mut found = settings.get_envs().filter(|(key, _)| *key == "ENTENTE_SERVER_NAME");
+    found.next().unwrap().1.unwrap().to_str().unwrap().to_owned()
+}
+
+/// Asks a server where other servers do.
+fn federation_caller<'a>(
+    authority: &'a Authority,
+    server: &'a Server,
+) -> impl AsyncFn(&str, Option<&str>) -> entente_tests::Answer + 'a {
+    let ca = std::fs::read(authority.directory.path().join("ca.pem")).unwrap();
+    let root = reqwest::Certificate::from_pem(&ca).unwrap();
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap();
+    let base = format!("https://{}", name(server));
+    async move |path: &str, authorization: Option<&str>| {
+        let mut request = client.get(format!("{base}{path}"));
+        if let Some(authorization) = authorization {
+            request = request.header("Authorization", authorization);
+        }
+        entente_tests::Answer::to(request).await
+    }
+}
