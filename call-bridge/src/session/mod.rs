@@ -6,8 +6,8 @@ mod offering;
 mod sdp;
 
 pub(crate) use self::{
-    answering::{Answering, Plan},
-    join::{ClientKind, JoinError, JoinParameters, Path, V0Query},
-    offering::{Offering, Round},
-    sdp::{Direction, MediaLabel, Section, SectionKind, sections},
+    answering::Answering,
+    join::{JoinError, JoinParameters, Path, V0Query},
+    offering::Offering,
+    sdp::{MAXIMUM_SDP, MediaLabel, Section, SectionKind},
 };
