@@ -118,7 +118,8 @@ impl Room {
         for key in keys {
             self.dismiss(now, key, reason, action);
         }
-        if self.was_used {
+        self.empty_since.get_or_insert(now.at);
+        if !std::mem::replace(&mut self.closed, true) && self.was_used {
             self.outputs.push(Output::Event(CallEvent::RoomFinished { room: self.name.to_string() }));
         }
     }

@@ -35,6 +35,7 @@ use self::{participant::Participant, speakers::Speakers, track::Track};
 pub(crate) use self::{
     admin::AdminError,
     joining::{Newcomer, Refusal},
+    leaving::leave,
 };
 use crate::{
     CallEvent, Settings,
@@ -146,6 +147,7 @@ pub(crate) struct Room {
     /// Since when nobody is there, and whether anybody ever was.
     empty_since: Option<Instant>,
     was_used: bool,
+    closed: bool,
 }
 
 impl Room {
@@ -174,6 +176,7 @@ impl Room {
             next_tick: now.at,
             empty_since: Some(now.at),
             was_used: false,
+            closed: false,
         }
     }
 
@@ -205,14 +208,15 @@ impl Room {
     /// When [`Self::advance`] has something to do.
     pub(crate) fn deadline(&self) -> Instant {
         match self.empty_since {
+            Some(since) if self.closed => since,
             Some(since) => since + self.patience(),
             None => self.next_tick,
         }
     }
 
-    /// Whether nobody came, or comes back.
+    /// Whether nobody came, or comes back, or the room was closed.
     pub(crate) fn is_finished(&self, now: Moment) -> bool {
-        self.empty_since.is_some_and(|since| now.at >= since + self.patience())
+        self.closed || self.empty_since.is_some_and(|since| now.at >= since + self.patience())
     }
 
     fn patience(&self) -> Duration {

@@ -1,6 +1,7 @@
 //! Peer connections: what the rest of the crate needs of a WebRTC stack, and nothing else of it.
 
 mod dependency_descriptor;
+mod guard;
 mod packet;
 mod peer;
 
@@ -12,6 +13,7 @@ use std::{
 pub(crate) use str0m::media::{MediaKind, Mid, Rid};
 
 pub(crate) use self::{
+    guard::Guarded,
     packet::{MediaCodec, MediaPacket, SenderClock},
     peer::{Certificate, Peer, PeerSettings},
 };
@@ -29,8 +31,8 @@ pub(crate) enum TransportError {
     #[error("no offer is open")]
     NoOffer,
     /// The connection cannot go on.
-    #[error("the connection broke: {0}")]
-    Broken(String),
+    #[error("the connection broke")]
+    Broken,
 }
 
 /// What an offer of ours is to change.
