@@ -256,7 +256,11 @@ mod tests {
         let switched = packet(start, 50, 0, 0x1234, true);
         let descriptor = Vp8Descriptor::parse(&switched.payload).unwrap();
         let expected = descriptor.patch().picture_id(0).tl0_pic_idx(6).build().unwrap();
-        assert_eq!(forwarder.forward(1, &switched).unwrap().patch, Some(expected), "0x7fff and 5 were the last");
+        assert_eq!(
+            forwarder.forward(1, &switched).unwrap().patch,
+            Some(expected),
+            "0x7fff and 5 were the last"
+        );
         let next = packet(start, 51, 3_000, 0x1235, false);
         let expected = Vp8Descriptor::parse(&next.payload).unwrap();
         let expected = expected.patch().picture_id(1).tl0_pic_idx(6).build().unwrap();

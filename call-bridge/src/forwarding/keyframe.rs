@@ -84,7 +84,10 @@ mod tests {
         assert!(begins_stream(MediaCodec::H264, &[0x67, 1]));
         assert!(begins_stream(MediaCodec::H264, &[0x65, 1]));
         assert!(!begins_stream(MediaCodec::H264, &[0x41, 1]));
-        assert!(begins_stream(MediaCodec::H264, &[24, 0, 2, 0x06, 1, 0, 2, 0x67, 1]), "the second of an aggregate");
+        assert!(
+            begins_stream(MediaCodec::H264, &[24, 0, 2, 0x06, 1, 0, 2, 0x67, 1]),
+            "the second of an aggregate"
+        );
         assert!(!begins_stream(MediaCodec::H264, &[24, 0, 2, 0x41, 1]));
         assert!(!begins_stream(MediaCodec::H264, &[24, 0, 0, 0, 0]));
         assert!(begins_stream(MediaCodec::H264, &[28, 0x85, 1]));

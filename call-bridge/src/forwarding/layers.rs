@@ -45,7 +45,7 @@ impl Meter {
         if elapsed >= WINDOW {
             let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
             let measured = self.bytes.saturating_mul(8_000) / millis;
-            self.rate = Some(self.rate.map_or(measured, |rate| (rate + measured) / 2));
+            self.rate = Some(self.rate.map_or(measured, |rate| rate.midpoint(measured)));
             self.since = Some(now);
             self.bytes = 0;
         }
@@ -110,6 +110,7 @@ impl Layers {
     }
 
     /// The RTP stream of a layer, to ask for a keyframe; `None` if one was asked for just now.
+    #[expect(clippy::option_option, reason = "whether, and of which stream: a single one has no name")]
     pub(crate) fn keyframe_request(&mut self, now: Instant, index: usize) -> Option<Option<Rid>> {
         let layer = self.0.get_mut(index)?;
         let recently = layer
@@ -180,7 +181,8 @@ mod tests {
         assert_eq!(layers.of_size(4_000, 4_000), 2);
         assert_eq!(layers.of_quality(VideoQuality::Medium), 1);
         assert_eq!(layers.quality(2), VideoQuality::High);
-        let single = Layers::new(&[], &[announced(VideoQuality::Low, 320), announced(VideoQuality::High, 1280)]);
+        let single =
+            Layers::new(&[], &[announced(VideoQuality::Low, 320), announced(VideoQuality::High, 1280)]);
         assert_eq!((single.len(), single.of_quality(VideoQuality::Low)), (1, 0));
         assert_eq!(single.quality(0), VideoQuality::High);
     }
@@ -188,8 +190,7 @@ mod tests {
     #[test]
     fn names_win_over_order() {
         let rids: Vec<Rid> = ["2", "0"].map(Rid::from).into();
-        let named =
-            |quality, rid: &str| VideoLayer { rid: rid.to_owned(), ..announced(quality, 640) };
+        let named = |quality, rid: &str| VideoLayer { rid: rid.to_owned(), ..announced(quality, 640) };
         let mut layers = Layers::new(&rids, &[named(VideoQuality::High, "2"), named(VideoQuality::Low, "0")]);
         let now = SystemClock.monotonic();
         assert_eq!(layers.arrived(now, Some("0".into()), 1), Some(0));
@@ -204,7 +205,7 @@ mod tests {
         for millis in (0..=2_000).step_by(10) {
             layers.arrived(start + Duration::from_millis(millis), Some("q".into()), 250);
         }
-        let now = start + Duration::from_millis(2_000);
+        let now = start + Duration::from_secs(2);
         let arriving: Vec<_> = layers.arriving(now).collect();
         let [(0, rate)] = arriving[..] else { panic!("{arriving:?}") };
         assert!((195_000..=205_000).contains(&rate), "{rate}");

@@ -7,7 +7,7 @@ mod layers;
 mod sequence;
 
 pub(crate) use self::{
-    allocation::{Allocation, Wish, allocate},
+    allocation::{Wish, allocate},
     forwarder::Forwarder,
     layers::Layers,
 };

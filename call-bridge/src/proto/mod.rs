@@ -10,7 +10,8 @@ pub(crate) use self::{
 
 #[expect(
     missing_docs,
-    clippy::doc_markdown,
+    clippy::enum_variant_names,
+    clippy::large_enum_variant,
     clippy::pedantic,
     unreachable_pub,
     reason = "made by prost; what a field is for stands in the .proto file"

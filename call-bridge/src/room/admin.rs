@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
-use super::{Command, MAXIMUM_METADATA, Moment, ParticipantKey, Room};
+use super::{MAXIMUM_METADATA, Moment, ParticipantKey, Room};
 use crate::{
     proto::{
         DataPacket, DisconnectReason, MuteTrackRequest, ParticipantInfo, ParticipantTracks, SendDataRequest,
@@ -108,7 +108,8 @@ impl Room {
         });
         for track in published {
             let source = self.tracks.get(&track).map(|track| track.info.source);
-            let may = may_publish && (sources.is_empty() || source.is_some_and(|source| sources.contains(&source)));
+            let may =
+                may_publish && (sources.is_empty() || source.is_some_and(|source| sources.contains(&source)));
             if !may {
                 self.withdraw(now, track);
             }

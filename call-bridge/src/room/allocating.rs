@@ -41,10 +41,14 @@ impl Room {
                 let next = track.layers.arriving(now.at).next();
                 layers.push(next.unwrap_or((0, track.layers.announced(0).max(UNKNOWN_RATE))));
             }
-            let speaks =
-                if self.speakers.is_active(track.publisher) { SPEAKER_IMPORTANCE } else { 0 };
+            let speaks = if self.speakers.is_active(track.publisher) { SPEAKER_IMPORTANCE } else { 0 };
             let priority = track.importance() + subscription.wishes.priority + speaks;
-            wishes.push(Wish { key: *track_key, priority, layers, current: subscription.forwarder.current() });
+            wishes.push(Wish {
+                key: *track_key,
+                priority,
+                layers,
+                current: subscription.forwarder.current(),
+            });
         }
         let budget = participant.bandwidth.map_or(u64::MAX / 4, |bandwidth| {
             (bandwidth - bandwidth * RESERVE / 100).saturating_sub(sounds * AUDIO_RATE)
@@ -70,9 +74,8 @@ impl Room {
 
     fn let_sounds_through(&mut self, now: Moment, key: ParticipantKey) {
         let Some(participant) = self.participants.get(&key) else { return };
-        let is_sound = |track: &TrackKey| {
-            self.tracks.get(track).is_some_and(|track| track.kind == MediaKind::Audio)
-        };
+        let is_sound =
+            |track: &TrackKey| self.tracks.get(track).is_some_and(|track| track.kind == MediaKind::Audio);
         let sounds: Vec<TrackKey> =
             participant.subscriptions.keys().copied().filter(|track| is_sound(track)).collect();
         for track in sounds {
@@ -93,7 +96,12 @@ impl Room {
         }
     }
 
-    fn pause_or_resume(&mut self, key: ParticipantKey, track: TrackKey, pause: bool) -> Option<StreamStateInfo> {
+    fn pause_or_resume(
+        &mut self,
+        key: ParticipantKey,
+        track: TrackKey,
+        pause: bool,
+    ) -> Option<StreamStateInfo> {
         let subscription = self.participants.get_mut(&key)?.subscriptions.get_mut(&track)?;
         if std::mem::replace(&mut subscription.paused, pause) == pause {
             return None;

@@ -6,10 +6,9 @@ use std::{
 
 use prost::Message as _;
 
-use super::{Command, Moment, ParticipantKey, PeerKind, Room};
+use super::{Command, Moment, ParticipantKey, Room};
 use crate::{
     proto::{self, DataChannelReceiveState, DataHeader, DataPacket, data_packet::Kind},
-    session::Path,
     transport::DataChannel,
 };
 
@@ -80,8 +79,7 @@ impl Room {
             return;
         }
         let kind = if reliable { Kind::Reliable } else { Kind::Lossy };
-        let header =
-            DataHeader { kind: kind.into(), sid: &participant.sid, identity: &participant.identity };
+        let header = DataHeader { kind: kind.into(), sid: &participant.sid, identity: &participant.identity };
         let Ok(relayed) = proto::relayed(bytes, header) else { return };
         let relayed: Arc<[u8]> = relayed.into();
         let user = packet.user.unwrap_or_default();
@@ -137,14 +135,6 @@ impl Room {
         missed.sort_by_key(|kept| kept.at);
         for kept in missed {
             self.command(key, peer, Command::SendData(DataChannel::Reliable, kept.bytes));
-        }
-    }
-
-    /// Where data goes to a participant.
-    pub(super) fn data_peer(&self, key: ParticipantKey) -> PeerKind {
-        match self.path(key) {
-            Some(Path::Dual) => PeerKind::Subscriber,
-            _ => PeerKind::Publisher,
         }
     }
 }

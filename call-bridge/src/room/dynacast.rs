@@ -3,8 +3,7 @@ use std::time::Duration;
 use super::{Moment, ParticipantKey, Room, TrackKey};
 use crate::{
     proto::{
-        SubscribedCodec, SubscribedQuality, SubscribedQualityUpdate, VideoQuality,
-        signal_response::Message,
+        SubscribedCodec, SubscribedQuality, SubscribedQualityUpdate, VideoQuality, signal_response::Message,
     },
     transport::MediaKind,
 };
@@ -32,10 +31,12 @@ impl Room {
         if track.kind != MediaKind::Video {
             return;
         }
-        let wanted = track.subscribers.iter().filter_map(|subscriber| self.wanted_layer(*subscriber, key)).max();
+        let wanted =
+            track.subscribers.iter().filter_map(|subscriber| self.wanted_layer(*subscriber, key)).max();
         let top = track.layers.len().saturating_sub(1);
         // A single encoding is wanted or not, whatever it is called.
-        let quality = wanted.map(|layer| if layer >= top { VideoQuality::High } else { track.layers.quality(layer) });
+        let quality =
+            wanted.map(|layer| if layer >= top { VideoQuality::High } else { track.layers.quality(layer) });
         let Some(track) = self.tracks.get_mut(&key) else { return };
         let demand = &mut track.demand;
         match demand.told {

@@ -6,9 +6,7 @@ use super::{
 };
 use crate::{
     CallEvent,
-    proto::{
-        Codec, JoinResponse, ServerInfo, participant_info::State, signal_response::Message,
-    },
+    proto::{Codec, JoinResponse, ServerInfo, participant_info::State, signal_response::Message},
     session::{Answering, JoinParameters, Offering, Path},
     token::Claims,
 };
@@ -114,7 +112,8 @@ impl Room {
         let mut metadata = claims.metadata;
         let mut attributes = claims.attributes;
         if permission.can_update_metadata {
-            let size: usize = parameters.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+            let size: usize =
+                parameters.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
             if size <= MAXIMUM_METADATA {
                 attributes.extend(parameters.attributes);
             }

@@ -4,8 +4,8 @@ use super::{ConnectionKey, Moment, Output, ParticipantKey, Room};
 use crate::{
     CallEvent,
     proto::{
-        DisconnectReason, LeaveRequest, ParticipantUpdate, leave_request::Action,
-        participant_info::State, signal_response::Message,
+        DisconnectReason, LeaveRequest, ParticipantUpdate, leave_request::Action, participant_info::State,
+        signal_response::Message,
     },
 };
 

@@ -19,7 +19,6 @@ impl Room {
             TransportEvent::Media { mid, rid, packet } if peer == PeerKind::Publisher => {
                 self.forward(now, key, mid, rid, &packet);
             }
-            TransportEvent::Media { .. } => {}
             TransportEvent::Connected => self.connected(key, peer),
             TransportEvent::Disconnected | TransportEvent::Closed => self.disconnected(now, key, peer),
             TransportEvent::KeyframeWanted { mid } => self.keyframe_wanted(now, key, mid),
@@ -31,7 +30,7 @@ impl Room {
                     self.allocate(now, key);
                 }
             }
-            TransportEvent::ChannelOpen(_) => {}
+            TransportEvent::Media { .. } | TransportEvent::ChannelOpen => {}
             TransportEvent::Data { channel, bytes } => self.relay(now, key, channel, &bytes),
             TransportEvent::Figures(figures) => {
                 if let Some(participant) = self.participants.get_mut(&key) {
@@ -59,7 +58,8 @@ impl Room {
             self.go_live(now, track_key, packet.codec);
         }
         let Some(track) = self.tracks.get(&track_key) else { return };
-        if let Some(level) = packet.audio_level.filter(|_| track.info.source() != TrackSource::ScreenShareAudio)
+        if let Some(level) =
+            packet.audio_level.filter(|_| track.info.source() != TrackSource::ScreenShareAudio)
         {
             self.speakers.hear(now.at, key, if track.info.muted { 127 } else { level });
         }

@@ -20,9 +20,6 @@ mod speakers;
 mod subscribing;
 mod track;
 
-#[cfg(test)]
-mod tests;
-
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -31,12 +28,12 @@ use std::{
 
 use entente_environment::{Randomness, Timestamp};
 
-use self::{participant::Participant, speakers::Speakers, track::Track};
 pub(crate) use self::{
     admin::AdminError,
     joining::{Newcomer, Refusal},
     leaving::leave,
 };
+use self::{participant::Participant, speakers::Speakers, track::Track};
 use crate::{
     CallEvent, Settings,
     proto::{self, SignalResponse, signal_response::Message},
@@ -80,6 +77,7 @@ pub(crate) struct Moment {
 
 /// What a room wants done.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most outputs are packets, which are not worth a box each")]
 pub(crate) enum Output {
     /// To be said to a participant on its signalling connection, if it has one.
     Signal(ParticipantKey, Box<SignalResponse>),

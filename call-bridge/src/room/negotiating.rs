@@ -1,9 +1,6 @@
 use std::collections::BTreeSet;
 
-use super::{
-    Command, Moment, ParticipantKey, PeerKind, Room, TrackKey,
-    participant::Unclaimed,
-};
+use super::{Command, Moment, ParticipantKey, PeerKind, Room, TrackKey, participant::Unclaimed};
 use crate::{
     proto::{SessionDescription, signal_response::Message},
     session::{Path, Section, SectionKind},

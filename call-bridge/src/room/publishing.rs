@@ -1,6 +1,6 @@
 use super::{
     Moment, Output, ParticipantKey, Room, TrackKey,
-    participant::{Announced, kind_of},
+    participant::Announced,
     track::{Demand, Track},
 };
 use crate::{
@@ -225,7 +225,11 @@ fn short(rid: &str) -> String {
 }
 
 fn mime_type(kind: TrackType, codec: &str) -> String {
-    let codec: String = codec.chars().filter(|letter| letter.is_ascii_alphanumeric() || "/-".contains(*letter)).take(32).collect();
+    let codec: String = codec
+        .chars()
+        .filter(|letter| letter.is_ascii_alphanumeric() || "/-".contains(*letter))
+        .take(32)
+        .collect();
     match kind {
         _ if codec.is_empty() || codec.contains('/') => codec,
         TrackType::Audio => format!("audio/{codec}"),

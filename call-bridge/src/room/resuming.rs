@@ -70,7 +70,9 @@ impl Room {
         let Some(participant) = self.participants.get(&key) else { return };
         let is_known = |sid: &str| {
             let published = participant.tracks.keys().filter_map(|track| self.tracks.get(track));
-            published.map(|track| &track.info).chain(participant.announced.iter().map(|track| &track.info))
+            published
+                .map(|track| &track.info)
+                .chain(participant.announced.iter().map(|track| &track.info))
                 .any(|info| info.sid == sid)
         };
         let unknown = state

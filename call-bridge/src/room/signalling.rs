@@ -1,12 +1,10 @@
 use super::{ConnectionKey, MAXIMUM_METADATA, Moment, ParticipantKey, Room, participant::Audience};
-use crate::{
-    proto::{
-        DisconnectReason, MuteTrackRequest, Pong, RequestResponse, SignalRequest, SubscriptionPermission,
-        SubscriptionPermissionUpdate, UpdateLocalAudioTrack, UpdateLocalVideoTrack,
-        UpdateParticipantMetadata, request_response::{Reason, Request}, signal_request,
-        signal_response::Message,
-    },
-    session::Path,
+use crate::proto::{
+    DisconnectReason, MuteTrackRequest, Pong, RequestResponse, SignalRequest, SubscriptionPermission,
+    SubscriptionPermissionUpdate, UpdateLocalAudioTrack, UpdateLocalVideoTrack, UpdateParticipantMetadata,
+    request_response::{Reason, Request},
+    signal_request,
+    signal_response::Message,
 };
 
 /// Participants whom one can admit one by one, and tracks for each.
@@ -76,9 +74,9 @@ impl Room {
             return;
         }
         let own = participant.tracks.keys().copied();
-        let track = own.into_iter().find(|track| {
-            self.tracks.get(track).is_some_and(|track| track.info.sid == request.sid)
-        });
+        let track = own
+            .into_iter()
+            .find(|track| self.tracks.get(track).is_some_and(|track| track.info.sid == request.sid));
         match track.and_then(|track| self.tracks.get_mut(&track)) {
             Some(track) if track.info.muted != request.muted => {
                 track.info.muted = request.muted;
@@ -94,10 +92,8 @@ impl Room {
 
     fn update_metadata(&mut self, key: ParticipantKey, update: UpdateParticipantMetadata) {
         let request_id = update.request_id;
-        let may = self
-            .participants
-            .get(&key)
-            .is_some_and(|participant| participant.permission.can_update_metadata);
+        let may =
+            self.participants.get(&key).is_some_and(|participant| participant.permission.can_update_metadata);
         if !may {
             let message = "the token does not allow to change one's own metadata";
             self.refuse(key, Reason::NotAllowed, message, Some(Request::UpdateMetadata(update)), request_id);
@@ -211,20 +207,12 @@ impl Room {
                 if subscribed {
                     self.unsubscribe(now, *other, track);
                 }
-                let update = SubscriptionPermissionUpdate {
-                    participant_sid: sid.clone(),
-                    track_sid,
-                    allowed,
-                };
+                let update =
+                    SubscriptionPermissionUpdate { participant_sid: sid.clone(), track_sid, allowed };
                 self.say(*other, Message::SubscriptionPermissionUpdate(update));
                 self.subscribe_by_itself(now, *other, track);
             }
         }
-    }
-
-    /// The path by which a participant came, for those who decide by it.
-    pub(super) fn path(&self, key: ParticipantKey) -> Option<Path> {
-        self.participants.get(&key).map(|participant| participant.client.path)
     }
 }
 

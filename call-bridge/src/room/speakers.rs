@@ -65,9 +65,10 @@ impl Speakers {
         self.next_at = now + EVERY;
         let mut changes = Vec::new();
         for (key, heard) in &mut self.heard {
-            let speaks = heard.packets > 0 && heard.loud * 100 >= heard.packets * LOUD_SHARE && heard.loud > 0;
+            let speaks =
+                heard.packets > 0 && heard.loud * 100 >= heard.packets * LOUD_SHARE && heard.loud > 0;
             let level = if speaks { linear(heard.loudness, heard.loud) } else { 0.0 };
-            heard.smooth = if level == 0.0 { 0.0 } else { (heard.smooth + level) / 2.0 };
+            heard.smooth = if level == 0.0 { 0.0 } else { heard.smooth.midpoint(level) };
             heard.packets = 0;
             heard.loud = 0;
             heard.loudness = 0;

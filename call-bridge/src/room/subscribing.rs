@@ -53,8 +53,7 @@ impl Room {
         let Some(participant) = self.participants.get_mut(&key) else { return };
         let Some(track) = self.tracks.get(&track_key) else { return };
         let waited = participant.awaited.contains_key(&track.info.sid);
-        let wants_all =
-            participant.client.auto_subscribe && !participant.declined.contains(&track.info.sid);
+        let wants_all = participant.client.auto_subscribe && !participant.declined.contains(&track.info.sid);
         if track.is_live() && (waited || wants_all) {
             participant.awaited.remove(&track.info.sid);
             self.subscribe(now, key, track_key);
@@ -86,8 +85,7 @@ impl Room {
             return;
         }
         // Who tells the size of each video begins small.
-        let quality =
-            if participant.client.adaptive_stream { VideoQuality::Low } else { VideoQuality::High };
+        let quality = if participant.client.adaptive_stream { VideoQuality::Low } else { VideoQuality::High };
         let wishes = Wishes { disabled: false, width: 0, height: 0, quality, priority: 0 };
         let first = u16::try_from(self.randomness.below(1 << 14)).unwrap_or(0);
         participant.subscriptions.insert(
@@ -199,8 +197,10 @@ impl Room {
     /// Tells those who waited long enough that what they wait for is not there.
     pub(super) fn give_up_waiting(&mut self, now: Moment, key: ParticipantKey) {
         let Some(participant) = self.participants.get_mut(&key) else { return };
-        let given_up: Vec<String> =
-            participant.awaited.extract_if(.., |_, until| *until <= now.at).map(|(sid, _)| sid).collect();
+        let is_over = |until: &std::time::Instant| *until <= now.at;
+        let over = participant.awaited.iter().filter(|(_, until)| is_over(until));
+        let given_up: Vec<String> = over.map(|(sid, _)| sid.clone()).collect();
+        participant.awaited.retain(|_, until| !is_over(until));
         for track_sid in given_up {
             let err = SubscriptionError::SeTrackNotfound.into();
             self.say(key, Message::SubscriptionResponse(SubscriptionResponse { track_sid, err }));

@@ -27,6 +27,7 @@ pub(super) struct Track {
 #[derive(Debug, Default)]
 pub(super) struct Demand {
     /// The best quality that anybody wants, as told; the inner `None` is nothing at all.
+    #[expect(clippy::option_option, reason = "told that nothing is wanted is not the same as not told yet")]
     pub(super) told: Option<Option<VideoQuality>>,
     /// When it is told that less is wanted.
     pub(super) lower_at: Option<Instant>,

@@ -2,11 +2,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
 
 use super::CallBridge;
-use crate::{
-    Claims, Stopped, TokenError,
-    session::JoinError,
-    token::MAXIMUM_NAME_BYTES,
-};
+use crate::{Claims, Stopped, TokenError, session::JoinError, token::MAXIMUM_NAME_BYTES};
 
 /// Why somebody does not get in. Each has an HTTP status, by which clients decide what to show; the text is for people.
 #[derive(Debug, thiserror::Error)]
@@ -92,8 +88,11 @@ impl CallBridge {
         }
         if !self.may_create(&claims) {
             let name = claims.video.room.clone();
-            let exists =
-                self.shared.workers.with_room(&claims.video.room, move |rooms, _| rooms.contains(&name)).await?;
+            let exists = self
+                .shared
+                .workers
+                .with_room(&claims.video.room, move |rooms, _| rooms.contains(&name))
+                .await?;
             if !exists {
                 return Err(AccessError::NoRoom);
             }

@@ -18,11 +18,7 @@ use entente_environment::Environment;
 use http::{HeaderValue, Method, StatusCode, header};
 use tokio::sync::broadcast;
 
-use crate::{
-    CallEvent, Claims, Settings, StartError, Stopped,
-    proto::ParticipantInfo,
-    worker::Workers,
-};
+use crate::{CallEvent, Claims, Settings, StartError, Stopped, proto::ParticipantInfo, worker::Workers};
 
 /// A running call bridge. Cheap to clone; the bridge runs until [`CallBridge::stop`] or the end of the process.
 #[derive(Clone)]

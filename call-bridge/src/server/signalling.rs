@@ -112,7 +112,12 @@ async fn claims(
     bridge.admit(token(headers, access.access_token.as_deref())?).await
 }
 
-fn accept(bridge: CallBridge, upgrade: WebSocketUpgrade, claims: Claims, parameters: JoinParameters) -> Response {
+fn accept(
+    bridge: CallBridge,
+    upgrade: WebSocketUpgrade,
+    claims: Claims,
+    parameters: JoinParameters,
+) -> Response {
     upgrade
         .max_message_size(MAXIMUM_MESSAGE)
         .max_frame_size(MAXIMUM_MESSAGE)
@@ -165,10 +170,7 @@ async fn listen(
     }
 }
 
-async fn speak(
-    mut outgoing: impl SinkExt<Message> + Unpin,
-    mut responses: mpsc::Receiver<Vec<u8>>,
-) {
+async fn speak(mut outgoing: impl SinkExt<Message> + Unpin, mut responses: mpsc::Receiver<Vec<u8>>) {
     while let Some(response) = responses.recv().await {
         let sent = timeout(SEND_WITHIN, outgoing.send(Message::Binary(response.into()))).await;
         if !matches!(sent, Ok(Ok(()))) {

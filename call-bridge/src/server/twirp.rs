@@ -113,13 +113,13 @@ impl Call {
         Ok((headers, body).into_response())
     }
 
-    fn needs(&self, granted: bool) -> Result<(), TwirpError> {
-        if granted { Ok(()) } else { Err(TwirpError::Denied) }
-    }
-
     fn needs_admin(&self, room: &str) -> Result<(), TwirpError> {
-        self.needs(self.claims.video.room_admin && self.claims.video.room == room)
+        needs(self.claims.video.room_admin && self.claims.video.room == room)
     }
+}
+
+fn needs(granted: bool) -> Result<(), TwirpError> {
+    if granted { Ok(()) } else { Err(TwirpError::Denied) }
 }
 
 /// `POST /twirp/livekit.RoomService/{method}`.
@@ -172,7 +172,7 @@ async fn in_room<R: Send + 'static>(
 }
 
 async fn create_room(bridge: &CallBridge, call: &Call) -> Result<Response, TwirpError> {
-    call.needs(call.claims.video.room_create)?;
+    needs(call.claims.video.room_create)?;
     let request: CreateRoomRequest = call.read("livekit.CreateRoomRequest")?;
     if request.name.is_empty() || request.name.len() > MAXIMUM_NAME_BYTES {
         return Err(TwirpError::Argument("the room's name is missing or too long"));
@@ -187,15 +187,16 @@ async fn create_room(bridge: &CallBridge, call: &Call) -> Result<Response, Twirp
         metadata: request.metadata,
     };
     let name = request.name.clone();
-    let made = bridge.shared.workers.with_room(&request.name, move |rooms, now| {
-        rooms.make(&name, options, now).map(|room| room.info())
-    });
+    let made = bridge
+        .shared
+        .workers
+        .with_room(&request.name, move |rooms, now| rooms.make(&name, options, now).map(|room| room.info()));
     let room: Room = made.await?.map_err(|_| TwirpError::TooManyRooms)?;
     call.answer("livekit.Room", &room)
 }
 
 async fn list_rooms(bridge: &CallBridge, call: &Call) -> Result<Response, TwirpError> {
-    call.needs(call.claims.video.room_list)?;
+    needs(call.claims.video.room_list)?;
     let request: ListRoomsRequest = call.read("livekit.ListRoomsRequest")?;
     let names = request.names;
     let lists = bridge.shared.workers.with_all(move |rooms, _| rooms.list(&names)).await?;
@@ -203,7 +204,7 @@ async fn list_rooms(bridge: &CallBridge, call: &Call) -> Result<Response, TwirpE
 }
 
 async fn delete_room(bridge: &CallBridge, call: &Call) -> Result<Response, TwirpError> {
-    call.needs(call.claims.video.room_create)?;
+    needs(call.claims.video.room_create)?;
     let request: DeleteRoomRequest = call.read("livekit.DeleteRoomRequest")?;
     let name = request.room.clone();
     let workers = &bridge.shared.workers;
@@ -224,7 +225,8 @@ async fn list_participants(bridge: &CallBridge, call: &Call) -> Result<Response,
 async fn get_participant(bridge: &CallBridge, call: &Call) -> Result<Response, TwirpError> {
     let RoomParticipantIdentity { room, identity } = call.read("livekit.RoomParticipantIdentity")?;
     call.needs_admin(&room)?;
-    let info: ParticipantInfo = in_room(bridge, &room, move |room, _| room.get_participant(&identity)).await?;
+    let info: ParticipantInfo =
+        in_room(bridge, &room, move |room, _| room.get_participant(&identity)).await?;
     call.answer("livekit.ParticipantInfo", &info)
 }
 

@@ -83,6 +83,7 @@ impl<K: Copy + PartialEq> Answering<K> {
     }
 
     /// When [`Self::requirement`] has something to say.
+    #[cfg(test)]
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.ask_at
     }
@@ -112,7 +113,9 @@ impl<K: Copy + PartialEq> Answering<K> {
         let mut placed = Vec::new();
         for place in self.places.iter_mut().filter(|place| place.track.is_none()) {
             place.stale = false;
-            let Some(next) = self.waiting.iter().position(|(_, kind, _)| *kind == place.kind) else { continue };
+            let Some(next) = self.waiting.iter().position(|(_, kind, _)| *kind == place.kind) else {
+                continue;
+            };
             let (track, _, label) = self.waiting.remove(next);
             place.track = Some((track, label));
             placed.push((track, Mid::from(place.mid.as_str())));
@@ -155,6 +158,8 @@ impl<K: Copy + PartialEq> Answering<K> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use entente_environment::{Clock, SystemClock};
 
     use super::*;
@@ -162,7 +167,7 @@ mod tests {
     fn offer(sections: &[(&str, &str)]) -> String {
         let mut sdp = "v=0\r\n".to_owned();
         for (mid, (kind, direction)) in sections.iter().enumerate() {
-            sdp += &format!("m={kind} 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:{mid}\r\na={direction}\r\n");
+            write!(sdp, "m={kind} 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:{mid}\r\na={direction}\r\n").unwrap();
         }
         sdp
     }
@@ -198,11 +203,14 @@ mod tests {
         assert_eq!(placed(&plan), [(3, "2".to_owned())]);
         assert_eq!(session.deadline(), None);
         let (_, tracks) = session.finish("v=0\r\n");
-        assert_eq!(tracks.into_iter().collect::<Vec<_>>(), [
-            ("0".to_owned(), "TR_1".to_owned()),
-            ("1".to_owned(), "TR_2".to_owned()),
-            ("2".to_owned(), "TR_3".to_owned()),
-        ]);
+        assert_eq!(
+            tracks.into_iter().collect::<Vec<_>>(),
+            [
+                ("0".to_owned(), "TR_1".to_owned()),
+                ("1".to_owned(), "TR_2".to_owned()),
+                ("2".to_owned(), "TR_3".to_owned()),
+            ]
+        );
     }
 
     #[test]
@@ -215,7 +223,11 @@ mod tests {
         assert_eq!(session.unsubscribe(now, 1), Some(Mid::from("0")));
         assert_eq!(session.unsubscribe(now, 1), None);
         let requirement = session.requirement(session.deadline().unwrap()).unwrap();
-        assert_eq!((requirement.num_audios, requirement.num_videos), (0, 0), "an offer is wanted nevertheless");
+        assert_eq!(
+            (requirement.num_audios, requirement.num_videos),
+            (0, 0),
+            "an offer is wanted nevertheless"
+        );
         assert!(session.plan(now, &places).unwrap().offer.contains("a=inactive"));
         session.subscribe(now, 2, MediaKind::Video, label("TR_2"));
         assert_eq!(placed(&session.plan(now, &places).unwrap()), [(2, "0".to_owned())]);

@@ -13,8 +13,6 @@ use crate::proto::{
 
 /// The largest join request after unpacking, in bytes: its offer is most of it.
 const MAXIMUM_JOIN_REQUEST: u64 = 1_024 * 1_024;
-/// From this version on, clients connect the subscriber connection first.
-const SUBSCRIBER_FIRST: i32 = 3;
 
 /// Why a join request cannot be read; always 400.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,13 +37,6 @@ pub(crate) enum Path {
     Dual,
 }
 
-/// What a client is, as far as it matters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ClientKind {
-    /// The version of its protocol.
-    pub(crate) protocol: i32,
-}
-
 /// With what a client joins.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct JoinParameters {
@@ -59,8 +50,6 @@ pub(crate) struct JoinParameters {
     pub(crate) adaptive_stream: bool,
     /// May be left without a video for which there is no room.
     pub(crate) allow_pause: bool,
-    /// What the client is.
-    pub(crate) client: ClientKind,
     /// Free texts of the application, which win over those of the token if it may change them.
     pub(crate) attributes: BTreeMap<String, String>,
     /// The same.
@@ -82,7 +71,6 @@ pub(crate) struct V0Query {
     auto_subscribe: Option<String>,
     adaptive_stream: Option<String>,
     subscriber_allow_pause: Option<String>,
-    protocol: Option<i32>,
 }
 
 fn is_set(flag: Option<&str>, default: bool) -> bool {
@@ -97,7 +85,6 @@ impl From<V0Query> for JoinParameters {
             auto_subscribe: is_set(query.auto_subscribe.as_deref(), true),
             adaptive_stream: is_set(query.adaptive_stream.as_deref(), false),
             allow_pause: is_set(query.subscriber_allow_pause.as_deref(), true),
-            client: ClientKind { protocol: query.protocol.unwrap_or(0) },
             attributes: BTreeMap::new(),
             metadata: String::new(),
             tracks: Vec::new(),
@@ -118,18 +105,12 @@ impl JoinParameters {
             auto_subscribe: settings.auto_subscribe,
             adaptive_stream: settings.adaptive_stream,
             allow_pause: settings.subscriber_allow_pause.unwrap_or(true),
-            client: ClientKind { protocol: request.client_info.map_or(0, |info| info.protocol) },
             attributes: request.participant_attributes,
             metadata: request.metadata,
             tracks: request.add_track_requests,
             offer: request.publisher_offer.filter(|offer| !offer.sdp.is_empty()),
             sync_state: request.sync_state,
         })
-    }
-
-    /// Whether the client connects its subscriber connection first.
-    pub(crate) fn subscriber_primary(&self, can_subscribe: bool) -> bool {
-        self.path == Path::Dual && can_subscribe && self.client.protocol >= SUBSCRIBER_FIRST
     }
 }
 
@@ -211,11 +192,10 @@ mod tests {
             sid: Some("PA_1".to_owned()),
             reconnect: Some("1".to_owned()),
             auto_subscribe: Some("0".to_owned()),
-            protocol: Some(16),
             ..V0Query::default()
         };
         let parameters = JoinParameters::from(query);
         assert_eq!(parameters.resume.as_deref(), Some("PA_1"));
-        assert!(!parameters.auto_subscribe && parameters.subscriber_primary(true));
+        assert!(!parameters.auto_subscribe);
     }
 }

@@ -94,6 +94,7 @@ impl<K: Copy + PartialEq> Offering<K> {
     }
 
     /// When [`Self::changes`] has something to say.
+    #[cfg(test)]
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.round {
             Some(round) => Some(round.give_up_at),
@@ -176,7 +177,9 @@ impl<K: Copy + PartialEq> Offering<K> {
                 place.sending = true;
             }
         }
-        if !self.waiting.is_empty() || self.sections.iter().any(|place| place.track.is_none() && place.sending) {
+        if !self.waiting.is_empty()
+            || self.sections.iter().any(|place| place.track.is_none() && place.sending)
+        {
             self.offer_at.get_or_insert(now);
         }
         // A track may have been given up while its offer was on the way.

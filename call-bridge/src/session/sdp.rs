@@ -114,7 +114,8 @@ impl Section {
                 let layers = simulcast.split_once("send ").map_or("", |(_, layers)| layers);
                 let layers = layers.split(' ').next().unwrap_or("");
                 // Paused ones begin with a tilde; alternatives follow a comma.
-                let first = |layer: &str| layer.split(',').next().unwrap_or("").trim_start_matches('~').to_owned();
+                let first =
+                    |layer: &str| layer.split(',').next().unwrap_or("").trim_start_matches('~').to_owned();
                 self.rids = layers.split(';').map(first).filter(|rid| !rid.is_empty()).collect();
             }
             _ => {}
@@ -154,7 +155,8 @@ pub(crate) fn labelled(sdp: &str, labels: &BTreeMap<String, MediaLabel>) -> Stri
     rewrite(sdp, &mut output, |section, line, output| {
         let label = section.and_then(|section| labels.get(&section.mid));
         let is_stream = line.starts_with("a=ssrc:");
-        let names_stream = is_stream && line.split_once(' ').is_some_and(|(_, rest)| rest.starts_with("msid:"));
+        let names_stream =
+            is_stream && line.split_once(' ').is_some_and(|(_, rest)| rest.starts_with("msid:"));
         if line.starts_with("a=msid:") || names_stream {
             return;
         }

@@ -3,8 +3,7 @@ use std::sync::Arc;
 use str0m::rtp::{Extension, ExtensionSerializer, ExtensionValues};
 
 /// See <https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension>.
-const URI: &str =
-    "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension";
+const URI: &str = "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension";
 /// What the one-byte form of header extensions can carry (RFC 8285, section 4.2).
 const ONE_BYTE_FORM: usize = 16;
 

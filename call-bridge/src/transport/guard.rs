@@ -5,7 +5,8 @@ use std::{
 };
 
 use super::{
-    DataChannel, MediaPacket, Mid, Offer, OfferChanges, Output, Rid, Transport, TransportError, TransportEvent,
+    DataChannel, MediaPacket, Mid, Offer, OfferChanges, Output, Rid, Transport, TransportError,
+    TransportEvent,
 };
 
 /// A peer connection that takes nobody else down: if its stack panics over what came in, it alone is over.

@@ -85,6 +85,7 @@ impl DataChannel {
 
 /// What happened on a peer connection.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most events are packets, which are not worth a box each")]
 pub(crate) enum TransportEvent {
     /// Media can flow.
     Connected,
@@ -109,7 +110,7 @@ pub(crate) enum TransportEvent {
     /// What the path to the other side can probably carry, in bits per second.
     Bandwidth(u64),
     /// A data channel can be written to.
-    ChannelOpen(DataChannel),
+    ChannelOpen,
     /// A message from a data channel.
     Data {
         /// Which.
@@ -140,6 +141,7 @@ pub(crate) struct Figures {
 
 /// What a peer connection wants done.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most events are packets, which are not worth a box each")]
 pub(crate) enum Output {
     /// A datagram to be sent.
     Datagram {

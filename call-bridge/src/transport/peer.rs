@@ -166,7 +166,7 @@ impl Peer {
                 let channel = DataChannel::of_label(&label)?;
                 self.channels.retain(|(other, _)| *other != channel);
                 self.channels.push((channel, id));
-                Some(TransportEvent::ChannelOpen(channel))
+                Some(TransportEvent::ChannelOpen)
             }
             Event::ChannelData(data) => {
                 let (channel, _) = self.channels.iter().find(|(_, id)| *id == data.id)?;
@@ -273,7 +273,8 @@ impl Transport for Peer {
 
     fn offer(&mut self, changes: &OfferChanges) -> Option<Offer> {
         let mut api = self.rtc.sdp_api();
-        let added = changes.add.iter().map(|kind| api.add_media(*kind, Direction::SendOnly, None, None, None));
+        let added =
+            changes.add.iter().map(|kind| api.add_media(*kind, Direction::SendOnly, None, None, None));
         let added = added.collect();
         for mid in &changes.start {
             api.set_direction(*mid, Direction::SendOnly);

@@ -31,7 +31,7 @@ use self::{
 use crate::{
     CallEvent, Settings,
     proto::SignalRequest,
-    room::{ConnectionKey, Moment, Newcomer, RoomOptions},
+    room::{ConnectionKey, Moment, Newcomer},
     transport::Certificate,
 };
 
@@ -44,6 +44,9 @@ const WAITING_EVENTS: usize = 16 * 1_024;
 
 /// What is said to a client: encoded responses. When all senders are gone, the connection is closed.
 pub(crate) type Sink = mpsc::Sender<Vec<u8>>;
+
+/// Something that is done with the rooms of a worker, on its thread.
+pub(crate) type Job = Box<dyn FnOnce(&mut Rooms, Moment) + Send>;
 
 /// What a worker is asked to do.
 pub(crate) enum Command {
@@ -63,7 +66,7 @@ pub(crate) enum Command {
     /// A signalling connection is over.
     Closed(ConnectionKey),
     /// Something with the rooms.
-    Do(Box<dyn FnOnce(&mut Rooms, Moment) + Send>),
+    Do(Job),
     /// End all rooms, and the thread.
     Stop(oneshot::Sender<()>),
 }

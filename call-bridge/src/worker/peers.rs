@@ -1,9 +1,4 @@
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::mpsc::Sender,
-    time::Instant,
-};
+use std::{collections::HashMap, net::SocketAddr, sync::mpsc::Sender, time::Instant};
 
 use super::datagrams::{Route, user_name};
 use crate::{

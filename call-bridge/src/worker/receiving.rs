@@ -54,7 +54,8 @@ impl Receiver {
                 readable = readable.readable() => readable?,
                 () = ended(&self.workers) => return Ok(()),
             }
-            let mut slices: Vec<IoSliceMut<'_>> = buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
+            let mut slices: Vec<IoSliceMut<'_>> =
+                buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
             let received = readable.try_io(Interest::READABLE, || {
                 socket.state.recv((&socket.socket).into(), &mut slices, &mut metas)
             });
@@ -123,7 +124,9 @@ async fn ended(workers: &[mpsc::Sender<Vec<Datagram>>]) {
 }
 
 fn is_passing(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable, WouldBlock};
+    use io::ErrorKind::{
+        ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable, WouldBlock,
+    };
     matches!(
         error.kind(),
         ConnectionRefused | ConnectionReset | HostUnreachable | Interrupted | NetworkUnreachable | WouldBlock

@@ -17,7 +17,7 @@ use crate::{
 pub(crate) struct Rooms {
     settings: Arc<Settings>,
     randomness: Randomness,
-    rooms: HashMap<RoomKey, RoomEntry>,
+    entries: HashMap<RoomKey, RoomEntry>,
     by_name: HashMap<Arc<str>, RoomKey>,
     connections: HashMap<ConnectionKey, (RoomKey, ParticipantKey)>,
     /// Rooms that something was asked of.
@@ -42,7 +42,7 @@ impl Rooms {
         Self {
             settings,
             randomness,
-            rooms: HashMap::new(),
+            entries: HashMap::new(),
             by_name: HashMap::new(),
             connections: HashMap::new(),
             touched: HashSet::new(),
@@ -59,7 +59,7 @@ impl Rooms {
     pub(crate) fn room(&mut self, name: &str) -> Option<&mut Room> {
         let key = *self.by_name.get(name)?;
         self.touched.insert(key);
-        self.rooms.get_mut(&key).map(|entry| &mut entry.room)
+        self.entries.get_mut(&key).map(|entry| &mut entry.room)
     }
 
     /// A room, made if it is not there.
@@ -72,11 +72,11 @@ impl Rooms {
         let limit = (self.settings.maximum_rooms / self.settings.workers.get()).max(1);
         let key = match self.by_name.get(name) {
             Some(key) => *key,
-            None if self.rooms.len() >= limit => return Err(TooManyRooms),
+            None if self.entries.len() >= limit => return Err(TooManyRooms),
             None => self.add(name, options, now),
         };
         self.touched.insert(key);
-        self.rooms.get_mut(&key).map(|entry| &mut entry.room).ok_or(TooManyRooms)
+        self.entries.get_mut(&key).map(|entry| &mut entry.room).ok_or(TooManyRooms)
     }
 
     fn add(&mut self, name: &str, options: RoomOptions, now: Moment) -> RoomKey {
@@ -85,7 +85,7 @@ impl Rooms {
         let name: Arc<str> = name.into();
         let room = Room::new(self.settings.clone(), self.randomness.clone(), name.clone(), options, now);
         self.by_name.insert(name.clone(), key);
-        self.rooms.insert(key, RoomEntry { room, name, sinks: HashMap::new(), scheduled: None });
+        self.entries.insert(key, RoomEntry { room, name, sinks: HashMap::new(), scheduled: None });
         key
     }
 
@@ -101,7 +101,7 @@ impl Rooms {
     /// All rooms of these names, or all there are.
     pub(crate) fn list(&self, names: &[String]) -> Vec<proto::Room> {
         let wanted = |entry: &&RoomEntry| names.is_empty() || names.iter().any(|name| **name == *entry.name);
-        self.rooms.values().filter(wanted).map(|entry| entry.room.info()).collect()
+        self.entries.values().filter(wanted).map(|entry| entry.room.info()).collect()
     }
 
     pub(super) fn key(&self, name: &str) -> Option<RoomKey> {
@@ -109,11 +109,11 @@ impl Rooms {
     }
 
     pub(super) fn keys(&self) -> Vec<RoomKey> {
-        self.rooms.keys().copied().collect()
+        self.entries.keys().copied().collect()
     }
 
     pub(super) fn entry(&mut self, key: RoomKey) -> Option<&mut RoomEntry> {
-        self.rooms.get_mut(&key)
+        self.entries.get_mut(&key)
     }
 
     pub(super) fn touch(&mut self, key: RoomKey) {
@@ -132,7 +132,7 @@ impl Rooms {
         connection: ConnectionKey,
         sink: Sink,
     ) {
-        let Some(entry) = self.rooms.get_mut(&key) else { return };
+        let Some(entry) = self.entries.get_mut(&key) else { return };
         self.connections.insert(connection, (key, participant));
         if let Some((old, _)) = entry.sinks.insert(participant, (connection, sink)) {
             self.connections.remove(&old);
@@ -145,7 +145,7 @@ impl Rooms {
 
     pub(super) fn disconnect(&mut self, connection: ConnectionKey) -> Option<(RoomKey, ParticipantKey)> {
         let (key, participant) = self.connections.remove(&connection)?;
-        let entry = self.rooms.get_mut(&key)?;
+        let entry = self.entries.get_mut(&key)?;
         if entry.sinks.get(&participant).is_some_and(|(current, _)| *current == connection) {
             entry.sinks.remove(&participant);
         }
@@ -154,14 +154,14 @@ impl Rooms {
 
     /// Closes the signalling connection of a participant, after what was said.
     pub(super) fn hang_up(&mut self, key: RoomKey, participant: ParticipantKey) {
-        let Some(entry) = self.rooms.get_mut(&key) else { return };
+        let Some(entry) = self.entries.get_mut(&key) else { return };
         if let Some((connection, _)) = entry.sinks.remove(&participant) {
             self.connections.remove(&connection);
         }
     }
 
     pub(super) fn drop_room(&mut self, key: RoomKey) {
-        if let Some(entry) = self.rooms.remove(&key)
+        if let Some(entry) = self.entries.remove(&key)
             && self.by_name.get(&entry.name) == Some(&key)
         {
             self.by_name.remove(&entry.name);

@@ -13,7 +13,7 @@ const BUFFER: usize = 4 * 1_024 * 1_024;
 
 /// The sockets of all media: one a family, on one port.
 pub(super) struct Sockets {
-    sockets: Vec<MediaSocket>,
+    families: Vec<MediaSocket>,
     addresses: Vec<MediaAddress>,
     port: u16,
 }
@@ -35,11 +35,11 @@ impl Sockets {
                 sockets.push(socket);
             }
         }
-        Ok(Self { sockets, addresses: settings.addresses.clone(), port })
+        Ok(Self { families: sockets, addresses: settings.addresses.clone(), port })
     }
 
     pub(super) fn len(&self) -> usize {
-        self.sockets.len()
+        self.families.len()
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -47,7 +47,7 @@ impl Sockets {
     }
 
     pub(super) fn get(&self, index: usize) -> Option<&MediaSocket> {
-        self.sockets.get(index)
+        self.families.get(index)
     }
 
     /// What clients are told.
@@ -64,7 +64,7 @@ impl Sockets {
 
     /// Which socket a datagram goes out by.
     pub(super) fn index_for(&self, destination: SocketAddr) -> Option<usize> {
-        self.sockets.iter().position(|socket| socket.ipv6 == destination.is_ipv6())
+        self.families.iter().position(|socket| socket.ipv6 == destination.is_ipv6())
     }
 
     /// Sends datagrams of one size, the last perhaps smaller. What does not fit into the kernel's buffer is lost, as on any network.
@@ -75,7 +75,9 @@ impl Sockets {
         contents: &[u8],
         segment_size: Option<usize>,
     ) {
-        let Some(socket) = self.index_for(destination).and_then(|index| self.sockets.get(index)) else { return };
+        let Some(socket) = self.index_for(destination).and_then(|index| self.families.get(index)) else {
+            return;
+        };
         let source = self.addresses.iter().find(|address| address.advertised == source.ip());
         let src_ip = source.map(|address| address.local).filter(|address| !address.is_unspecified());
         let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip };
@@ -85,7 +87,7 @@ impl Sockets {
     }
 
     pub(super) fn max_segments(&self) -> usize {
-        self.sockets.iter().map(|socket| socket.state.max_gso_segments()).min().unwrap_or(1)
+        self.families.iter().map(|socket| socket.state.max_gso_segments()).min().unwrap_or(1)
     }
 }
 
