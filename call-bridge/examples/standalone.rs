@@ -6,10 +6,11 @@ use std::{
     error::Error,
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
+    sync::Arc,
 };
 
 use clap::Parser;
-use entente_call_bridge::{ApiKey, CallBridge, MediaAddress, Settings};
+use entente_call_bridge::{ApiKey, CallBridge, EveryHolder, MediaAddress, Settings};
 use entente_environment::Environment;
 use tokio::net::TcpListener;
 
@@ -45,7 +46,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let addresses: Vec<MediaAddress> = arguments.address.into_iter().map(Into::into).collect();
     let settings =
         Settings { workers: arguments.workers, ..Settings::new(key, arguments.udp_port, addresses) };
-    let bridge = CallBridge::start(settings, Environment::system())?;
+    let bridge = CallBridge::start(settings, Environment::system(), Arc::new(EveryHolder))?;
     let listener = TcpListener::bind(arguments.listen).await?;
     tracing::info!(address = %listener.local_addr()?, udp.port = bridge.udp_port(), "listening");
     let mut events = bridge.events();

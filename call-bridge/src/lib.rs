@@ -4,6 +4,7 @@
 //! | Module | What |
 //! |---|---|
 //! | `proto` | LiveKit's messages |
+//! | `admission` | whether who has a token may still join: asked of whoever runs the bridge |
 //! | `token` | access tokens: who may do what in which room |
 //! | `session` | one client's session: how it joins, how its peer connections are negotiated |
 //! | `room` | who is in a room, what is published, who subscribes: a state machine without I/O |
@@ -12,6 +13,7 @@
 //! | `worker` | the threads: sockets, timers, rooms |
 //! | `server` | HTTP: signalling over WebSocket, `RoomService` over Twirp; the handle |
 
+mod admission;
 mod event;
 mod forwarding;
 mod proto;
@@ -24,6 +26,7 @@ mod transport;
 mod worker;
 
 pub use self::{
+    admission::{Admission, EveryHolder},
     event::CallEvent,
     proto::{ParticipantInfo, ParticipantPermission, TrackInfo},
     server::CallBridge,

@@ -51,6 +51,16 @@ impl Room {
         Ok(())
     }
 
+    /// Throws all participants of an owner out; answers how many there were.
+    pub(crate) fn remove_owner(&mut self, now: Moment, owner: &str) -> usize {
+        let of_owner = self.participants.values().filter(|participant| participant.owner == owner);
+        let keys: Vec<ParticipantKey> = of_owner.map(|participant| participant.key).collect();
+        for key in &keys {
+            self.dismiss(now, *key, DisconnectReason::ParticipantRemoved, Action::Disconnect);
+        }
+        keys.len()
+    }
+
     fn by_identity(&self, identity: &str) -> Result<ParticipantKey, AdminError> {
         self.identities.get(identity).copied().ok_or(AdminError::NoParticipant)
     }

@@ -125,6 +125,7 @@ impl Room {
             key,
             sid: format!("PA_{}", self.randomness.alphanumeric(12)),
             identity: claims.sub,
+            owner: claims.owner,
             name: claims.name,
             metadata,
             attributes,

@@ -21,6 +21,8 @@ pub(super) struct Participant {
     pub(super) key: ParticipantKey,
     pub(super) sid: String,
     pub(super) identity: String,
+    /// Whom the application takes it for.
+    pub(super) owner: String,
     pub(super) name: String,
     pub(super) metadata: String,
     pub(super) attributes: BTreeMap<String, String>,

@@ -102,6 +102,7 @@ impl Room {
             name: participant.name.clone(),
             metadata: participant.metadata.clone(),
             attributes: participant.attributes.clone(),
+            owner: participant.owner.clone(),
             video: participant.grant.clone().with_permission(&participant.permission),
             ..Claims::default()
         };

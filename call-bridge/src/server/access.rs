@@ -16,6 +16,12 @@ pub(super) enum AccessError {
     /// 401.
     #[error("the token does not allow to join rooms")]
     MayNotJoin,
+    /// 401.
+    #[error("the holder of the token may no longer join")]
+    NoLonger,
+    /// 503.
+    #[error("it cannot be found out whether the holder of the token may join")]
+    Undecided,
     /// 400.
     #[error("the token names no identity, or too long a one")]
     Identity,
@@ -42,10 +48,10 @@ pub(super) enum AccessError {
 impl AccessError {
     fn status(&self) -> StatusCode {
         match self {
-            Self::NoToken | Self::Token(_) | Self::MayNotJoin => StatusCode::UNAUTHORIZED,
+            Self::NoToken | Self::Token(_) | Self::MayNotJoin | Self::NoLonger => StatusCode::UNAUTHORIZED,
             Self::Identity | Self::Room | Self::Join(_) | Self::Query => StatusCode::BAD_REQUEST,
             Self::NoRoom | Self::NoWebSocket => StatusCode::NOT_FOUND,
-            Self::Stopped(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Stopped(_) | Self::Undecided => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -73,6 +79,18 @@ impl CallBridge {
         self.shared.settings.auto_create || claims.video.room_create
     }
 
+    /// Whether the holder of a valid token may still join.
+    pub(super) async fn ask_admission(&self, claims: &Claims) -> Result<(), AccessError> {
+        match self.shared.admission.may_join(claims).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(AccessError::NoLonger),
+            Err(error) => {
+                tracing::warn!(%error, "nobody can join: who may is not known");
+                Err(AccessError::Undecided)
+            }
+        }
+    }
+
     /// What a token says that allows to join.
     pub(super) async fn admit(&self, token: &str) -> Result<Claims, AccessError> {
         let claims = self.claims(token)?;
@@ -86,6 +104,7 @@ impl CallBridge {
         if !has_length(&claims.video.room) {
             return Err(AccessError::Room);
         }
+        self.ask_admission(&claims).await?;
         if !self.may_create(&claims) {
             let name = claims.video.room.clone();
             let exists = self

@@ -18,7 +18,9 @@ use entente_environment::Environment;
 use http::{HeaderValue, Method, StatusCode, header};
 use tokio::sync::broadcast;
 
-use crate::{CallEvent, Claims, Settings, StartError, Stopped, proto::ParticipantInfo, worker::Workers};
+use crate::{
+    Admission, CallEvent, Claims, Settings, StartError, Stopped, proto::ParticipantInfo, worker::Workers,
+};
 
 /// A running call bridge. Cheap to clone; the bridge runs until [`CallBridge::stop`] or the end of the process.
 #[derive(Clone)]
@@ -29,16 +31,21 @@ pub struct CallBridge {
 struct Shared {
     settings: Arc<Settings>,
     environment: Environment,
+    admission: Arc<dyn Admission>,
     workers: Workers,
 }
 
 impl CallBridge {
     /// Binds the port of media and starts the threads that forward it.
-    pub fn start(settings: Settings, environment: Environment) -> Result<Self, StartError> {
+    pub fn start(
+        settings: Settings,
+        environment: Environment,
+        admission: Arc<dyn Admission>,
+    ) -> Result<Self, StartError> {
         let settings = Arc::new(settings);
         let workers = Workers::start(&settings, &environment)?;
         tracing::info!(udp.port = workers.port(), workers = settings.workers, "calls are served");
-        Ok(Self { shared: Arc::new(Shared { settings, environment, workers }) })
+        Ok(Self { shared: Arc::new(Shared { settings, environment, admission, workers }) })
     }
 
     /// What is served over HTTP, below whatever path it is nested at: `/rtc`, `/rtc/v1`, their `/validate`, `/twirp`, and `/`, which
@@ -76,6 +83,13 @@ impl CallBridge {
                 rooms.room(&name).is_some_and(|room| room.remove_participant(now, &identity).is_ok())
             })
             .await
+    }
+
+    /// Throws all participants out whose tokens name this owner; answers how many there were.
+    pub async fn remove_owner(&self, owner: &str) -> Result<usize, Stopped> {
+        let owner = owner.to_owned();
+        let removed = self.shared.workers.with_all(move |rooms, now| rooms.remove_owner(&owner, now)).await?;
+        Ok(removed.into_iter().sum())
     }
 
     /// Who is in a room; nobody if it is not there.

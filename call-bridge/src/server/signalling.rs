@@ -132,9 +132,14 @@ async fn serve(bridge: CallBridge, socket: WebSocket, claims: Claims, parameters
     let connection = workers.new_connection();
     let (sink, responses) = mpsc::channel(WAITING_RESPONSES);
     let may_create = bridge.may_create(&claims);
-    let newcomer = Box::new(Newcomer { connection, claims, parameters });
+    let newcomer = Box::new(Newcomer { connection, claims: claims.clone(), parameters });
     if worker.send(Command::Join { room, may_create, newcomer, sink }).await.is_err() {
         return;
+    }
+    // Who was refused between the first question and the joining was not there yet to be removed.
+    if bridge.ask_admission(&claims).await.is_err() {
+        // It has ended if it cannot be asked.
+        let _ = bridge.remove_participant(&claims.video.room, &claims.sub).await;
     }
     let (outgoing, incoming) = socket.split();
     tokio::select! {

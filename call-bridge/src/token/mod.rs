@@ -58,6 +58,10 @@ pub struct Claims {
     /// Free texts of the application.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<String, String>,
+    /// Whom the application takes the holder for. Whoever runs the bridge can remove all of an owner's participants; other
+    /// participants are not told.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub owner: String,
     /// What the holder may do.
     #[serde(default)]
     pub video: VideoGrant,

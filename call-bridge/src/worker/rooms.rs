@@ -104,6 +104,19 @@ impl Rooms {
         self.entries.values().filter(wanted).map(|entry| entry.room.info()).collect()
     }
 
+    /// Throws all participants of an owner out; answers how many there were.
+    pub(crate) fn remove_owner(&mut self, owner: &str, now: Moment) -> usize {
+        let mut removed = 0;
+        for (key, entry) in &mut self.entries {
+            let of_room = entry.room.remove_owner(now, owner);
+            if of_room > 0 {
+                self.touched.insert(*key);
+                removed += of_room;
+            }
+        }
+        removed
+    }
+
     pub(super) fn key(&self, name: &str) -> Option<RoomKey> {
         self.by_name.get(name).copied()
     }

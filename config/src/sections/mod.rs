@@ -4,6 +4,7 @@
 mod accounts;
 pub(crate) mod acme;
 mod admin;
+mod calls;
 mod federation;
 mod limits;
 pub(crate) mod listeners;
@@ -21,6 +22,7 @@ mod support;
 pub use accounts::{Accounts, Argon2};
 pub use acme::Acme;
 pub use admin::Admin;
+pub use calls::{Calls, Sfu};
 pub use federation::{Federation, FederationPolicy};
 pub use limits::Limits;
 pub use listeners::{Listener, Resource, Tls};

@@ -40,6 +40,11 @@ impl MatrixError {
         Self::new(StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN", "an access token is needed, as a bearer token")
     }
 
+    /// 401, `M_UNAUTHORIZED`: a proof of who is asking that proves nothing.
+    pub fn unauthorized(message: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED", message)
+    }
+
     /// 403, `M_FORBIDDEN`.
     pub fn forbidden(message: &str) -> Self {
         Self::new(StatusCode::FORBIDDEN, "M_FORBIDDEN", message)
@@ -58,6 +63,11 @@ impl MatrixError {
     /// 400, `M_BAD_JSON`.
     pub fn bad_json(message: impl Display) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "M_BAD_JSON", message)
+    }
+
+    /// 400, `M_NOT_JSON`.
+    pub fn not_json(message: impl Display) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "M_NOT_JSON", format!("the body is not JSON: {message}"))
     }
 
     /// 400, `M_UNKNOWN`: a `type` in a login that this server does not know.
