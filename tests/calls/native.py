@@ -1,4 +1,5 @@
-"""Two native LiveKit clients in one room of the call bridge: one publishes sound and pictures, the other counts what it decodes.
+"""Two native LiveKit clients in one room of the call bridge: one publishes sound and pictures, the other counts what it decodes,
+through mutes, changes of quality, reconnects and a replacement.
 
 Needs `livekit` and `numpy` from PyPI. Prints one JSON object; exits with 1 if media did not flow.
 """
@@ -15,7 +16,7 @@ import time
 import numpy
 from livekit import rtc
 
-WIDTH, HEIGHT = 640, 360
+WIDTH, HEIGHT = 960, 540
 SAMPLE_RATE = 48_000
 
 
@@ -70,6 +71,7 @@ class Counter:
         self.loud = 0
         self.sounds = 0
         self.sizes = set()
+        self.size = None
         self.tasks = []
 
     def watch(self, room):
@@ -81,6 +83,7 @@ class Counter:
     async def video(self, track):
         async for event in rtc.VideoStream(track):
             self.pictures += 1
+            self.size = event.frame.width
             self.sizes.add(f"{event.frame.width}x{event.frame.height}")
 
     async def audio(self, track):
@@ -89,6 +92,73 @@ class Counter:
             samples = numpy.frombuffer(event.frame.data, dtype=numpy.int16)
             if numpy.abs(samples).max() > 2_000:
                 self.loud += 1
+
+
+async def within(seconds, condition):
+    """How long it took until it became true; `None` if it did not in time."""
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        if condition():
+            return round(time.monotonic() - began, 2)
+        await asyncio.sleep(0.02)
+    return None
+
+
+async def change_quality(bob, counter, problems):
+    """The low layer, and back. Answers how long each took."""
+    tracks = next(iter(bob.remote_participants.values())).track_publications.values()
+    video = next(track for track in tracks if track.kind == rtc.TrackKind.KIND_VIDEO)
+    took = []
+    for quality, arrived in (
+        (rtc.VideoQuality.VIDEO_QUALITY_LOW, lambda: counter.size == WIDTH // 3),
+        (rtc.VideoQuality.VIDEO_QUALITY_HIGH, lambda: counter.size == WIDTH),
+    ):
+        video.set_video_quality(quality)
+        took.append(await within(10, arrived))
+    if None in took:
+        problems.append("quality did not change")
+    return took
+
+
+async def reconnect(alice, bob, counter, problems):
+    """Signalling is cut for each, then one begins anew. Media goes on. Answers pictures in the second after each."""
+    kinds = rtc.SimulateScenarioKind
+    seen = []
+    for room, kind in (
+        (alice, kinds.SIMULATE_SIGNAL_RECONNECT),
+        (bob, kinds.SIMULATE_SIGNAL_RECONNECT),
+        (bob, kinds.SIMULATE_FULL_RECONNECT),
+    ):
+        back = asyncio.Event()
+        room.once("reconnected", back.set)
+        await room.simulate_scenario(kind)
+        try:
+            await asyncio.wait_for(back.wait(), 15)
+        except asyncio.TimeoutError:
+            problems.append(f"no reconnect after {kind}")
+        await asyncio.sleep(1)
+        before = counter.pictures, counter.loud
+        await asyncio.sleep(1)
+        seen.append(counter.pictures - before[0])
+        if seen[-1] < 5 or counter.loud - before[1] < 30:
+            problems.append(f"media did not go on after {kind}")
+    return seen
+
+
+async def replace(arguments, alice, identity, problems):
+    """Who comes under the same identity replaces who was there."""
+    reasons, ended = [], asyncio.Event()
+    alice.on("disconnected", lambda reason: (reasons.append(reason), ended.set()))
+    second = rtc.Room()
+    held = token(arguments.key, arguments.secret, arguments.room, identity)
+    await second.connect(arguments.url, held, options(arguments))
+    try:
+        await asyncio.wait_for(ended.wait(), 5)
+    except asyncio.TimeoutError:
+        problems.append("a second session did not end the first")
+    if reasons and reasons != [rtc.DisconnectReason.DUPLICATE_IDENTITY]:
+        problems.append(f"replaced for {reasons}")
+    return second
 
 
 def options(arguments, key=b"the shared key of this test......"):
@@ -156,9 +226,15 @@ async def main(arguments):
         mutes=mutes,
         audio_sid=audio.sid[:3],
     )
+    problems = []
+    if arguments.simulcast:
+        result["quality_changed_after"] = await change_quality(bob, counter, problems)
+    result["pictures_after_reconnects"] = await reconnect(alice, bob, counter, problems)
     stop.set()
     await asyncio.gather(*tasks)
-    await alice.disconnect()
+    second = await replace(arguments, alice, "@alice:example.org:A", problems)
+    gone.clear()
+    await second.disconnect()
     try:
         await asyncio.wait_for(gone.wait(), 5)
         result["left"] = True
@@ -166,7 +242,6 @@ async def main(arguments):
         result["left"] = False
     await bob.disconnect()
 
-    problems = []
     if counter.pictures < arguments.seconds * 8:
         problems.append("too few pictures")
     if counter.loud < arguments.seconds * 40:

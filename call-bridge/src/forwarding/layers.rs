@@ -52,9 +52,26 @@ impl Meter {
     }
 }
 
+/// Clients list their encodings lowest or highest first, under names that tell which is which. Under other names they are taken
+/// to be in order.
+fn lowest_first(rids: &[Rid]) -> Vec<Rid> {
+    let rank = |rid: &Rid| match &**rid {
+        "q" | "2" => Some(0),
+        "h" | "1" => Some(1),
+        "f" | "0" => Some(2),
+        _ => None,
+    };
+    let mut rids = rids.to_vec();
+    if rids.iter().all(|rid| rank(rid).is_some()) {
+        rids.sort_by_key(rank);
+    }
+    rids
+}
+
 impl Layers {
-    /// The layers of a section with these `rids`, lowest first, as the track was announced.
+    /// The layers of a section with these `rids`, as the track was announced.
     pub(crate) fn new(rids: &[Rid], announced: &[VideoLayer]) -> Self {
+        let rids = lowest_first(rids);
         let mut announced: Vec<&VideoLayer> = announced.iter().collect();
         announced.sort_by_key(|layer| layer.quality);
         let layer = |rid: Option<Rid>, index: usize, count: usize| {
@@ -185,6 +202,16 @@ mod tests {
             Layers::new(&[], &[announced(VideoQuality::Low, 320), announced(VideoQuality::High, 1280)]);
         assert_eq!((single.len(), single.of_quality(VideoQuality::Low)), (1, 0));
         assert_eq!(single.quality(0), VideoQuality::High);
+    }
+
+    #[test]
+    fn the_order_of_the_list_does_not_matter_where_names_tell() {
+        let rids: Vec<Rid> = ["h", "q"].map(Rid::from).into();
+        let layers = [announced(VideoQuality::Medium, 640), announced(VideoQuality::Low, 320)];
+        let mut layers = Layers::new(&rids, &layers);
+        let now = SystemClock.monotonic();
+        assert_eq!(layers.arrived(now, Some("q".into()), 1), Some(0));
+        assert_eq!((layers.quality(0), layers.of_size(400, 0)), (VideoQuality::Low, 1));
     }
 
     #[test]
