@@ -128,6 +128,7 @@ async def reconnect(alice, bob, counter, problems):
         (alice, kinds.SIMULATE_SIGNAL_RECONNECT),
         (bob, kinds.SIMULATE_SIGNAL_RECONNECT),
         (bob, kinds.SIMULATE_FULL_RECONNECT),
+        (alice, kinds.SIMULATE_FULL_RECONNECT),
     ):
         back = asyncio.Event()
         room.once("reconnected", back.set)

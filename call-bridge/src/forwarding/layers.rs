@@ -140,11 +140,10 @@ impl Layers {
         Some(layer.rid)
     }
 
-    /// The smallest layer that is at least this large in one dimension; the largest if none is.
+    /// The smallest layer that is at least this large in one dimension; the largest if none is. 0 is a dimension that was not told.
     pub(crate) fn of_size(&self, width: u32, height: u32) -> usize {
-        let fits = |layer: &Layer| {
-            (layer.width >= width && layer.width > 0) || (layer.height >= height && layer.height > 0)
-        };
+        let fits =
+            |layer: &Layer| (width > 0 && layer.width >= width) || (height > 0 && layer.height >= height);
         self.0.iter().position(fits).unwrap_or(self.0.len().saturating_sub(1))
     }
 

@@ -53,7 +53,9 @@ impl Room {
 
     /// Throws all participants of an owner out; answers how many there were.
     pub(crate) fn remove_owner(&mut self, now: Moment, owner: &str) -> usize {
-        let of_owner = self.participants.values().filter(|participant| participant.owner == owner);
+        let is_theirs =
+            |participant: &&super::participant::Participant| !owner.is_empty() && participant.owner == owner;
+        let of_owner = self.participants.values().filter(is_theirs);
         let keys: Vec<ParticipantKey> = of_owner.map(|participant| participant.key).collect();
         for key in &keys {
             self.dismiss(now, *key, DisconnectReason::ParticipantRemoved, Action::Disconnect);

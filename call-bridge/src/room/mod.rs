@@ -20,6 +20,9 @@ mod speakers;
 mod subscribing;
 mod track;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,

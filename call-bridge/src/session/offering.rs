@@ -125,7 +125,7 @@ impl<K: Copy + PartialEq> Offering<K> {
             let free = |place: &&mut Place<K>| place.kind == kind && place.track.is_none();
             match self.sections.iter_mut().find(free) {
                 Some(place) => {
-                    place.track = Some((track, label));
+                    place.track = Some((track, named_by_stream(label)));
                     round.started.push((track, place.mid));
                 }
                 None => round.added.push((track, kind, label)),
@@ -212,6 +212,13 @@ impl<K: Copy + PartialEq> Offering<K> {
     }
 }
 
+/// The label of a track in a section that was another's before: browsers go on calling what it receives by the first track's name, so
+/// clients take the track from the name of the stream, where there is one. It is no longer played in step with others.
+fn named_by_stream(label: MediaLabel) -> MediaLabel {
+    let participant = label.stream.split('|').next().unwrap_or_default();
+    MediaLabel { stream: format!("{participant}|{}", label.track), track: label.track }
+}
+
 #[cfg(test)]
 mod tests {
     use entente_environment::{Clock, SystemClock};
@@ -262,6 +269,9 @@ mod tests {
         session.answered(later);
         session.subscribe(later, 2, MediaKind::Video, label("TR_2"));
         assert_eq!(session.changes(later + GATHER).unwrap().start, [Mid::from("5")]);
+        let sdp = "v=0\r\nm=video 9 X 96\r\na=mid:5\r\n".to_owned();
+        let (_, sdp, _) = session.offered(&Offer { sdp, added: Vec::new() }).unwrap();
+        assert!(sdp.contains("a=msid:PA_a|TR_2 TR_2\r\n"), "{sdp}");
     }
 
     #[test]
