@@ -38,13 +38,12 @@ pub(crate) fn open(
         let key = ApiKey { name: settings.api_key.clone(), secret: secret.reveal().to_owned() };
         return Ok(Some(Calls::elsewhere(base_url.as_str(), key, url.as_str())));
     }
-    let secret = match &settings.api_secret {
-        Some(secret) => secret.reveal().to_owned(),
-        None => {
-            let path = config.calls_secret_path();
-            kept_secret(&path, environment.randomness())
-                .map_err(|error| format!("the secret of calls, {}: {error}", path.display()))?
-        }
+    let secret = if let Some(secret) = &settings.api_secret {
+        secret.reveal().to_owned()
+    } else {
+        let path = config.calls_secret_path();
+        kept_secret(&path, environment.randomness())
+            .map_err(|error| format!("the secret of calls, {}: {error}", path.display()))?
     };
     let key = ApiKey { name: settings.api_key.clone(), secret };
     let addresses = settings.addresses.iter().map(|address| media_address(*address, settings.external_ip));

@@ -95,6 +95,8 @@ async function open(identity) {
         const element = track.attach();
         if (track.kind === 'video') {
           Object.assign(element.style, { width: '640px', height: '360px' });
+          // What is not in view is not sent.
+          window.video?.remove();
           window.video = element;
           window.videoTrack = track;
         } else {
