@@ -226,8 +226,11 @@ async def main(arguments):
         speakers=sorted(set(speakers)),
         mutes=mutes,
         audio_sid=audio.sid[:3],
+        codecs=sorted(track.mime_type for one in bob.remote_participants.values() for track in one.track_publications.values()),
     )
     problems = []
+    if f"video/{arguments.codec}" not in [name.lower() for name in result["codecs"]]:
+        problems.append("another codec was used")
     if arguments.simulcast:
         result["quality_changed_after"] = await change_quality(bob, counter, problems)
     result["pictures_after_reconnects"] = await reconnect(alice, bob, counter, problems)
