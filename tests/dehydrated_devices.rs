@@ -1,10 +1,6 @@
 //! Dehydrated devices (MSC3814): a device that no client runs takes messages, and another client reads them.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
-use entente_tests::{Server, User, bodies, fresh_id, segment};
-use rcgen::{KeyPair, PKCS_ED25519, SigningKey as _};
+use entente_tests::{Key, Server, User, bodies, fresh_id, segment};
 use serde_json::{Value, json};
 
 const PATH: &str = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device";
@@ -12,38 +8,20 @@ const PATH: &str = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_de
 /// Messages of one page.
 const PAGE: usize = 200;
 
-fn key_pair() -> KeyPair {
-    KeyPair::generate_for(&PKCS_ED25519).unwrap()
-}
-
-fn public_key(pair: &KeyPair) -> String {
-    STANDARD_NO_PAD.encode(pair.public_key_raw())
-}
-
-/// Signs a JSON object as its user does with a key of this name. Objects of `serde_json` are in canonical order.
-fn sign(object: &mut Value, user: &User, key_id: &str, pair: &KeyPair) {
-    let mut signed = object.clone();
-    let signatures = signed.as_object_mut().unwrap().remove("signatures");
-    let signature = STANDARD_NO_PAD.encode(pair.sign(signed.to_string().as_bytes()).unwrap());
-    let mut signatures = signatures.unwrap_or_else(|| json!({}));
-    signatures[&user.id][key_id] = json!(signature);
-    object["signatures"] = signatures;
-}
-
 /// A dehydrated device as clients make it.
 struct Device {
     id: String,
-    pair: KeyPair,
+    pair: Key,
 }
 
 impl Device {
     fn new() -> Self {
         // Curve25519 keys look the same, and name such devices.
-        Self { id: public_key(&key_pair()), pair: key_pair() }
+        Self { id: Key::generate().public(), pair: Key::generate() }
     }
 
     fn signed(&self, user: &User, mut object: Value) -> Value {
-        sign(&mut object, user, &format!("ed25519:{}", self.id), &self.pair);
+        self.pair.sign(&mut object, user, &format!("ed25519:{}", self.id));
         object
     }
 
@@ -53,7 +31,7 @@ impl Device {
             json!({
                 "user_id": user.id, "device_id": self.id, "dehydrated": true,
                 "algorithms": ["m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"],
-                "keys": { format!("curve25519:{}", self.id): self.id, format!("ed25519:{}", self.id): public_key(&self.pair) },
+                "keys": { format!("curve25519:{}", self.id): self.id, format!("ed25519:{}", self.id): self.pair.public() },
             }),
         )
     }
@@ -211,18 +189,18 @@ async fn a_newer_device_replaces_the_older_with_all_it_had() {
 async fn the_signature_of_the_user_is_shown_if_it_is_one() {
     let server = Server::open();
     let alice = User::register(&server, "alice").await;
-    let (master, own) = (key_pair(), key_pair());
-    let id = |pair: &KeyPair| format!("ed25519:{}", public_key(pair));
-    let key = |usage: &str, pair: &KeyPair| json!({ "user_id": alice.id, "usage": [usage], "keys": { id(pair): public_key(pair) } });
+    let (master, own) = (Key::generate(), Key::generate());
+    let id = |pair: &Key| format!("ed25519:{}", pair.public());
+    let key = |usage: &str, pair: &Key| json!({ "user_id": alice.id, "usage": [usage], "keys": { id(pair): pair.public() } });
     let mut self_signing = key("self_signing", &own);
-    sign(&mut self_signing, &alice, &id(&master), &master);
+    master.sign(&mut self_signing, &alice, &id(&master));
     let upload = json!({ "master_key": key("master", &master), "self_signing_key": self_signing });
     alice.post("/_matrix/client/v3/keys/device_signing/upload", &upload).await.ok();
 
-    for (signer, is_shown) in [(&own, true), (&key_pair(), false)] {
+    for (signer, is_shown) in [(&own, true), (&Key::generate(), false)] {
         let device = Device::new();
         let mut body = device.body(&alice);
-        sign(&mut body["device_keys"], &alice, &id(&own), signer);
+        signer.sign(&mut body["device_keys"], &alice, &id(&own));
         alice.put(PATH, &body).await.ok();
         let shown = keys_of(&alice, &alice).await;
         let signatures = &shown["device_keys"][&alice.id][&device.id]["signatures"][&alice.id];

@@ -80,12 +80,21 @@ async fn whoever_comes_into_a_room_sees_and_is_seen() {
     }
     let (alices, bobs) = (next(&alice.sync(&[]).await), next(&bob.sync(&[]).await));
     bob.join(&room).await.ok();
-    assert_eq!(seen(&bob.sync(&[("since", &bobs)]).await)[&alice.id]["presence"], "online");
-    assert_eq!(seen(&alice.sync(&[("since", &alices)]).await)[&bob.id]["presence"], "online");
+    assert_eq!(
+        seen(&bob.sync(&[("since", &bobs), ("timeout", "10000")]).await)[&alice.id]["presence"],
+        "online"
+    );
+    assert_eq!(
+        seen(&alice.sync(&[("since", &alices), ("timeout", "10000")]).await)[&bob.id]["presence"],
+        "online"
+    );
     // A token from before the start of the process is as good.
     let server = server.crash_and_restart();
     let alice = alice.at(&server);
-    assert_eq!(seen(&alice.sync(&[("since", &alices)]).await)[&bob.id]["presence"], "online");
+    assert_eq!(
+        seen(&alice.sync(&[("since", &alices), ("timeout", "10000")]).await)[&bob.id]["presence"],
+        "online"
+    );
 }
 
 #[tokio::test]

@@ -50,6 +50,20 @@ async fn people_talk_in_rooms_of_every_version() {
 }
 
 #[tokio::test]
+async fn an_operator_says_of_which_version_rooms_are() {
+    let version = ("ENTENTE_ROOMS__DEFAULT_ROOM_VERSION", "10");
+    let server = Server::with(&[("ENTENTE_REGISTRATION__OPEN", "true"), version]);
+    let alice = User::register(&server, "alice").await;
+    let capabilities = alice.get("/_matrix/client/v3/capabilities").await.ok();
+    assert_eq!(capabilities["capabilities"]["m.room_versions"]["default"], "10");
+    for (asked, expected) in [(json!({}), "10"), (json!({ "room_version": "11" }), "11")] {
+        let room = alice.create_room(asked).await;
+        let create = alice.state(&room, "m.room.create", "").await.ok();
+        assert_eq!(create["room_version"], expected);
+    }
+}
+
+#[tokio::test]
 async fn a_room_begins_as_its_creator_asked_or_not_at_all() {
     let server = Server::open();
     let (alice, bob) = two(&server).await;

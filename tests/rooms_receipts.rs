@@ -132,6 +132,30 @@ async fn threaded_receipts_are_for_events_of_their_thread() {
 }
 
 #[tokio::test]
+async fn of_devices_that_move_the_marker_at_once_the_furthest_prevails() {
+    let home = Home::new().await;
+    let mut events = Vec::new();
+    for number in 0..8 {
+        events.push(home.alice.say(&home.room, &number.to_string()).await);
+    }
+    for round in 0..4 {
+        let newest = events.len() - 4 + round;
+        let at_once: Vec<_> = events[..=newest]
+            .iter()
+            .map(|event_id| {
+                let (bob, body) = (home.bob.clone(), json!({ "m.fully_read": event_id }));
+                let path = User::in_room(&home.room, "read_markers");
+                tokio::spawn(async move { bob.post(&path, &body).await.ok() })
+            })
+            .collect();
+        for set in at_once {
+            set.await.unwrap();
+        }
+        assert_eq!(home.fully_read(&home.bob).await.ok(), json!({ "event_id": events[newest] }));
+    }
+}
+
+#[tokio::test]
 async fn the_fully_read_marker_moves_forward_only() {
     let home = Home::new().await;
     let (alice, bob) = (&home.alice, &home.bob);

@@ -120,3 +120,58 @@ async fn an_upgrade_is_refused_as_a_whole() {
     let unknown = User::in_room("!unknown:localhost:8008", "upgrade");
     alice.post(&unknown, &json!({ "new_version": "12" })).await.refused(404, "M_NOT_FOUND");
 }
+
+fn account_data(user: &User, rest: &str) -> String {
+    format!("/_matrix/client/v3/user/{}/{rest}", segment(&user.id))
+}
+
+/// Account data of a room once it is there.
+async fn tags_in(user: &User, room: &str) -> Value {
+    let mut synced = json!({ "next_batch": "" });
+    let path = account_data(user, &format!("rooms/{}/account_data/m.tag", segment(room)));
+    for _ in 0..20 {
+        let found = user.get(&path).await;
+        if found.status.is_success() {
+            return found.body;
+        }
+        let since = synced["next_batch"].as_str().unwrap().to_owned();
+        synced = user.sync(&[("since", &since), ("timeout", "10000")]).await;
+    }
+    panic!("no tags come over");
+}
+
+#[tokio::test]
+async fn who_follows_finds_the_room_as_the_old_one_was() {
+    let server = Server::open();
+    let (alice, bob) = (User::register(&server, "alice").await, User::register(&server, "bob").await);
+    let old = alice.create_room(json!({ "preset": "public_chat", "is_direct": true })).await;
+    bob.join(&old).await.ok();
+    let tags = json!({ "tags": { "m.favourite": { "order": 0.5 } } });
+    for user in [&alice, &bob] {
+        let path = account_data(user, &format!("rooms/{}/account_data/m.tag", segment(&old)));
+        user.put(&path, &tags).await.ok();
+        let direct = json!({ "@friend:example.org": [old] });
+        user.put(&account_data(user, "account_data/m.direct"), &direct).await.ok();
+        let rule = format!("/_matrix/client/v3/pushrules/global/room/{}", segment(&old));
+        user.put(&rule, &json!({ "actions": [] })).await.ok();
+    }
+    // A room that only calls itself the successor gets nothing.
+    let creation = json!({ "predecessor": { "room_id": old, "event_id": "$any" } });
+    let forged = alice.create_room(json!({ "preset": "public_chat", "creation_content": creation })).await;
+    bob.join(&forged).await.ok();
+
+    let new = upgrade(&alice, &old, json!({ "new_version": "12" })).await;
+    bob.join(&new).await.ok();
+    for user in [&alice, &bob] {
+        assert_eq!(tags_in(user, &new).await, tags);
+        let direct = user.get(&account_data(user, "account_data/m.direct")).await.ok();
+        assert_eq!(direct, json!({ "@friend:example.org": [old, new] }));
+        let rules = user.get("/_matrix/client/v3/pushrules/").await.ok();
+        let rooms = rules["global"]["room"].as_array().unwrap();
+        let mut ids: Vec<&Value> = rooms.iter().map(|rule| &rule["rule_id"]).collect();
+        ids.sort_by_key(|id| **id != json!(old));
+        assert_eq!(ids, [&json!(old), &json!(new)]);
+        let path = account_data(user, &format!("rooms/{}/account_data/m.tag", segment(&forged)));
+        user.get(&path).await.refused(404, "M_NOT_FOUND");
+    }
+}

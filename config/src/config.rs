@@ -13,7 +13,7 @@ use crate::{
     reading::{self, Node},
     sections::{
         Accounts, Acme, Admin, Calls, Federation, Limits, Listener, Log, Login, Media, Metrics, Presence,
-        RateLimits, Registration, Storage, Support, listeners,
+        RateLimits, Registration, Rooms, Storage, Support, listeners,
     },
     validation,
     values::{DomainName, ServerName},
@@ -48,6 +48,8 @@ pub struct Config {
     pub login: Login,
     /// Passwords and what users may change.
     pub accounts: Accounts,
+    /// What rooms are like unless their creator says otherwise.
+    pub rooms: Rooms,
     /// Whether it is told who is here.
     pub presence: Presence,
     /// How often one caller may ask.
@@ -82,6 +84,7 @@ impl Default for Config {
             registration: Registration::default(),
             login: Login::default(),
             accounts: Accounts::default(),
+            rooms: Rooms::default(),
             presence: Presence::default(),
             rate_limits: RateLimits::default(),
             federation: Federation::default(),

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use entente_accounts::{AccountError, Accounts, Change};
 use entente_encryption::{Encryption, EncryptionError};
-use entente_rooms::{Membership, Profile, RoomError, Rooms};
-use entente_storage::{Follower, StartFrom, StorageError, Store};
+use entente_rooms::{Membership, Profile, RoomError, RoomNumber, Rooms, Succession, state::EventNumber};
+use entente_storage::{Follower, LogEntry, StartFrom, StorageError, Store};
 use entente_sync::{Sync, SyncError};
 use ruma::{OwnedUserId, UserId};
 use serde_json::Value;
@@ -17,10 +17,10 @@ const MOST_RECORDS: usize = 256;
 const MOST_PASSED: usize = 4_096;
 /// Before a follower that failed goes on.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The follower that does elsewhere what follows from changes of accounts.
+/// The follower that does elsewhere what follows from changes of accounts, and in accounts what follows from those of rooms.
 const NAME: &str = "accounts.consequences";
 
-/// What changes of accounts have consequences for.
+/// What changes of accounts have consequences for, and what changes of rooms have for accounts.
 #[derive(Clone, Debug)]
 pub(crate) struct Consequences {
     pub(crate) store: Store,
@@ -59,7 +59,8 @@ impl FollowerError {
 
 impl Consequences {
     /// Does what follows from changes of accounts, for as long as it is polled: keys of devices that are gone are deleted, new
-    /// profiles are shown in rooms, and who deactivated their account leaves them.
+    /// profiles are shown in rooms, who deactivated their account leaves them, and who follows a room into the one that replaced it
+    /// finds it as the old one was.
     pub(crate) async fn follow(self) {
         loop {
             let Err(error) = self.follow_until_failure().await;
@@ -78,12 +79,8 @@ impl Consequences {
         loop {
             let records = follower.next(MOST_RECORDS).await?;
             let mut acted = false;
-            let entries = records.iter().flat_map(|record| &record.entries);
-            for entry in entries.filter(|entry| entry.topic == entente_accounts::TOPIC) {
-                match Change::from_payload(&entry.payload) {
-                    Ok(change) => acted |= self.act_on(&change).await?,
-                    Err(error) => tracing::error!(%error, "a log entry about an account cannot be read"),
-                }
+            for entry in records.iter().flat_map(|record| &record.entries) {
+                acted |= self.act_on_entry(entry).await?;
             }
             passed += records.len();
             // Storing the cursor is a durable commit: not for every record that is none of this follower's business.
@@ -95,6 +92,36 @@ impl Consequences {
     }
 
     /// Answers whether there was anything to do.
+    async fn act_on_entry(&self, entry: &LogEntry) -> Result<bool, FollowerError> {
+        match entry.topic {
+            entente_accounts::TOPIC => match Change::from_payload(&entry.payload) {
+                Ok(change) => return self.act_on(&change).await,
+                Err(error) => tracing::error!(%error, "a log entry about an account cannot be read"),
+            },
+            entente_rooms::TOPIC => match entente_rooms::Change::from_payload(&entry.payload) {
+                Ok(change) => return self.act_on_room(&change).await,
+                Err(error) => tracing::error!(%error, "a log entry about a room cannot be read"),
+            },
+            _ => {}
+        }
+        Ok(false)
+    }
+
+    async fn act_on_room(&self, change: &entente_rooms::Change) -> Result<bool, FollowerError> {
+        let entente_rooms::Change::Event { room, number, member: Some((user_id, Membership::Join)), .. } =
+            change
+        else {
+            return Ok(false);
+        };
+        let (room, number) = (RoomNumber(*room), EventNumber(*number));
+        match self.rooms.succession(room, number, user_id).await? {
+            Some(Succession { user_id, old, new }) => {
+                Ok(self.accounts.succeed_room(&user_id, &old, &new).await?)
+            }
+            None => Ok(false),
+        }
+    }
+
     async fn act_on(&self, change: &Change) -> Result<bool, FollowerError> {
         match change {
             Change::Deactivated { localpart, .. } => {

@@ -29,6 +29,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60 * 60);
 pub(crate) fn check(config: &Config) -> Result<(), String> {
     settings::server_name(config)?;
     settings::identity(config)?;
+    settings::rooms(config)?;
     logging::check(config)
 }
 
@@ -150,7 +151,7 @@ pub(crate) async fn open_accounts(
 
 async fn open_rooms(config: &Config, environment: &Environment, store: &Store) -> Result<Rooms, String> {
     let name = settings::server_name(config)?;
-    Rooms::open(store.clone(), environment.clone(), name, entente_rooms::Settings::default())
+    Rooms::open(store.clone(), environment.clone(), name, settings::rooms(config)?)
         .await
         .map_err(|error| error.to_string())
 }

@@ -9,7 +9,7 @@ use entente_api::{
 };
 use entente_config::{Config, Rate, TimeSpan};
 use entente_environment::Clock;
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedServerName, RoomVersionId, ServerName};
 
 pub(crate) fn server_name(config: &Config) -> Result<OwnedServerName, String> {
     ServerName::parse(config.server_name.as_str()).map_err(|error| format!("server_name: {error}"))
@@ -42,6 +42,16 @@ pub(crate) fn accounts(config: &Config) -> entente_accounts::Settings {
         },
         ..entente_accounts::Settings::default()
     }
+}
+
+pub(crate) fn rooms(config: &Config) -> Result<entente_rooms::Settings, String> {
+    let mut settings = entente_rooms::Settings::default();
+    let version = RoomVersionId::try_from(config.rooms.default_room_version.to_string())
+        .ok()
+        .filter(|version| entente_rooms::ROOM_VERSIONS.contains(version));
+    settings.default_room_version =
+        version.ok_or("rooms.default_room_version: this server has no rooms of that version")?;
+    Ok(settings)
 }
 
 pub(crate) fn limits(config: &Config, clock: Arc<dyn Clock>) -> Limits {

@@ -4,10 +4,12 @@
 #![expect(clippy::disallowed_methods, reason = "tests read the environment and the time")]
 
 mod http;
+mod keys;
 mod users;
 
 pub use self::{
     http::{Answer, Caller},
+    keys::Key,
     users::{User, bodies, fresh_id, segment},
 };
 

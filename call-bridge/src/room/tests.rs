@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 //! The room as its participants see it: what each is told, and what their peer connections are to do.
 
 use std::{num::NonZeroUsize, time::Duration};

@@ -5,14 +5,14 @@ use std::{net::IpAddr, path::PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::is_private_address;
+use super::{Rate, is_private_address};
 use crate::{
     validation::Contradictions,
-    values::{ServerName, ServerNamePattern},
+    values::{ServerName, ServerNamePattern, TimeSpan},
 };
 
 /// Which other servers this one speaks to, and how it is found by them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Federation {
     /// The rule for servers that are in neither list.
@@ -32,6 +32,74 @@ pub struct Federation {
     /// Certificates, in PEM form, of roots to trust when speaking to other servers, besides the usual ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// How long another server may take to answer a request.
+    pub request_timeout: TimeSpan,
+    /// Servers that are asked for the keys of those that cannot be asked themselves. None by default: they learn who is spoken
+    /// to.
+    pub key_notaries: Vec<ServerName>,
+    /// What holds of single servers; of several rules for one server the first counts.
+    pub peers: Vec<FederationPeer>,
+}
+
+impl Default for Federation {
+    fn default() -> Self {
+        Self {
+            policy: FederationPolicy::default(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            public_address: None,
+            allow_private_addresses: false,
+            denied_address_ranges: Vec::new(),
+            ca_file: None,
+            request_timeout: TimeSpan::seconds(60),
+            key_notaries: Vec::new(),
+            peers: Vec::new(),
+        }
+    }
+}
+
+/// What holds of the servers that a pattern matches. Gives nobody access whom the policy refuses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FederationPeer {
+    /// Which servers.
+    pub server: ServerNamePattern,
+    /// Who may ask whom.
+    #[serde(default)]
+    pub direction: FederationDirection,
+    /// Host and port where the server is reached, whatever its `/.well-known/matrix/server` and its DNS records say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<ServerName>,
+    /// Whether the server may be at a private address; absent: as `allow_private_addresses` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_private_addresses: Option<bool>,
+    /// How often the server may ask; absent: as `rate_limits.requests_by_server` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Rate>,
+}
+
+/// Who of two servers may ask the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FederationDirection {
+    /// Either.
+    #[default]
+    Both,
+    /// Only the other server this one.
+    Inbound,
+    /// Only this server the other.
+    Outbound,
+}
+
+impl FederationDirection {
+    /// Whether the other server may ask this one.
+    pub fn admits_inbound(self) -> bool {
+        self != Self::Outbound
+    }
+
+    /// Whether this server may ask the other.
+    pub fn admits_outbound(self) -> bool {
+        self != Self::Inbound
+    }
 }
 
 /// The rule for servers that are in neither list.
@@ -59,15 +127,25 @@ impl Federation {
         is_admitted && !is_in(&self.deny)
     }
 
+    /// What holds of this server in particular.
+    pub fn peer(&self, server_name: &str) -> Option<&FederationPeer> {
+        self.peers.iter().find(|peer| peer.server.matches(server_name))
+    }
+
     /// Whether a connection may be made to this address; to be asked after each name resolution and each redirect.
     pub fn allows_address(&self, address: IpAddr) -> bool {
+        self.allows_address_where(address, self.allow_private_addresses)
+    }
+
+    /// Like [`Federation::allows_address`], for a server that may or may not be at a private address.
+    pub fn allows_address_where(&self, address: IpAddr, allow_private_addresses: bool) -> bool {
         // An IPv4 address in IPv6 clothes is held against the IPv4 ranges.
         let canonical = address.to_canonical();
         let is_denied = self
             .denied_address_ranges
             .iter()
             .any(|range| range.contains(&canonical) || range.contains(&address));
-        !is_denied && (self.allow_private_addresses || !is_private_address(address))
+        !is_denied && (allow_private_addresses || !is_private_address(address))
     }
 
     pub(crate) fn check(&self, found: &mut Contradictions) {
@@ -92,6 +170,7 @@ impl Federation {
                 found.add(&[&key, "federation.deny"], format!("\"{pattern}\" is in federation.deny as well"));
             }
         }
+        found.refuse_zero_spans(&[("federation.request_timeout", Some(self.request_timeout))]);
     }
 }
 
@@ -118,6 +197,26 @@ mod tests {
 
         let disabled = Federation { policy: FederationPolicy::Disabled, ..Federation::default() };
         assert!(!disabled.allows("example.org"));
+    }
+
+    #[test]
+    fn the_first_rule_for_a_server_counts() {
+        let peer = |server: &str, direction| FederationPeer {
+            server: server.parse().expect("a pattern"),
+            direction,
+            address: None,
+            allow_private_addresses: None,
+            requests: None,
+        };
+        let peers = vec![
+            peer("a.example", FederationDirection::Inbound),
+            peer("*.example", FederationDirection::Outbound),
+        ];
+        let federation = Federation { peers, ..Federation::default() };
+        let direction = |name: &str| federation.peer(name).map(|peer| peer.direction);
+        assert_eq!(direction("a.example:8448"), Some(FederationDirection::Inbound));
+        assert_eq!(direction("b.example"), Some(FederationDirection::Outbound));
+        assert_eq!(direction("example.org"), None);
     }
 
     #[test]

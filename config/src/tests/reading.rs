@@ -105,7 +105,7 @@ open = true
     ), @r#"
 entente.toml:3:1: unknown setting "datadir"; did you mean "data_dir"?
 entente.toml:4:1: unknown setting "registration_open"; did you mean "registration.open"?
-entente.toml:5:1: unknown setting "zzz"; known here: server_name, public_base_url, data_dir, listeners, acme, storage, media, registration, login, accounts, presence, rate_limits, federation, calls, support, limits, log, metrics, admin
+entente.toml:5:1: unknown setting "zzz"; known here: server_name, public_base_url, data_dir, listeners, acme, storage, media, registration, login, accounts, rooms, presence, rate_limits, federation, calls, support, limits, log, metrics, admin
 entente.toml:6:41: unknown setting "listeners.0.tsl"; did you mean "listeners.0.tls"?
 entente.toml:9:1: unknown setting "registration.opne"; did you mean "registration.open"?
 entente.toml:12:1: unknown setting "storage.fjall.cahce_size"; did you mean "storage.fjall.cache_size"?
@@ -219,6 +219,14 @@ entente.toml:1:15: not valid TOML: string values must be quoted, expected litera
 entente.toml:2:14: not valid TOML: unclosed table, expected `]`
 "#);
     assert_snapshot!(errors("[log]\nfilter = \"info\"\nfilter = \"debug\"\n"), @r#"entente.toml:3:1: not valid TOML: duplicate key"#);
+}
+
+#[test]
+fn rooms_have_a_known_version() {
+    let config = parse("[rooms]\ndefault_room_version = \"10\"").expect("valid settings");
+    assert_eq!(config.rooms.default_room_version.to_string(), "10");
+    assert_eq!(Config::default().rooms.default_room_version.to_string(), "12");
+    assert_snapshot!(errors("[rooms]\ndefault_room_version = \"13\""), @r#"entente.toml:2:24: rooms.default_room_version: expected a version of rooms, "1" to "12", found "13""#);
 }
 
 #[test]

@@ -6,9 +6,12 @@ use ruma::{RoomId, UserId};
 use crate::{AccountError, Accounts, Change, push_rules, rows};
 
 /// Account data of one type has at most this many bytes.
-const MOST_BYTES: usize = 1024 * 1024;
+pub(crate) const MOST_BYTES: usize = 1024 * 1024;
 /// An event type has at most this many bytes.
 const MOST_TYPE_BYTES: usize = 255;
+const TOO_LARGE: AccountError = AccountError::TooLarge("account data has at most 1 MiB, its type 255 bytes");
+/// Where clients said that they want no invites before MSC4380 was merged.
+const UNSTABLE_INVITE_PERMISSION: &str = "org.matrix.msc4380.invite_permission_config";
 
 /// What account data is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +158,65 @@ impl Accounts {
         Ok(content.map(|content| content.tags.into_keys().collect()).unwrap_or_default())
     }
 
+    /// Whether a local user wants no invites (C-S API, "Invite permission"; also in the words of MSC4380 before it was merged).
+    pub async fn blocks_invites(&self, snapshot: &Snapshot, localpart: &str) -> Result<bool, AccountError> {
+        #[derive(serde::Deserialize)]
+        struct Content {
+            default_action: Option<serde_json::Value>,
+            block_all: Option<serde_json::Value>,
+        }
+        let keys =
+            [(localpart, "", "m.invite_permission_config"), (localpart, "", UNSTABLE_INVITE_PERMISSION)];
+        let rows = snapshot.get_many(&rows::ACCOUNT_DATA, keys).await?.into_iter();
+        let read = |row: Option<Stamped<Bytes>>| serde_json::from_slice::<Content>(&row?.value).ok();
+        let mut contents = rows.map(read);
+        let (stable, unstable) = (contents.next().flatten(), contents.next().flatten());
+        let says_block = stable
+            .and_then(|content| content.default_action)
+            .is_some_and(|action| action.as_str() == Some("block"));
+        let says_all = unstable.and_then(|content| content.block_all) == Some(serde_json::Value::Bool(true));
+        Ok(says_block || says_all)
+    }
+
+    /// Refuses an invite to a local user who wants none; those of other servers are asked there.
+    pub async fn require_invitable(&self, user_id: &UserId) -> Result<(), AccountError> {
+        let Ok(localpart) = self.local(user_id) else { return Ok(()) };
+        if self.blocks_invites(&self.snapshot().await?, localpart).await? {
+            return Err(AccountError::InviteBlocked);
+        }
+        Ok(())
+    }
+
+    /// Changes account data of one type: `change` gets the present content and answers the new one, a JSON object; `None`
+    /// leaves it as it is. Answers whether it was changed. Nothing comes between the look and the change.
+    pub async fn change_account_data(
+        &self,
+        user_id: &UserId,
+        scope: AccountDataScope<'_>,
+        event_type: &str,
+        change: impl Fn(Option<&Bytes>) -> Result<Option<Bytes>, AccountError>,
+    ) -> Result<bool, AccountError> {
+        let localpart = self.local(user_id)?;
+        let key = (localpart, scope.as_str(), event_type);
+        let change = &change;
+        let (changed, _) = self
+            .store()
+            .run(async |snapshot| {
+                let mut transaction = Transaction::new();
+                let row = snapshot.get(&rows::ACCOUNT_DATA, key).await?;
+                let present = row.as_ref().map(|row| &row.value).filter(|content| !content.is_empty());
+                let Some(content) = change(present)? else { return Ok((transaction, false)) };
+                if content.len() > MOST_BYTES {
+                    return Err(TOO_LARGE);
+                }
+                transaction.check_unchanged(&rows::ACCOUNT_DATA, key, row.as_ref());
+                put(&mut transaction, localpart, scope, event_type, content);
+                Ok((transaction, true))
+            })
+            .await?;
+        Ok(changed)
+    }
+
     /// Stores account data. `content` is a JSON object.
     pub async fn set_account_data(
         &self,
@@ -164,19 +226,29 @@ impl Accounts {
         content: Bytes,
     ) -> Result<(), AccountError> {
         if content.len() > MOST_BYTES || event_type.len() > MOST_TYPE_BYTES {
-            return Err(AccountError::TooLarge("account data has at most 1 MiB, its type 255 bytes"));
+            return Err(TOO_LARGE);
         }
         let localpart = self.local(user_id)?;
         let mut transaction = Transaction::new();
-        let row = Stamped { position: LogPosition::AT_COMMIT, value: content };
-        transaction.put(&rows::ACCOUNT_DATA, (localpart, scope.as_str(), event_type), &row);
-        let change = Change::AccountData {
-            localpart: localpart.to_owned(),
-            room_id: scope.as_str().to_owned(),
-            event_type: event_type.to_owned(),
-        };
-        change.log_in(&mut transaction);
+        put(&mut transaction, localpart, scope, event_type, content);
         self.store().commit(transaction).await?;
         Ok(())
     }
+}
+
+fn put(
+    transaction: &mut Transaction,
+    localpart: &str,
+    scope: AccountDataScope<'_>,
+    event_type: &str,
+    content: Bytes,
+) {
+    let row = Stamped { position: LogPosition::AT_COMMIT, value: content };
+    transaction.put(&rows::ACCOUNT_DATA, (localpart, scope.as_str(), event_type), &row);
+    let change = Change::AccountData {
+        localpart: localpart.to_owned(),
+        room_id: scope.as_str().to_owned(),
+        event_type: event_type.to_owned(),
+    };
+    change.log_in(transaction);
 }

@@ -69,6 +69,9 @@ pub enum AccountError {
     /// A value that the spec does not allow.
     #[error("{0}")]
     InvalidParameter(&'static str),
+    /// An invite to a user who wants none.
+    #[error("that user wants no invites")]
+    InviteBlocked,
     /// The operator switched presence off.
     #[error("this server does not tell who is here")]
     PresenceDisabled,

@@ -23,6 +23,7 @@ mod registration_tokens;
 mod rows;
 mod sessions;
 mod settings;
+mod succession;
 mod sweeping;
 mod tokens;
 mod users;

@@ -13,9 +13,9 @@ use crate::{AccountError, Accounts, Change, rows};
 /// The type of account data in which a user's rules are kept.
 pub(crate) const EVENT_TYPE: &str = "m.push_rules";
 /// All rules of a user have at most this many bytes.
-const MOST_BYTES: usize = 1024 * 1024;
+pub(crate) const MOST_BYTES: usize = 1024 * 1024;
 /// A user has at most this many rules.
-const MOST_RULES: usize = 1_000;
+pub(crate) const MOST_RULES: usize = 1_000;
 /// The id of a rule has at most this many bytes.
 const MOST_ID_BYTES: usize = 255;
 /// Rulesets that are remembered; beyond it all are forgotten.
@@ -92,7 +92,11 @@ impl Accounts {
     }
 
     /// Rules that were stored before new defaults came get those too.
-    fn parse_rules(&self, localpart: &str, stored: Option<&Bytes>) -> Result<Ruleset, AccountError> {
+    pub(crate) fn parse_rules(
+        &self,
+        localpart: &str,
+        stored: Option<&Bytes>,
+    ) -> Result<Ruleset, AccountError> {
         let defaults = Ruleset::server_default(&self.user_id(localpart)?);
         let Some(stored) = stored else { return Ok(defaults) };
         let content: Content<Ruleset> = serde_json::from_slice(stored)
@@ -188,7 +192,8 @@ fn not_inserted(error: InsertPushRuleError) -> AccountError {
     }
 }
 
-fn encode(rules: &Ruleset) -> Result<Bytes, AccountError> {
+/// The content of the account data in which rules are kept.
+pub(crate) fn encode(rules: &Ruleset) -> Result<Bytes, AccountError> {
     let content = serde_json::to_vec(&Content { global: rules });
     content.map(Bytes::from).map_err(|error| AccountError::Internal(format!("push rules: {error}")))
 }

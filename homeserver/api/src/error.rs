@@ -50,6 +50,24 @@ impl MatrixError {
         Self::new(StatusCode::FORBIDDEN, "M_FORBIDDEN", message)
     }
 
+    /// 403, `M_THREEPID_DENIED`: this server keeps no e-mail addresses and no telephone numbers.
+    pub fn third_party_identifiers_denied() -> Self {
+        let message = "this server keeps no e-mail addresses and no telephone numbers";
+        Self::new(StatusCode::FORBIDDEN, "M_THREEPID_DENIED", message)
+    }
+
+    /// 404, `M_THREEPID_NOT_FOUND`: as it keeps none, none of them is anybody's.
+    pub fn third_party_identifier_not_found() -> Self {
+        let message = "that is no e-mail address or telephone number of yours; this server keeps none";
+        Self::new(StatusCode::NOT_FOUND, "M_THREEPID_NOT_FOUND", message)
+    }
+
+    /// 403, `M_SERVER_NOT_TRUSTED`: this server speaks to no identity server.
+    pub fn identity_server_not_trusted() -> Self {
+        let message = "this server speaks to no identity server; clients can ask one by themselves";
+        Self::new(StatusCode::FORBIDDEN, "M_SERVER_NOT_TRUSTED", message)
+    }
+
     /// 404, `M_NOT_FOUND`.
     pub fn not_found(message: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, "M_NOT_FOUND", message)
@@ -207,6 +225,7 @@ impl From<AccountError> for MatrixError {
             | AccountError::InvalidLoginToken
             | AccountError::PresenceDisabled
             | AccountError::Forbidden(_) => (StatusCode::FORBIDDEN, "M_FORBIDDEN"),
+            AccountError::InviteBlocked => (StatusCode::FORBIDDEN, "M_INVITE_BLOCKED"),
             AccountError::GuestsRefused => (StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN"),
             AccountError::InvalidUsername => (StatusCode::BAD_REQUEST, "M_INVALID_USERNAME"),
             AccountError::UsernameTaken => (StatusCode::BAD_REQUEST, "M_USER_IN_USE"),

@@ -310,7 +310,7 @@ impl Composer {
         let rooms = &self.view.rooms.inner;
         let (prev_events, depth) = self.prev_events().await?;
         let parts = self.parts(draft, &prev_events, auth_events, depth);
-        format::build(&parts, &self.view.room.rules, &rooms.signing_key)
+        format::build(&parts, &self.view.room.rules, &rooms.signing_keys)
     }
 
     /// An event that another server is to sign, if the rules of the room allow it at its present state.
@@ -336,7 +336,7 @@ impl Composer {
         let parts = self.parts(draft, &prev_events, &auth_events, depth);
         let template = format::unsigned(&parts, &rules)?;
         // Authority is decided on an event, which this is but for its signature.
-        let (json, event_id) = format::build(&parts, &rules, &self.view.rooms.inner.signing_key)?;
+        let (json, event_id) = format::build(&parts, &rules, &self.view.rooms.inner.signing_keys)?;
         let header = EventHeader { event_id: event_id.to_string(), ..EventHeader::default() };
         let stored = StoredEvent { position: LogPosition::AT_COMMIT, header, json: json.clone() };
         let event = Event::new(self.view.room.number, self.head.row.next_event, stored)?;

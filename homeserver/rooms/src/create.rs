@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId,
     RoomVersionId,
     events::StateEventType,
     room_version_rules::{RoomIdFormatVersion, RoomVersionRules},
@@ -15,6 +15,9 @@ use crate::{
     room::Head,
     rows::{self, AliasRow, HeadRow, RoomRow},
 };
+
+/// A room whose id is taken is given up after so many attempts.
+const MOST_ATTEMPTS: u64 = 20;
 
 /// What a room begins with (C-S API, `POST /createRoom`).
 #[derive(Clone, Debug)]
@@ -92,21 +95,23 @@ impl Rooms {
                 "{stranger} is on another server, and users of other servers cannot be invited yet"
             )));
         }
-        let composer = self.compose_room(&new).await?;
-        let room = Arc::clone(&composer.view.room);
-        let Some(composed) = composer.finish() else {
-            return Err(RoomError::Internal(String::from("a room without events")));
-        };
-        match self.store().commit(composed.transaction).await {
-            Ok(_) => {}
-            Err(error) if error.is_conflict() => {
-                return Err(match new.alias {
-                    Some(alias) => RoomError::AliasTaken(alias),
-                    None => error.into(),
-                });
+        let mut attempt = 0;
+        let (room, composed) = loop {
+            let composer = self.compose_room(&new, attempt).await?;
+            let room = Arc::clone(&composer.view.room);
+            let Some(mut composed) = composer.finish() else {
+                return Err(RoomError::Internal(String::from("a room without events")));
+            };
+            match self.store().commit(std::mem::take(&mut composed.transaction)).await {
+                Ok(_) => break (room, composed),
+                Err(error) if error.is_conflict() && attempt < MOST_ATTEMPTS => {
+                    self.require_free(new.alias.as_deref()).await?;
+                    // Since room version 12 two rooms that one user makes alike in the same millisecond are the same.
+                    attempt += 1;
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => return Err(error.into()),
-        }
+        };
         *room.head.lock().await = Some(composed.head);
         let room_id = room.room_id.clone();
         self.inner.rooms_by_number.insert(room.number, Arc::clone(&room));
@@ -114,10 +119,20 @@ impl Rooms {
         Ok(room_id)
     }
 
-    /// Composes the first events of a room.
-    pub(crate) async fn compose_room(&self, new: &NewRoom) -> Result<Composer, RoomError> {
+    /// Refuses an alias that leads somewhere already.
+    async fn require_free(&self, alias: Option<&RoomAliasId>) -> Result<(), RoomError> {
+        let Some(alias) = alias else { return Ok(()) };
+        let snapshot = self.store().snapshot().await?;
+        match snapshot.get(&rows::ALIASES, alias.as_str()).await? {
+            Some(_) => Err(RoomError::AliasTaken(alias.to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// Composes the first events of a room. It begins `later` milliseconds from now.
+    pub(crate) async fn compose_room(&self, new: &NewRoom, later: u64) -> Result<Composer, RoomError> {
         let version = new.version.clone().unwrap_or_else(|| self.settings().default_room_version.clone());
-        let mut composer = self.compose_creation(new, &version).await?;
+        let mut composer = self.compose_creation(new, &version, later).await?;
         let in_words = |error| match error {
             RoomError::Unauthorized(reason) | RoomError::BadEvent(reason) => {
                 RoomError::InvalidRoomState(reason)
@@ -152,7 +167,12 @@ impl Rooms {
     }
 
     /// Begins a room with its create event, from which its id comes since room version 12.
-    async fn compose_creation(&self, new: &NewRoom, version: &RoomVersionId) -> Result<Composer, RoomError> {
+    async fn compose_creation(
+        &self,
+        new: &NewRoom,
+        version: &RoomVersionId,
+        later: u64,
+    ) -> Result<Composer, RoomError> {
         let randomness = self.inner.environment.randomness();
         let number = RoomNumber(u64::from_be_bytes(randomness.bytes()));
         let id = format!("!{}:{}", randomness.alphanumeric(18), self.server_name());
@@ -164,7 +184,8 @@ impl Rooms {
         let snapshot = self.store().snapshot().await?;
         let view = RoomView::new(self.clone(), snapshot, Arc::new(room), redactions);
         let mut composer = Composer::of_new_room(view, Head::new(HeadRow::default()));
-        let draft = Draft::state(&new.creator, StateEventType::RoomCreate, "", content);
+        let mut draft = Draft::state(&new.creator, StateEventType::RoomCreate, "", content);
+        draft.origin_server_ts = Some(self.inner.environment.now().millis().saturating_add(later));
         let create = composer.append(draft).await.map_err(|error| match error {
             RoomError::Unauthorized(reason) => RoomError::InvalidRoomState(reason),
             other => other,

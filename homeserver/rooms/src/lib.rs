@@ -24,14 +24,18 @@ mod members;
 mod membership;
 mod peers;
 mod powers;
+#[cfg(test)]
+mod property_tests;
 mod receipts;
 mod related;
 mod relations;
 mod room;
 mod rows;
 mod send;
+mod server_acl;
 mod signing;
 mod state_store;
+mod succession;
 mod threads;
 mod timeline;
 mod typing;
@@ -46,6 +50,7 @@ use entente_storage::Store;
 use quick_cache::{Weighter, sync::Cache};
 use ruma::{OwnedRoomId, OwnedServerName, RoomVersionId, ServerName, UserId, serde::Base64};
 
+use self::typing::Typists;
 pub use self::{
     changes::{Change, TOPIC},
     client_event::{ObjectWriter, Reader, Shape, Unsigned},
@@ -67,14 +72,16 @@ pub use self::{
     relations::Relation,
     room::{Room, RoomView, StateKey},
     rows::{KEYSPACES, Membership, RoomNumber},
+    server_acl::server_is_allowed,
+    signing::{RetiredKey, SigningKeys},
     state_store::{StateReader, StateStore, StateStoreError},
+    succession::Succession,
     threads::ThreadsPage,
     timeline::{Direction, TimelinePage, TimelinePlace},
     upgrade::RoomUpgrade,
     user_rooms::UserRoom,
     visibility::Seen,
 };
-use self::{signing::SigningKey, typing::Typists};
 
 /// Events that are remembered take at most this many bytes.
 const MOST_EVENT_BYTES: u64 = 24 * 1024 * 1024;
@@ -123,7 +130,7 @@ pub struct Rooms {
 struct Inner {
     store: Store,
     environment: Environment,
-    signing_key: SigningKey,
+    signing_keys: SigningKeys,
     settings: Settings,
     states: StateStore,
     rooms_by_id: Cache<OwnedRoomId, Arc<Room>>,
@@ -151,11 +158,11 @@ impl Rooms {
         server_name: OwnedServerName,
         settings: Settings,
     ) -> Result<Self, RoomError> {
-        let signing_key = SigningKey::load(&store, environment.randomness(), server_name).await?;
+        let signing_keys = SigningKeys::load(store.clone(), environment.clone(), server_name).await?;
         let inner = Inner {
             store,
             environment,
-            signing_key,
+            signing_keys,
             settings,
             states: StateStore::new(MOST_STATE_NODES),
             rooms_by_id: Cache::new(MOST_ROOMS),
@@ -171,12 +178,17 @@ impl Rooms {
 
     /// The server's name.
     pub fn server_name(&self) -> &ServerName {
-        self.inner.signing_key.server_name()
+        self.inner.signing_keys.server_name()
+    }
+
+    /// The keys with which the server signs.
+    pub fn signing_keys(&self) -> &SigningKeys {
+        &self.inner.signing_keys
     }
 
     /// The name and the public half of the key with which this server signs.
     pub fn public_key(&self) -> (String, Base64) {
-        self.inner.signing_key.public_key()
+        self.inner.signing_keys.public_key()
     }
 
     /// The settings.

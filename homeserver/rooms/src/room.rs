@@ -141,6 +141,20 @@ impl Rooms {
         Ok(RoomView::new(self.clone(), snapshot, room, redactions))
     }
 
+    /// The event with this id, in whatever room, and its room as it is now. Who may see it is not decided.
+    pub async fn event_anywhere(
+        &self,
+        event_id: &EventId,
+    ) -> Result<Option<(RoomView, Arc<Event>)>, RoomError> {
+        let redactions = self.redactions();
+        let snapshot = self.inner.store.snapshot().await?;
+        let place = snapshot.get(&rows::EVENT_IDS, event_id.as_str()).await?;
+        let Some(place) = place else { return Ok(None) };
+        let view = self.view_in(&snapshot, RoomNumber(place.room), redactions).await?;
+        let event = view.event(EventNumber(place.number)).await?;
+        Ok(event.map(|event| (view, event)))
+    }
+
     /// A room as a snapshot shows it. `redactions` was asked for before the snapshot was taken.
     pub async fn view_in(
         &self,

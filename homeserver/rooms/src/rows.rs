@@ -65,6 +65,9 @@ pub(crate) const PUBLISHED: Keyspace<u64, ()> = Keyspace::new(0x0214, "rooms.pub
 pub(crate) const REPORTS: Keyspace<(u64, u64), ReportRow> = Keyspace::new(0x0215, "rooms.reports");
 /// The keys with which this server signs, by their names (`ed25519:…` without the algorithm): seeds of 32 bytes.
 pub(crate) const SIGNING_KEYS: Keyspace<String, Bytes> = Keyspace::new(0x0216, "rooms.signing_keys");
+/// Keys with which this server signed before, by their names.
+pub(crate) const RETIRED_SIGNING_KEYS: Keyspace<String, RetiredKeyRow> =
+    Keyspace::new(0x0240, "rooms.retired_signing_keys");
 /// The timeline by time: room, `origin_server_ts` in ms, number.
 pub(crate) const EVENT_TIMES: Keyspace<(u64, u64, i64), ()> = Keyspace::new(0x0217, "rooms.event_times");
 
@@ -83,7 +86,7 @@ pub(crate) const EARLY_REDACTIONS: Keyspace<(u64, String), NumberRow> =
     Keyspace::new(0x0224, "rooms.early_redactions");
 
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 28] = [
+pub const KEYSPACES: [KeyspaceInfo; 29] = [
     STATE_NODES.info(),
     ROOM_IDS.info(),
     ROOMS.info(),
@@ -106,6 +109,7 @@ pub const KEYSPACES: [KeyspaceInfo; 28] = [
     PUBLISHED.info(),
     REPORTS.info(),
     SIGNING_KEYS.info(),
+    RETIRED_SIGNING_KEYS.info(),
     EVENT_TIMES.info(),
     CHAIN_POSITIONS.info(),
     CHAIN_ROWS.info(),
@@ -403,7 +407,19 @@ pub(crate) struct ReportRow {
     pub(crate) score: Option<i64>,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct RetiredKeyRow {
+    /// The Ed25519 key: 32 bytes.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub(crate) public_key: Vec<u8>,
+    /// Milliseconds since 1970.
+    #[n(1)]
+    pub(crate) expired_at: u64,
+}
+
 cbor_value!(
+    RetiredKeyRow,
     RoomRow,
     HeadRow,
     EventPlace,

@@ -151,10 +151,8 @@ impl RoomView {
     pub async fn place_at(&self, position: &Position) -> Result<TimelinePlace, RoomError> {
         let mut place = self.timeline_end().await?;
         // Mostly it is near the end.
-        let mut page = 8;
-        loop {
+        for page in [8, 32] {
             let events = self.newest_before(place, page).await?;
-            page = (page * 4).min(PAGE);
             for event in events.iter().rev() {
                 if position.includes(event.position) {
                     return Ok(place);
@@ -165,6 +163,33 @@ impl RoomView {
                 return Ok(place);
             }
         }
+        self.place_far_back(position, place).await
+    }
+
+    /// The same for a position that lies before all events behind `place`. It is found by halves: a client that comes back after
+    /// years, or says so, costs no more than a few events. What was fetched of the time before the room was known here came later
+    /// than all of it, and lies before it.
+    async fn place_far_back(
+        &self,
+        position: &Position,
+        place: TimelinePlace,
+    ) -> Result<TimelinePlace, RoomError> {
+        // All events before `low` had come then, and none from `high` on.
+        let (mut low, mut high) = (0, place.0.0);
+        while low < high {
+            let middle = low.midpoint(high);
+            let behind = TimelinePlace(EventNumber(middle.saturating_add(1)));
+            match self.newest_before(behind, 1).await?.pop() {
+                Some(event) if event.number.0 >= low && !position.includes(event.position) => {
+                    high = event.number.0;
+                }
+                _ => low = middle.saturating_add(1),
+            }
+        }
+        if high <= 0 {
+            return Ok(TimelinePlace(EventNumber(self.head().await?.first_event)));
+        }
+        Ok(TimelinePlace(EventNumber(high)))
     }
 
     /// The numbers of the events on both sides of one, and the event: for `/context`.

@@ -63,7 +63,7 @@ impl Rooms {
                 return Err(RoomError::Forbidden("you may not upgrade this room"));
             }
             let new = self.replacement(&composer, upgrade).await?;
-            let replacement = self.compose_room(&new).await?;
+            let replacement = self.compose_room(&new, 0).await?;
             let new_id = replacement.view.room.room_id.clone();
             let new_number = replacement.view.room.number.0;
             let Some(composed) = replacement.finish() else {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use entente_rooms::{
     Chapter, Direction, Event, EventFilter, Membership, MembershipRequest, OutsideMembership, Profile,
-    ROOM_VERSIONS, Received, RoomError, ToldState,
+    ROOM_VERSIONS, Received, RoomError,
 };
 use ruma::{OwnedEventId, RoomVersionId, UserId};
 use serde_json::{Value, json};
@@ -52,11 +52,15 @@ async fn backfill(shared: &Shared, limit: usize) -> usize {
         events.reverse();
         let first = events.first().unwrap().clone();
         let (state, auth_chain) = source.state_before(&first.event_id).await.unwrap();
-        let verified =
-            |events: &[Arc<Event>]| events.iter().map(|event| shared.verified(event.json())).collect();
-        let told = ToldState { state: verified(&state), auth_chain: verified(&auth_chain) };
+        let told =
+            shared.told(state.iter().map(|event| event.json()), auth_chain.iter().map(|event| event.json()));
         let events = events.iter().map(|event| shared.verified(event.json())).collect();
-        let added = shared.other.rooms.add_history(&shared.room, &Chapter { events, told }).await.unwrap();
+        let added = shared
+            .other
+            .rooms
+            .add_history(&shared.room, &Chapter { events, told: vec![(first.event_id.clone(), told)] })
+            .await
+            .unwrap();
         assert!(added > 0, "nothing was added before {open:?}");
         chapters += 1;
     }
@@ -129,8 +133,8 @@ async fn a_gap_is_closed_by_the_events_between() {
     let received = shared.other.rooms.receive(&shared.room, &pdu).await.unwrap();
     assert!(matches!(received, Received::MissingPrevEvents(_)));
     let (state, auth_chain) = view.state_before(newest).await.unwrap();
-    let verified = |events: &[Arc<Event>]| events.iter().map(|event| shared.verified(event.json())).collect();
-    let told = ToldState { state: verified(&state), auth_chain: verified(&auth_chain) };
+    let told =
+        shared.told(state.iter().map(|event| event.json()), auth_chain.iter().map(|event| event.json()));
     let received = shared.other.rooms.receive_with_state(&shared.room, &pdu, &told).await.unwrap();
     assert_eq!(received, Received::Accepted);
     shared.assert_same_state().await;

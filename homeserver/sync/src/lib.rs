@@ -6,6 +6,7 @@
 
 mod device_lists;
 mod error;
+mod initial;
 mod joined;
 mod key_changes;
 mod news;

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use entente_rooms::{Direction, EventFilter, Reader, Shape};
+use entente_rooms::{Direction, EventFilter, Membership, Reader, RoomView, Seen, Shape};
 use ruma::RoomId;
 use tokio::time::{Instant, timeout_at};
 
@@ -8,8 +8,10 @@ use crate::{LONGEST_WAIT, Sync, SyncError, SyncToken};
 
 /// Events of one answer.
 const MOST_EVENTS: usize = 100;
+/// Events of one answer about all rooms: who is further behind gets the newest.
+const MOST_EVENTS_EVERYWHERE: usize = 1_000;
 
-/// What was new in a room between two tokens: events as clients get them.
+/// What was new between two tokens: events as clients get them.
 #[derive(Debug)]
 pub struct Peeked {
     /// The events.
@@ -58,5 +60,62 @@ impl Sync {
                 grown?;
             }
         }
+    }
+
+    /// What is new in all rooms that a user is in (C-S API, `GET /events`): the newest 1000 events. Waits until there is
+    /// something.
+    pub async fn peek_everywhere(
+        &self,
+        reader: Reader<'_>,
+        from: Option<SyncToken>,
+        timeout: Duration,
+    ) -> Result<Peeked, SyncError> {
+        let inner = &self.inner;
+        let deadline = Instant::now() + timeout.min(LONGEST_WAIT);
+        let start = from.unwrap_or_else(|| SyncToken::new(inner.store.published()));
+        let localpart = reader.user_id.localpart();
+        loop {
+            let waker = inner.news.attend(localpart);
+            let woken = timeout_at(deadline, waker.notified());
+            if !inner.news.is_quiet_since(localpart, &start.position) {
+                let peeked = self.look_everywhere(reader, &start).await?;
+                if !peeked.events.is_empty() {
+                    return Ok(peeked);
+                }
+            }
+            if woken.await.is_err() {
+                return Ok(Peeked { events: Vec::new(), end: start.clone(), start });
+            }
+        }
+    }
+
+    async fn look_everywhere(&self, reader: Reader<'_>, start: &SyncToken) -> Result<Peeked, SyncError> {
+        let inner = &self.inner;
+        let _place = inner.at_once.acquire().await.map_err(|_| SyncError::closed())?;
+        let redactions = inner.rooms.redactions();
+        let snapshot = inner.store.snapshot().await?;
+        let position = snapshot.position().await?;
+        inner.news.reached(&position).await?;
+        let mut found: Vec<(RoomView, Seen)> = Vec::new();
+        for room in inner.rooms.user_rooms(&snapshot, reader.user_id.localpart()).await? {
+            let has_events = inner.news.of_room(room.number, &start.position).events;
+            if room.membership != Membership::Join || !has_events {
+                continue;
+            }
+            let view = inner.rooms.view_in(&snapshot, room.number, redactions).await?;
+            let (end, place) = (view.timeline_end().await?, view.place_at(&start.position).await?);
+            let (limit, filter) = (MOST_EVENTS_EVERYWHERE, EventFilter::default());
+            let page =
+                view.timeline(reader.user_id, end, Some(place), Direction::Backward, limit, &filter).await?;
+            found.extend(page.events.into_iter().map(|seen| (view.clone(), seen)));
+            found.sort_by_key(|(_, seen)| (seen.event.position, seen.event.number));
+            found.drain(..found.len().saturating_sub(MOST_EVENTS_EVERYWHERE));
+        }
+        let mut events = Vec::with_capacity(found.len());
+        for (view, seen) in found {
+            let seen = std::slice::from_ref(&seen);
+            events.extend(view.client_events(reader, seen, Shape::WithRoom).await?);
+        }
+        Ok(Peeked { events, start: start.clone(), end: SyncToken::new(position) })
     }
 }

@@ -358,11 +358,38 @@ impl Making<'_> {
         };
         if since.is_some() {
             let met: HashSet<Arc<str>> = seen.iter().map(|(localpart, _)| Arc::clone(localpart)).collect();
-            let new = inner.news.presences.among(&self.people_in(&rooms, is_new).await?, None);
+            let mut new = self.people_in(&rooms, is_new).await?;
+            if let Some(since) = since.filter(|_| remembered.is_none()) {
+                new.extend(self.people_since(&rooms, since).await?);
+            }
+            let new = inner.news.presences.among(&new, None);
             seen.extend(new.into_iter().filter(|(localpart, _)| !met.contains(localpart)));
         }
         response.presence = self.sync.render_presences(seen, filter, &self.ignored);
         Ok(())
+    }
+
+    /// Who came into these rooms, as their states tell it.
+    async fn people_since(
+        &self,
+        rooms: &[UserRoom],
+        since: &Position,
+    ) -> Result<BTreeSet<Arc<str>>, SyncError> {
+        let inner = &self.sync.inner;
+        let mut people = BTreeSet::new();
+        for room in rooms.iter().filter(|room| room.membership == Membership::Join) {
+            if !inner.news.of_room(room.number, since).events {
+                continue;
+            }
+            let view = self.view(room.number).await?;
+            let (before, after) = (view.state_at(since).await?, view.current_state().await?);
+            for event in view.state_changes(before, after).await? {
+                let joined = event.membership().filter(|membership| *membership == Membership::Join);
+                let user_id = event.state_key.as_deref().filter(|_| joined.is_some());
+                people.extend(user_id.and_then(|user_id| inner.rooms.local(user_id)).map(Arc::from));
+            }
+        }
+        Ok(people)
     }
 
     /// Who is in some of these rooms.

@@ -123,6 +123,12 @@ impl Making<'_> {
         Ok(())
     }
 
+    /// Whether the user wants to see no invites.
+    pub(crate) async fn blocks_invites(&self) -> Result<bool, SyncError> {
+        let localpart = self.request.user_id.localpart();
+        Ok(self.sync.inner.accounts.blocks_invites(&self.snapshot, localpart).await?)
+    }
+
     /// A room as the answer shows it.
     pub(crate) async fn view(&self, room: RoomNumber) -> Result<RoomView, SyncError> {
         Ok(self.sync.inner.rooms.view_in(&self.snapshot, room, self.redactions).await?)
@@ -140,7 +146,7 @@ impl Making<'_> {
         Ok(rooms)
     }
 
-    async fn add_account_data(&mut self, response: &mut Response) -> Result<(), SyncError> {
+    pub(crate) async fn add_account_data(&mut self, response: &mut Response) -> Result<(), SyncError> {
         self.find_ignored().await?;
         let user_id = &self.request.user_id;
         let accounts = &self.sync.inner.accounts;
@@ -208,7 +214,7 @@ impl Making<'_> {
                     response.join.extend(made);
                 }
             }
-            Membership::Invite if changed => {
+            Membership::Invite if changed && !self.blocks_invites().await? => {
                 response.invite.extend(crate::others::invited(self, room, "invite_state").await?);
             }
             Membership::Knock if changed => {

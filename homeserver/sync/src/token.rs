@@ -54,7 +54,49 @@ impl fmt::Display for SyncToken {
 
 #[cfg(test)]
 mod tests {
-    use super::SyncToken;
+    use proptest::prelude::*;
+
+    use super::{SyncToken, position_of_token};
+
+    /// A position as text: writers in their order, none of them at 0.
+    fn position() -> impl Strategy<Value = String> {
+        prop::collection::btree_map(0..9_u16, 1..u64::MAX, 1..4).prop_map(|writers| {
+            let part = |(writer, sequence)| match writer {
+                0 => format!("s{sequence}"),
+                writer => format!("w{writer}s{sequence}"),
+            };
+            writers.into_iter().map(part).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_token_is_read_as_it_was_written(
+            position in position(), to_device in prop::option::of(position()), numbers: (u64, u64)
+        ) {
+            let text = match &to_device {
+                Some(to_device) => format!("{position}~{to_device}"),
+                None => position.clone(),
+            };
+            let token = SyncToken::parse(&text);
+            prop_assert_eq!(token.as_ref().map(ToString::to_string), Some(text.clone()));
+            let position = position.parse().ok();
+            prop_assert_eq!(token.map(|token| token.position), position.clone());
+            prop_assert_eq!(position_of_token(&text), position.clone());
+            let sliding = format!("c{:x}.{}_{}", numbers.0, numbers.1, text.split('~').next().unwrap_or_default());
+            prop_assert_eq!(position_of_token(&sliding), position);
+        }
+
+        #[test]
+        fn any_text_is_a_token_or_none(text in "[cstw0-9a-f._~ é-]{0,40}") {
+            if let Some(token) = SyncToken::parse(&text) {
+                prop_assert_eq!(SyncToken::parse(&token.to_string()), Some(token));
+            }
+            if let Some(token) = crate::sliding::connection::SlidingToken::parse(&text) {
+                prop_assert_eq!(crate::sliding::connection::SlidingToken::parse(&token.to_string()), Some(token));
+            }
+        }
+    }
 
     #[test]
     fn text_gives_the_token_back_or_is_refused() {

@@ -94,7 +94,8 @@ async fn set(
     Ok(())
 }
 
-fn check_own(session: &Session, user_id: &UserId) -> Result<(), MatrixError> {
+/// Refuses other users' account data.
+pub(super) fn check_own(session: &Session, user_id: &UserId) -> Result<(), MatrixError> {
     if session.user_id == user_id {
         Ok(())
     } else {

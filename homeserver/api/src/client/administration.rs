@@ -1,11 +1,36 @@
 use axum::extract::State;
 use entente_accounts::{AccountStatus, Session};
 use ruma::{
-    UserId,
-    api::client::admin::{is_user_locked, is_user_suspended, lock_user, suspend_user},
+    MilliSecondsSinceUnixEpoch, UInt, UserId,
+    api::client::admin::{get_user_info, is_user_locked, is_user_suspended, lock_user, suspend_user},
 };
 
 use crate::{ApiState, MatrixError};
+
+/// `GET /admin/whois/{userId}`: where a user's devices were seen last. For the user, and for administrators.
+pub(super) async fn whois(
+    State(state): State<ApiState>,
+    session: Session,
+    request: get_user_info::v3::Request,
+) -> Result<get_user_info::v3::Response, MatrixError> {
+    if session.user_id != request.user_id && !session.admin {
+        return Err(MatrixError::forbidden("only administrators learn where others were seen"));
+    }
+    let mut response = get_user_info::v3::Response::new();
+    for device in state.accounts.devices(&request.user_id).await? {
+        let mut connection = get_user_info::v3::ConnectionInfo::new();
+        connection.ip = device.last_seen_address;
+        let seen_at = device.last_seen_at.and_then(|at| UInt::try_from(at).ok());
+        connection.last_seen = seen_at.map(MilliSecondsSinceUnixEpoch);
+        let mut info = get_user_info::v3::DeviceInfo::new();
+        let mut session = get_user_info::v3::SessionInfo::new();
+        session.connections.push(connection);
+        info.sessions.push(session);
+        response.devices.insert(device.device_id.to_string(), info);
+    }
+    response.user_id = Some(request.user_id);
+    Ok(response)
+}
 
 /// `GET /admin/lock/{userId}`.
 pub(super) async fn is_locked(

@@ -11,7 +11,10 @@ use ruma::{
 };
 use serde_json::Value;
 
-use super::membership::{active, profile_of};
+use super::{
+    membership::{active, profile_of},
+    room_send::require_invitable,
+};
 use crate::{ApiState, MatrixError};
 
 /// Invites that one request may carry.
@@ -48,7 +51,9 @@ pub(super) async fn create_room(
         new.power_levels = canonical(levels.json().get())?;
     }
     for event in &request.initial_state {
-        new.initial_state.push(initial_state(event.json().get())?);
+        let (event_type, state_key, content) = initial_state(event.json().get())?;
+        require_invitable(&state, &event_type, &state_key, &content).await?;
+        new.initial_state.push((event_type, state_key, content));
     }
     new.name = request.name;
     new.topic = request.topic;
@@ -62,6 +67,7 @@ pub(super) async fn create_room(
         if invitee == session.user_id || new.invite.iter().any(|(other, _)| *other == invitee) {
             continue;
         }
+        state.accounts.require_invitable(&invitee).await?;
         let profile = profile_of(&state, &invitee).await?;
         new.invite.push((invitee, profile));
     }

@@ -78,6 +78,7 @@ pub(super) async fn invite(
         ));
     };
     let target = invite.user_id;
+    state.accounts.require_invitable(&target).await?;
     let profile = profile_of(&state, &target).await?;
     let invite = MembershipRequest::others(&session.user_id, &target, profile, short(invite.reason)?);
     state.rooms.invite(&request.room_id, &invite).await?;

@@ -35,9 +35,12 @@ mod room_send;
 mod room_upgrade;
 mod sliding_sync;
 mod sync;
+mod tags;
 mod third_party;
+mod third_party_identifiers;
 mod threads;
 mod to_device;
+mod turn_server;
 mod typing;
 mod versions;
 mod well_known;
@@ -92,6 +95,9 @@ pub(crate) fn routes() -> Router<ApiState> {
         .endpoint(account_data::set_global)
         .endpoint(account_data::get_room)
         .endpoint(account_data::set_room)
+        .merge(tags::routes())
+        .merge(third_party_identifiers::routes())
+        .endpoint(turn_server::get)
         .endpoint(presence::get)
         .endpoint(presence::set)
         .endpoint(push_rules::all)
@@ -106,6 +112,7 @@ pub(crate) fn routes() -> Router<ApiState> {
         .endpoint(filters::create)
         .endpoint(filters::get)
         .endpoint(openid::request_token)
+        .endpoint(administration::whois)
         .endpoint(administration::is_locked)
         .endpoint(administration::lock)
         .endpoint(administration::is_suspended)
@@ -173,7 +180,7 @@ fn room_routes() -> Router<ApiState> {
         .endpoint(read_markers::set)
         .endpoint(typing::set)
         .json_endpoint(peeking::room_initial_sync)
-        .json_endpoint(peeking::events)
+        .merge(peeking::routes())
         .endpoint(third_party::protocols)
         .endpoint(third_party::protocol)
         .endpoint(room_aliases::resolve)

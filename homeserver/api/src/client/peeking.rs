@@ -1,17 +1,54 @@
-//! Reading rooms without being in them, by the endpoints that web clients use for previews.
+//! Reading rooms without being in them, and reading everything by the endpoints from before `/sync`: web clients use the former for
+//! previews, and old bots the latter.
 
-use axum::extract::State;
-use entente_accounts::Session;
-use entente_rooms::{
-    Direction, EventFilter, Membership, ObjectWriter, Reader, RoomError, Shape, state::EventNumber,
+use std::time::Duration;
+
+use axum::{
+    Router,
+    extract::{Path, Query, State, rejection::PathRejection, rejection::QueryRejection},
+    response::{IntoResponse, Response},
+    routing::get,
 };
+use entente_accounts::Session;
+use entente_rooms::{ObjectWriter, Reader, RoomError};
 use entente_sync::SyncToken;
-use ruma::api::client::peeking::{get_current_state, listen_to_new_events};
+use ruma::{OwnedEventId, OwnedRoomId, api::client::peeking::get_current_state};
+use serde::Deserialize;
 
-use crate::{ApiState, MatrixError, endpoint::Json};
+use super::room_events::PageWriter;
+use crate::{
+    ApiState, MatrixError,
+    endpoint::{Json, SessionOf},
+};
 
 /// Messages of a room's first view.
 const MESSAGES: usize = 20;
+/// Messages of each room, unless the client says otherwise, and at the most.
+const MESSAGES_OF_EACH: usize = 10;
+const MOST_MESSAGES_OF_EACH: usize = 100;
+
+#[derive(Debug, Deserialize)]
+struct EventsParameters {
+    room_id: Option<OwnedRoomId>,
+    from: Option<String>,
+    timeout: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct InitialParameters {
+    limit: Option<usize>,
+    #[serde(default)]
+    archived: bool,
+}
+
+pub(super) fn routes() -> Router<ApiState> {
+    ["/_matrix/client/v3", "/_matrix/client/r0"].into_iter().fold(Router::new(), |router, base| {
+        router
+            .route(&format!("{base}/events"), get(events))
+            .route(&format!("{base}/events/{{event_id}}"), get(event))
+            .route(&format!("{base}/initialSync"), get(initial_sync))
+    })
+}
 
 /// `GET /rooms/{roomId}/initialSync`.
 pub(super) async fn room_initial_sync(
@@ -19,49 +56,29 @@ pub(super) async fn room_initial_sync(
     session: Session,
     request: get_current_state::v3::Request,
 ) -> Result<Json, MatrixError> {
-    let user_id = &session.user_id;
-    let view = state.rooms.view(&request.room_id).await?;
-    let root = view.readable_state(user_id).await?;
-    let end = view.timeline_end().await?;
-    let filter = EventFilter::default();
-    let page = view.timeline(user_id, end, None, Direction::Backward, MESSAGES, &filter).await?;
-    let reader = Reader { user_id, device_id: session.device_id.as_str() };
-    let mut messages = view.client_events(reader, &page.events, Shape::WithRoom).await?;
-    messages.reverse();
-    let events = view.full_state(root).await?;
-    let membership = view.membership(user_id).await?;
-    let account_data = state.accounts.room_account_data(user_id, &request.room_id).await?;
-    let mut json = Vec::new();
-    let mut writer = ObjectWriter::begin(&mut json);
-    writer.value("room_id", &request.room_id);
-    if let Some(membership) = membership.filter(|membership| *membership != Membership::Knock) {
-        writer.value("membership", membership.as_str());
-    }
-    writer.key("messages");
-    let mut chunk = ObjectWriter::begin(writer.json);
-    let start = page.events.last().map_or(EventNumber(0), |oldest| oldest.event.number);
-    chunk.value("start", entente_rooms::TimelinePlace(start).to_string());
-    chunk.value("end", end.to_string());
-    chunk.list("chunk", &messages, |json, event| json.extend_from_slice(event));
-    chunk.end();
-    writer.list("state", &events, |json, event| view.write_state_event(json, event, Shape::WithRoom));
-    writer.list("account_data", &account_data, |json, entry| {
-        let mut event = ObjectWriter::begin(json);
-        event.value("type", &entry.event_type);
-        event.raw("content", &entry.content);
-        event.end();
-    });
-    writer.end();
-    Ok(Json(json))
+    Ok(Json(state.sync.room_initial_sync(reader(&session), &request.room_id, MESSAGES).await?))
 }
 
-/// `GET /events` of one room.
-pub(super) async fn events(
+/// `GET /initialSync`.
+async fn initial_sync(
     State(state): State<ApiState>,
-    session: Session,
-    request: listen_to_new_events::v3::Request,
-) -> Result<Json, MatrixError> {
-    let from = match request.from.as_deref() {
+    SessionOf(session): SessionOf,
+    parameters: Result<Query<InitialParameters>, QueryRejection>,
+) -> Result<Response, MatrixError> {
+    let Query(parameters) = parameters.map_err(|error| MatrixError::invalid_param(&error.body_text()))?;
+    let limit = parameters.limit.unwrap_or(MESSAGES_OF_EACH).min(MOST_MESSAGES_OF_EACH);
+    let json = state.sync.initial_sync(reader(&session), limit, parameters.archived).await?;
+    Ok(Json(json).into_response())
+}
+
+/// `GET /events`, of one room or of all that the user is in.
+async fn events(
+    State(state): State<ApiState>,
+    SessionOf(session): SessionOf,
+    parameters: Result<Query<EventsParameters>, QueryRejection>,
+) -> Result<Response, MatrixError> {
+    let Query(parameters) = parameters.map_err(|error| MatrixError::invalid_param(&error.body_text()))?;
+    let from = match parameters.from.as_deref() {
         None | Some("") => None,
         // Clients go on from where the first view of the room ended.
         Some(token) if token.starts_with('t') => None,
@@ -70,14 +87,36 @@ pub(super) async fn events(
                 .ok_or(RoomError::InvalidParameter(String::from("from is none of this server's tokens")))?,
         ),
     };
-    let reader = Reader { user_id: &session.user_id, device_id: session.device_id.as_str() };
-    let timeout = request.timeout.unwrap_or_default();
-    let peeked = state.sync.peek(reader, &request.room_id, from, timeout).await?;
+    let timeout = Duration::from_millis(parameters.timeout.unwrap_or_default());
+    let peeked = match &parameters.room_id {
+        Some(room_id) => state.sync.peek(reader(&session), room_id, from, timeout).await?,
+        None => state.sync.peek_everywhere(reader(&session), from, timeout).await?,
+    };
     let mut json = Vec::new();
     let mut writer = ObjectWriter::begin(&mut json);
     writer.value("start", peeked.start.to_string());
     writer.value("end", peeked.end.to_string());
     writer.list("chunk", &peeked.events, |json, event| json.extend_from_slice(event));
     writer.end();
-    Ok(Json(json))
+    Ok(Json(json).into_response())
+}
+
+/// `GET /events/{eventId}`. One that the user may not see is told from one that is not there by nobody.
+async fn event(
+    State(state): State<ApiState>,
+    SessionOf(session): SessionOf,
+    path: Result<Path<OwnedEventId>, PathRejection>,
+) -> Result<Response, MatrixError> {
+    let Path(event_id) = path.map_err(|error| MatrixError::invalid_param(&error.body_text()))?;
+    let found = state.rooms.event_anywhere(&event_id).await?;
+    let (view, _) = found.ok_or(RoomError::EventNotFound)?;
+    let events = [view.visible_event(&session.user_id, &event_id).await?];
+    let page_writer = PageWriter::new(&view, &session, &[&events]).await?;
+    let mut json = Vec::new();
+    page_writer.write_one(&mut json, &events[0]);
+    Ok(Json(json).into_response())
+}
+
+fn reader(session: &Session) -> Reader<'_> {
+    Reader { user_id: &session.user_id, device_id: session.device_id.as_str() }
 }

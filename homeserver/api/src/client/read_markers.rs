@@ -10,6 +10,8 @@ use crate::{ApiState, MatrixError};
 
 /// The account data of a room that holds its fully-read marker (C-S API, "Fully read markers").
 const FULLY_READ: &str = "m.fully_read";
+/// How often a marker is tried to be set that others move meanwhile.
+const MOST_ATTEMPTS: u32 = 16;
 
 /// `POST /rooms/{roomId}/read_markers`.
 pub(super) async fn set(
@@ -60,32 +62,42 @@ impl<'a> FullyRead<'a> {
         Ok(Self { state, session, view, event_id, number })
     }
 
-    /// Sets the marker, unless it stands there or at a newer event already.
+    /// Sets the marker, unless it stands there or at a newer event already. Of devices that set it at the same time the furthest
+    /// prevails.
     pub(super) async fn set(self) -> Result<(), MatrixError> {
-        if self.present().await?.is_some_and(|present| present >= self.number) {
-            return Ok(());
-        }
-        let content = Bytes::from(json!({ "event_id": self.event_id }).to_string());
+        let (accounts, user_id) = (&self.state.accounts, &self.session.user_id);
         let scope = AccountDataScope::Room(&self.view.room.room_id);
-        self.state.accounts.set_account_data(&self.session.user_id, scope, FULLY_READ, content).await?;
-        Ok(())
+        let content = Bytes::from(json!({ "event_id": self.event_id }).to_string());
+        for _ in 0..MOST_ATTEMPTS {
+            let found = match accounts.account_data(user_id, scope, FULLY_READ).await {
+                Ok(content) => Some(content),
+                Err(AccountError::NotFound(_)) => None,
+                Err(error) => return Err(error.into()),
+            };
+            if self.place_of(found.as_ref()).await?.is_some_and(|present| present >= self.number) {
+                return Ok(());
+            }
+            let if_still = |present: Option<&Bytes>| Ok((present == found.as_ref()).then(|| content.clone()));
+            if accounts.change_account_data(user_id, scope, FULLY_READ, if_still).await? {
+                return Ok(());
+            }
+        }
+        Err(MatrixError::unavailable("the marker is being moved by many at once; try again"))
     }
 
-    /// Where the marker stands.
-    async fn present(&self) -> Result<Option<EventNumber>, MatrixError> {
+    /// Where a marker stands.
+    async fn place_of(&self, marker: Option<&Bytes>) -> Result<Option<EventNumber>, MatrixError> {
         #[derive(Deserialize)]
         struct Content {
             event_id: OwnedEventId,
         }
-        let scope = AccountDataScope::Room(&self.view.room.room_id);
-        let content = match self.state.accounts.account_data(&self.session.user_id, scope, FULLY_READ).await {
-            Ok(content) => content,
-            Err(AccountError::NotFound(_)) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        match serde_json::from_slice::<Content>(&content) {
-            Ok(content) => Ok(self.view.number_of(&content.event_id).await?),
-            Err(_) => Ok(None),
+        match marker.and_then(|content| serde_json::from_slice::<Content>(content).ok()) {
+            // The marker may have gone on since the view was taken.
+            Some(content) => {
+                let view = self.state.rooms.view(&self.view.room.room_id).await?;
+                Ok(view.number_of(&content.event_id).await?)
+            }
+            None => Ok(None),
         }
     }
 }

@@ -243,20 +243,24 @@ async fn lazy_members(
 }
 
 /// Writes the events of one answer.
-struct PageWriter<'a> {
+pub(super) struct PageWriter<'a> {
     view: &'a RoomView,
     reader: Reader<'a>,
     unsigned: Unsigned,
 }
 
 impl<'a> PageWriter<'a> {
-    async fn new(view: &'a RoomView, session: &'a Session, events: &[&[Seen]]) -> Result<Self, MatrixError> {
+    pub(super) async fn new(
+        view: &'a RoomView,
+        session: &'a Session,
+        events: &[&[Seen]],
+    ) -> Result<Self, MatrixError> {
         let reader = Reader { user_id: &session.user_id, device_id: session.device_id.as_str() };
         let unsigned = view.unsigned(reader, &events.concat()).await?;
         Ok(Self { view, reader, unsigned })
     }
 
-    fn write_one(&self, json: &mut Vec<u8>, seen: &Seen) {
+    pub(super) fn write_one(&self, json: &mut Vec<u8>, seen: &Seen) {
         self.view.write_event(json, self.reader, seen, &self.unsigned, Shape::WithRoom);
     }
 

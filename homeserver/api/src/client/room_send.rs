@@ -2,9 +2,9 @@ use axum::extract::State;
 use entente_accounts::Session;
 use entente_rooms::{Draft, SendingDevice};
 use ruma::{
-    TransactionId,
+    CanonicalJsonObject, CanonicalJsonValue, TransactionId, UserId,
     api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
-    events::TimelineEventType,
+    events::{StateEventType, TimelineEventType},
 };
 
 use super::{create_room::canonical, membership::active};
@@ -43,9 +43,25 @@ pub(super) async fn send_state(
 ) -> Result<send_state_event::v3::Response, MatrixError> {
     active(&session)?;
     let content = canonical(request.body.json().get())?;
+    require_invitable(&state, &request.event_type, &request.state_key, &content).await?;
     let draft = Draft::state(&session.user_id, request.event_type, request.state_key, content);
     let event_id = state.rooms.send(&request.room_id, draft).await?;
     Ok(send_state_event::v3::Response::new(event_id))
+}
+
+/// Refuses state that is an invite to somebody who wants none.
+pub(super) async fn require_invitable(
+    state: &ApiState,
+    event_type: &StateEventType,
+    state_key: &str,
+    content: &CanonicalJsonObject,
+) -> Result<(), MatrixError> {
+    let is_invite = *event_type == StateEventType::RoomMember
+        && content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("invite");
+    if is_invite && let Ok(invitee) = <&UserId>::try_from(state_key) {
+        state.accounts.require_invitable(invitee).await?;
+    }
+    Ok(())
 }
 
 /// `PUT /rooms/{roomId}/redact/{eventId}/{txnId}`.

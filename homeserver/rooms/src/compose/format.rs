@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::Draft;
 use crate::{
     Event, RoomError,
-    signing::{SigningKey, unhashable},
+    signing::{SigningKeys, unhashable},
 };
 
 /// An event names at most this many events before it (S-S API, "PDUs").
@@ -56,7 +56,7 @@ pub(super) fn raw_content(content: &CanonicalJsonObject) -> Result<Box<RawValue>
 pub(super) fn build(
     parts: &Parts<'_>,
     rules: &RoomVersionRules,
-    key: &SigningKey,
+    key: &SigningKeys,
 ) -> Result<(Bytes, OwnedEventId), RoomError> {
     let mut event = unsigned(parts, rules)?;
     if rules.event_id_format == EventIdFormatVersion::V1 {
@@ -70,7 +70,7 @@ pub(super) fn build(
 pub(crate) fn sign(
     event: &mut CanonicalJsonObject,
     rules: &RoomVersionRules,
-    key: &SigningKey,
+    key: &SigningKeys,
 ) -> Result<(Bytes, OwnedEventId), RoomError> {
     key.hash_and_sign(event, &rules.redaction)?;
     // The size is decided on the whole event, with its signatures.

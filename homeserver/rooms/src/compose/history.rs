@@ -1,6 +1,6 @@
 //! Events whose place in the graph is told and not known: what came before a room's beginning here, and what came behind a gap.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use entente_storage::LogPosition;
 
@@ -44,12 +44,12 @@ impl Composer {
 
     /// Puts history before the room's beginning.
     pub(crate) async fn add_history(&mut self, chapter: &Chapter) -> Result<usize, RoomError> {
-        self.add_outliers(&chapter.told, None).await?;
-        let told = if chapter.told.state.is_empty() {
-            None
-        } else {
-            Some(self.state_of_events(&chapter.told.state).await?)
-        };
+        let mut told = HashMap::new();
+        // Before the first event of all there is no state.
+        for (event_id, state) in chapter.told.iter().filter(|(_, told)| !told.state.is_empty()) {
+            self.add_outliers(state, None).await?;
+            told.insert(event_id, self.state_of_events(&state.state).await?);
+        }
         let mut unknown = Vec::with_capacity(chapter.events.len());
         for pdu in &chapter.events {
             let known = self.find(&pdu.event_id).await?;
@@ -65,7 +65,7 @@ impl Composer {
         let mut added = 0;
         // Those that cannot be added leave their numbers free.
         for ((pdu, known_as), number) in unknown.into_iter().zip(first..) {
-            if self.add_past_event(pdu, number, told, known_as).await? {
+            if self.add_past_event(pdu, number, told.get(&pdu.event_id).copied(), known_as).await? {
                 added += 1;
             }
         }

@@ -66,7 +66,7 @@ impl Composer {
         except: Option<&EventId>,
     ) -> Result<(), RoomError> {
         let mut waiting: HashMap<OwnedEventId, &VerifiedPdu> = HashMap::new();
-        for pdu in told.auth_chain.iter().chain(&told.state) {
+        for pdu in &told.events {
             if except != Some(&*pdu.event_id) && self.find(&pdu.event_id).await?.is_none() {
                 waiting.insert(pdu.event_id.clone(), pdu);
             }
@@ -103,7 +103,7 @@ impl Composer {
         if let Some(create) = self.current(&StateEventType::RoomCreate, "").await? {
             return Ok(Some(create));
         }
-        let mut events = told.auth_chain.iter().chain(&told.state);
+        let mut events = told.events.iter();
         let create = events.find(|pdu| pdu.event_type == "m.room.create");
         let create =
             create.ok_or_else(|| RoomError::BadEvent(String::from("the room has no create event")))?;
@@ -159,10 +159,10 @@ impl Composer {
     }
 
     /// The state that these events are.
-    pub(super) async fn state_of_events(&mut self, pdus: &[VerifiedPdu]) -> Result<StateRoot, RoomError> {
-        let mut changes: Vec<(StateKeyId, Option<EventNumber>)> = Vec::with_capacity(pdus.len());
-        for pdu in pdus {
-            let Some(event) = self.find(&pdu.event_id).await? else { continue };
+    pub(super) async fn state_of_events(&mut self, ids: &[OwnedEventId]) -> Result<StateRoot, RoomError> {
+        let mut changes: Vec<(StateKeyId, Option<EventNumber>)> = Vec::with_capacity(ids.len());
+        for id in ids {
+            let Some(event) = self.find(id).await? else { continue };
             let Some(state_key) = event.state_key.clone().filter(|_| !event.is_rejected()) else { continue };
             let id = self.state_key_id(&event.event_type, &state_key).await?;
             changes.push((id, Some(event.state_number())));

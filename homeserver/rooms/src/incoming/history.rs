@@ -1,4 +1,4 @@
-use ruma::RoomId;
+use ruma::{OwnedEventId, RoomId};
 
 use super::{ToldState, VerifiedPdu};
 use crate::{RoomError, Rooms};
@@ -8,8 +8,8 @@ use crate::{RoomError, Rooms};
 pub struct Chapter {
     /// The events, each behind those before it. Everything in it was verified.
     pub events: Vec<VerifiedPdu>,
-    /// The state before the first of them, where it is not known.
-    pub told: ToldState,
+    /// The states before those of them of which not everything before them is known.
+    pub told: Vec<(OwnedEventId, ToldState)>,
 }
 
 impl Rooms {

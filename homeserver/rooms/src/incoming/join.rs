@@ -12,7 +12,7 @@ use ruma::{
 };
 
 use super::{ToldState, VerifiedPdu};
-use crate::{Draft, Profile, RoomError, Rooms, compose::sign};
+use crate::{Draft, Profile, RoomError, Rooms, compose::sign, state::Partition};
 
 /// A room as the server that let a user in told of it. Everything in it was verified.
 #[derive(Clone, Debug)]
@@ -81,15 +81,56 @@ impl Rooms {
             let event_id = format!("${}:{}", environment.randomness().alphanumeric(18), self.server_name());
             template.insert(String::from("event_id"), CanonicalJsonValue::String(event_id));
         }
-        let (_, event_id) = sign(&mut template, rules, &self.inner.signing_key)?;
+        let (_, event_id) = sign(&mut template, rules, &self.inner.signing_keys)?;
         Ok((template, event_id))
     }
 
+    /// Adds this server's signature to a join that one of its users authorises, if that user may (room version 8, "Restricted
+    /// rooms"). A join that nobody here authorises stays as it is.
+    pub async fn cosign_join(
+        &self,
+        room_id: &RoomId,
+        event: &mut CanonicalJsonObject,
+    ) -> Result<(), RoomError> {
+        let text = |object: &CanonicalJsonObject, field: &str| {
+            object.get(field).and_then(|text| text.as_str()).map(str::to_owned)
+        };
+        let content = event.get("content").and_then(|content| content.as_object());
+        let authoriser = content.and_then(|content| text(content, "join_authorised_via_users_server"));
+        if authoriser.is_none_or(|authoriser| self.local(&authoriser).is_none()) {
+            return Ok(());
+        }
+        let sender = text(event, "sender").and_then(|sender| UserId::parse(sender).ok());
+        let sender = sender.ok_or_else(|| RoomError::BadEvent(String::from("the event has no sender")))?;
+        let rules = self
+            .change_room(room_id, async |mut composer| {
+                composer.restricted_join(&sender).await?;
+                let rules = composer.view.room.rules.clone();
+                Ok((composer, rules))
+            })
+            .await?;
+        self.cosign(event, &rules)
+    }
+
+    /// Adds this server's signature to another server's event.
+    pub fn cosign(&self, event: &mut CanonicalJsonObject, rules: &RoomVersionRules) -> Result<(), RoomError> {
+        self.inner.signing_keys.cosign(event, &rules.redaction)
+    }
+
     /// What is told to the server of somebody who joined by this event (S-S API, `PUT /send_join`).
-    pub async fn join_answer(&self, room_id: &RoomId, event_id: &EventId) -> Result<JoinAnswer, RoomError> {
+    pub async fn join_answer(
+        &self,
+        room_id: &RoomId,
+        event_id: &EventId,
+        omits_members: bool,
+    ) -> Result<JoinAnswer, RoomError> {
         let view = self.view(room_id).await?;
         let event = view.event_by_id(event_id).await?.ok_or(RoomError::EventNotFound)?;
-        let state = view.full_state(event.state_before()).await?;
+        let state = if omits_members {
+            view.state_of(event.state_before(), Partition::Settings).await?
+        } else {
+            view.full_state(event.state_before()).await?
+        };
         let mut numbers: Vec<_> = state.iter().map(|event| event.state_number()).collect();
         numbers.push(event.state_number());
         let mut auth_chain = view.auth_chain(&numbers).await?;

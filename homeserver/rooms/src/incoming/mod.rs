@@ -32,13 +32,13 @@ pub enum Received {
     MissingPrevEvents(Vec<OwnedEventId>),
 }
 
-/// A state of a room, as another server told it. Everything in it was verified.
+/// A state of a room, as another server told it.
 #[derive(Clone, Debug, Default)]
 pub struct ToldState {
-    /// The state.
-    pub state: Vec<VerifiedPdu>,
-    /// What authorises it.
-    pub auth_chain: Vec<VerifiedPdu>,
+    /// The events that it consists of.
+    pub state: Vec<OwnedEventId>,
+    /// Those of them that may be unknown here, with what authorises them, in any order.
+    pub events: Vec<VerifiedPdu>,
 }
 
 impl Rooms {
@@ -67,7 +67,7 @@ impl Rooms {
 
     /// Takes in events only because others are authorised by them. Those whose own authority is missing are left out.
     pub async fn receive_auth_events(&self, room_id: &RoomId, pdus: &[VerifiedPdu]) -> Result<(), RoomError> {
-        let told = ToldState { state: Vec::new(), auth_chain: pdus.to_vec() };
+        let told = ToldState { state: Vec::new(), events: pdus.to_vec() };
         self.change_room(room_id, async |mut composer| {
             composer.add_outliers(&told, None).await?;
             Change::Past { room: composer.view.room.number.0 }.log_in(&mut composer.transaction);

@@ -3,13 +3,15 @@
 
 use entente_storage::{Bytes, Transaction};
 use ruma::{CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId};
-
 use serde_json::value::RawValue;
 
 use super::VerifiedPdu;
 use crate::{
-    Event, Membership, MembershipRequest, Room, RoomError, RoomNumber, RoomView, Rooms, compose::Composer,
-    room::Head, rows, rows::HeadRow,
+    Event, Membership, MembershipRequest, Room, RoomError, RoomNumber, RoomView, Rooms,
+    compose::Composer,
+    room::Head,
+    rows::{self, HeadRow},
+    state::EventNumber,
 };
 
 /// What a server may tell of a room to somebody who is not in it takes at most this many bytes.
@@ -113,6 +115,23 @@ impl Rooms {
             })
             .await?;
         Ok(())
+    }
+
+    /// What a local user has to do with a room, and who gave them that membership.
+    pub async fn own_membership(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+    ) -> Result<Option<(Membership, OwnedUserId)>, RoomError> {
+        let localpart = self.localpart(user_id).ok_or(RoomError::RoomNotFound)?;
+        let view = match self.view(room_id).await {
+            Err(RoomError::RoomNotFound) => return Ok(None),
+            view => view?,
+        };
+        let row = view.snapshot.get(&rows::USER_ROOMS, (localpart, view.room.number.0)).await?;
+        let Some(row) = row else { return Ok(None) };
+        let event = view.event(EventNumber(row.value.event)).await?;
+        Ok(event.map(|event| (row.value.membership, event.sender.clone())))
     }
 
     /// Changes a room, or begins it here if nothing of it is known.

@@ -1,6 +1,6 @@
 use entente_storage::Bytes;
 use ruma::{
-    CanonicalJsonObject, OwnedEventId, OwnedServerName,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedServerName,
     canonical_json::redact,
     room_version_rules::RoomVersionRules,
     signatures::{PublicKeyMap, Verified, required_server_signatures_to_verify_event, verify_event},
@@ -9,6 +9,8 @@ use ruma::{
 
 use crate::{RoomError, compose::event_id};
 
+/// Signatures of one server that are looked at.
+const MOST_KEYS: usize = 10;
 /// An event has at most this many bytes (S-S API, "PDUs").
 const MOST_BYTES: usize = 65_535;
 
@@ -25,8 +27,11 @@ pub struct Pdu {
 pub struct VerifiedPdu {
     /// Its id.
     pub event_id: OwnedEventId,
+    /// The events before it.
+    pub prev_events: Vec<OwnedEventId>,
+    /// How deep it is in the graph, as its sender says.
+    pub depth: u64,
     pub(crate) json: Bytes,
-    pub(crate) prev_events: Vec<OwnedEventId>,
     pub(crate) auth_events: Vec<OwnedEventId>,
     pub(crate) event_type: String,
 }
@@ -48,10 +53,30 @@ impl Pdu {
         &self.event_id
     }
 
-    /// The servers whose signatures it must have.
-    pub fn required_signatures(&self, rules: &RoomVersionRules) -> Result<Vec<OwnedServerName>, RoomError> {
+    /// The signatures that it must have: of which servers, and by which of their keys it has them.
+    pub fn required_signatures(
+        &self,
+        rules: &RoomVersionRules,
+    ) -> Result<Vec<(OwnedServerName, Vec<String>)>, RoomError> {
         let servers = required_server_signatures_to_verify_event(&self.object, &rules.signatures);
-        Ok(servers.map_err(|error| RoomError::BadEvent(error.to_string()))?.into_iter().collect())
+        let servers = servers.map_err(|error| RoomError::BadEvent(error.to_string()))?;
+        let signatures = self.object.get("signatures").and_then(|signatures| signatures.as_object());
+        let by = |server: &OwnedServerName| {
+            let of_server = signatures.and_then(|signatures| signatures.get(server.as_str()));
+            let of_server = of_server.and_then(|of_server| of_server.as_object());
+            of_server.map(|of_server| of_server.keys().take(MOST_KEYS).cloned().collect()).unwrap_or_default()
+        };
+        Ok(servers.into_iter().map(|server| (server.clone(), by(&server))).collect())
+    }
+
+    /// When its sender says that it was sent, in ms since 1970.
+    pub fn origin_server_ts(&self) -> u64 {
+        whole(&self.object, "origin_server_ts")
+    }
+
+    /// Who sent it, as it stands there.
+    pub fn sender(&self) -> &str {
+        self.object.get("sender").and_then(|sender| sender.as_str()).unwrap_or_default()
     }
 
     /// Checks the signatures with these keys. Computation only, some 50 µs for each.
@@ -73,11 +98,17 @@ impl Pdu {
         Ok(VerifiedPdu {
             event_id: self.event_id,
             event_type: event_type.to_owned(),
+            depth: whole(&object, "depth"),
             prev_events: referenced(&object, "prev_events")?,
             auth_events: referenced(&object, "auth_events")?,
             json,
         })
     }
+}
+
+fn whole(object: &CanonicalJsonObject, field: &str) -> u64 {
+    let number = object.get(field).and_then(CanonicalJsonValue::as_integer);
+    number.and_then(|number| u64::try_from(i64::from(number)).ok()).unwrap_or_default()
 }
 
 /// The events that one names, by id, or by id and hash.

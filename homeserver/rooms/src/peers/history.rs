@@ -5,9 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use ruma::OwnedEventId;
+use ruma::{EventId, OwnedEventId};
 
-use crate::{Event, RoomError, RoomView, state::EventNumber};
+use crate::{Event, RoomError, RoomView, rows, state::EventNumber};
+
+/// Events that are looked for at once.
+const AT_ONCE: usize = 1_000;
 
 /// An event on the way, the deepest first.
 struct OnTheWay(Arc<Event>);
@@ -117,9 +120,37 @@ impl RoomView {
         Ok(open)
     }
 
+    /// The newest events of the room, to which nothing refers yet.
+    pub async fn newest_events(&self) -> Result<Vec<OwnedEventId>, RoomError> {
+        let extremities = &self.head().await?.extremities;
+        Ok(extremities.iter().filter_map(|extremity| EventId::parse(&extremity.event_id).ok()).collect())
+    }
+
+    /// Those of the events that are not known here, not even as what authorises others.
+    pub async fn unknown_of(&self, ids: &[OwnedEventId]) -> Result<Vec<OwnedEventId>, RoomError> {
+        let mut unknown = Vec::new();
+        for some in ids.chunks(AT_ONCE) {
+            let found = self.snapshot.get_many(&rows::EVENT_IDS, some.iter().map(|id| id.as_str())).await?;
+            let missing = some.iter().zip(found).filter(|(_, place)| place.is_none());
+            unknown.extend(missing.map(|(id, _)| id.clone()));
+        }
+        Ok(unknown)
+    }
+
+    /// Those of the events whose place in the graph is not known here.
+    pub async fn unplaced_of(&self, ids: &[OwnedEventId]) -> Result<Vec<OwnedEventId>, RoomError> {
+        let mut unplaced = Vec::new();
+        for id in ids {
+            if self.event_by_id(id).await?.is_none_or(|event| event.is_outlier()) {
+                unplaced.push(id.clone());
+            }
+        }
+        Ok(unplaced)
+    }
+
     /// The oldest events that have a place in the timeline.
     pub async fn oldest_events(&self, limit: usize) -> Result<Vec<Arc<Event>>, RoomError> {
-        let first = crate::TimelinePlace(EventNumber(crate::rows::FIRST_NUMBER));
+        let first = crate::TimelinePlace(EventNumber(rows::FIRST_NUMBER));
         self.stored_timeline(first, None, crate::Direction::Forward, limit).await
     }
 }

@@ -5,11 +5,12 @@ mod state;
 
 use std::{collections::HashMap, sync::Arc};
 
-use ruma::{CanonicalJsonObject, ServerName, UserId, canonical_json::redact_in_place};
+use ruma::{CanonicalJsonObject, OwnedUserId, ServerName, UserId, canonical_json::redact_in_place};
 
 pub use self::state::StateIds;
 use crate::{
     Event, Membership, RoomError, RoomView, rows,
+    server_acl::server_is_allowed,
     state::{EventNumber, StateKeyId, StateRoot, get_many},
     visibility::HistoryVisibility,
 };
@@ -37,6 +38,23 @@ impl RoomView {
         } else {
             Err(RoomError::Forbidden("your server is not in this room"))
         }
+    }
+
+    /// Refuses a server that the room's access control shuts out (C-S API, "Server Access Control Lists").
+    pub async fn require_allowed(&self, server: &ServerName) -> Result<(), RoomError> {
+        let list = self.state_event(self.current_state().await?, "m.room.server_acl", "").await?;
+        let is_allowed = list.is_none_or(|list| server_is_allowed(list.content(), server));
+        if is_allowed {
+            Ok(())
+        } else {
+            Err(RoomError::Forbidden("your server may not take part in this room"))
+        }
+    }
+
+    /// Who made the room.
+    pub async fn creator(&self) -> Result<Option<OwnedUserId>, RoomError> {
+        let create = self.state_event(self.current_state().await?, "m.room.create", "").await?;
+        Ok(create.map(|create| create.sender.clone()))
     }
 
     /// The events as a server may read them: those that its users may not see are redacted (S-S API, "Backfilling and retrieving

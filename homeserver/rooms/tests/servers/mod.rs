@@ -113,15 +113,21 @@ impl Shared {
         let event = self.verified(&serde_json::to_vec(&event).unwrap());
         assert_eq!(event.event_id, event_id);
         assert_eq!(self.one.rooms.receive(&self.room, &event).await.unwrap(), Received::Accepted);
-        let answer = self.one.rooms.join_answer(&self.room, &event_id).await.unwrap();
-        let verified = |events: &[Bytes]| events.iter().map(|json| self.verified(json)).collect();
-        let joined = JoinedRoom {
-            room_id: self.room.clone(),
-            version,
-            told: ToldState { state: verified(&answer.state), auth_chain: verified(&answer.auth_chain) },
-            event,
-        };
+        let answer = self.one.rooms.join_answer(&self.room, &event_id, false).await.unwrap();
+        let told = self.told(answer.state.iter(), answer.auth_chain.iter());
+        let joined = JoinedRoom { room_id: self.room.clone(), version, told, event };
         self.other.rooms.take_over(&joined).await.unwrap();
+    }
+
+    pub(crate) fn told<'a>(
+        &self,
+        state: impl Iterator<Item = &'a Bytes>,
+        auth_chain: impl Iterator<Item = &'a Bytes>,
+    ) -> ToldState {
+        let mut events: Vec<VerifiedPdu> = state.map(|json| self.verified(json)).collect();
+        let state = events.iter().map(|event| event.event_id.clone()).collect();
+        events.extend(auth_chain.map(|json| self.verified(json)));
+        ToldState { state, events }
     }
 
     pub(crate) async fn deliver(&self, from: &Home, to: &Home, events: &[OwnedEventId]) {

@@ -149,6 +149,7 @@ async fn is_listed(
 ) -> Result<bool, SyncError> {
     match room.membership {
         Membership::Join => Ok(true),
+        Membership::Invite if making.blocks_invites().await? => Ok(false),
         Membership::Invite | Membership::Knock => {
             let view = making.view(room.number).await?;
             let own = view.event(room.event).await?;

@@ -1,0 +1,40 @@
+//! Other servers: which of them are spoken to and where they are, requests to them, signing keys, and the rooms that are shared with
+//! them.
+
+mod answering;
+mod backoff;
+mod client;
+pub mod discovery;
+mod error;
+mod inviting;
+mod joining;
+mod keys;
+mod past;
+mod peers;
+mod policy;
+mod receiving;
+mod rows;
+mod shared_rooms;
+#[cfg(test)]
+mod testing;
+mod turns;
+mod verification;
+mod x_matrix;
+
+pub use self::{
+    answering::{SendJoinAnswer, Template},
+    backoff::Destinations,
+    client::{Client, DirectoryAnswer},
+    error::FederationError,
+    inviting::ReceivedInvite,
+    joining::JoinRequest,
+    keys::{Authenticated, Keys},
+    peers::{
+        Asked, KeyRing, KnownKey, KnownKeys, MembershipTemplate, Peers, SendJoin, StateAnswer,
+        StateIdsAnswer, WantedKeys,
+    },
+    policy::Policy,
+    receiving::{Transaction, TransactionAnswer},
+    rows::KEYSPACES,
+    shared_rooms::SharedRooms,
+};

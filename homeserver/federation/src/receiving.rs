@@ -1,0 +1,221 @@
+//! Events that other servers send (S-S API, "Transactions", "Receiving a PDU").
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use entente_rooms::{Received, RoomError, ToldState, VerifiedPdu};
+use futures_util::{FutureExt, StreamExt, stream};
+use ruma::{CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName};
+
+use crate::{
+    FederationError, SharedRooms,
+    verification::{verify, verify_good},
+};
+
+/// Events that are asked for at once to close a gap.
+const MOST_BETWEEN: usize = 50;
+/// Events of a gap for which the state before them is asked.
+const MOST_STATES: usize = 5;
+/// Events of a state that are fetched one by one; when more are unknown the whole state is.
+const MOST_SINGLE: usize = 30;
+/// Events that are fetched at the same time.
+const AT_ONCE: usize = 5;
+
+/// Who sent it, and under which id.
+pub(crate) type TransactionKey = (OwnedServerName, String);
+/// What became of its events: why they were refused.
+pub type TransactionAnswer = Arc<BTreeMap<OwnedEventId, Result<(), String>>>;
+
+/// The events of a transaction.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    /// Who sends it.
+    pub origin: OwnedServerName,
+    /// Its id: it is taken in once.
+    pub transaction_id: String,
+    /// The events, of any rooms.
+    pub pdus: Vec<CanonicalJsonObject>,
+}
+
+impl SharedRooms {
+    /// Takes in the events of a transaction. Answers for each, as far as its id can be told, whether it was taken, or why not.
+    pub async fn receive(&self, transaction: Transaction) -> Result<TransactionAnswer, FederationError> {
+        let Transaction { origin, transaction_id, pdus } = transaction;
+        let key = (origin, transaction_id);
+        if let Some(answer) = self.inner.transactions.get(&key) {
+            return Ok(answer);
+        }
+        let mut by_room: BTreeMap<OwnedRoomId, Vec<CanonicalJsonObject>> = BTreeMap::new();
+        for pdu in pdus {
+            let room_id = pdu.get("room_id").and_then(|room_id| room_id.as_str());
+            if let Some(room_id) = room_id.and_then(|room_id| RoomId::parse(room_id).ok()) {
+                by_room.entry(room_id).or_default().push(pdu);
+            } else {
+                tracing::info!(origin = %key.0, "an event without a room is left out");
+            }
+        }
+        let mut rooms = Vec::with_capacity(by_room.len());
+        for (room_id, events) in by_room {
+            rooms.push(self.receive_in(&key.0, room_id, events).boxed());
+        }
+        let answers: Vec<_> = stream::iter(rooms).buffer_unordered(AT_ONCE).collect().await;
+        let mut answer = BTreeMap::new();
+        for of_room in answers {
+            answer.extend(of_room?);
+        }
+        let answer = Arc::new(answer);
+        self.inner.transactions.insert(key, Arc::clone(&answer));
+        Ok(answer)
+    }
+
+    /// Takes in events of one room, in their order.
+    async fn receive_in(
+        &self,
+        origin: &ServerName,
+        room_id: OwnedRoomId,
+        events: Vec<CanonicalJsonObject>,
+    ) -> Result<Vec<(OwnedEventId, Result<(), String>)>, FederationError> {
+        let view = match self.inner.rooms.view(&room_id).await {
+            Ok(view) if view.is_resident().await? => view,
+            Ok(_) | Err(RoomError::RoomNotFound) => {
+                tracing::info!(%origin, %room_id, "events of a room that nobody here is in are left out");
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let is_allowed = view.require_allowed(origin).await;
+        let mut answers = Vec::with_capacity(events.len());
+        let verified = verify(&*self.inner.keys, &view.room.rules, events).await?;
+        let _turn = self.inner.receiving.take(room_id.as_str()).await;
+        for verified in verified {
+            let pdu = match verified {
+                Ok(pdu) => pdu,
+                Err(error) => {
+                    tracing::info!(%origin, %room_id, %error, "an event is refused");
+                    continue;
+                }
+            };
+            let outcome = match &is_allowed {
+                Ok(()) => self.fit_in(origin, &room_id, &pdu).await,
+                Err(error) => Ok(Received::Rejected(error.to_string())),
+            };
+            let answer = match outcome {
+                Ok(Received::Rejected(reason)) => Err(reason),
+                Ok(Received::MissingAuthEvents(missing) | Received::MissingPrevEvents(missing)) => {
+                    Err(format!("{} events that it names cannot be had", missing.len()))
+                }
+                Ok(_) => Ok(()),
+                // The sender is to try again: what was taken in so far is known then.
+                Err(FederationError::Storage(error) | FederationError::Room(RoomError::Storage(error))) => {
+                    return Err(error.into());
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(reason) = &answer {
+                tracing::info!(%origin, %room_id, event_id = %pdu.event_id, %reason, "an event is refused");
+            }
+            answers.push((pdu.event_id, answer));
+        }
+        Ok(answers)
+    }
+
+    /// Takes in one event; what it names and is not known is asked of the server that sent it. Whoever calls has the room's turn.
+    pub(crate) async fn fit_in(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        pdu: &VerifiedPdu,
+    ) -> Result<Received, FederationError> {
+        let received = self.fit_in_known(origin, room_id, pdu).await?;
+        if !matches!(received, Received::MissingPrevEvents(_)) {
+            return Ok(received);
+        }
+        self.close_gap(origin, room_id, pdu).await?;
+        let received = self.fit_in_known(origin, room_id, pdu).await?;
+        if !matches!(received, Received::MissingPrevEvents(_)) {
+            return Ok(received);
+        }
+        self.fit_in_with_state(origin, room_id, pdu).await
+    }
+
+    /// Takes in one event; what authorises it and is not known is asked for.
+    async fn fit_in_known(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        pdu: &VerifiedPdu,
+    ) -> Result<Received, FederationError> {
+        let received = self.inner.rooms.receive(room_id, pdu).await?;
+        if !matches!(received, Received::MissingAuthEvents(_)) {
+            return Ok(received);
+        }
+        let rules = self.inner.rooms.view(room_id).await?.room.rules.clone();
+        let events = self.inner.peers.event_auth(origin, room_id, &pdu.event_id).await?;
+        let events = verify_good(&*self.inner.keys, &rules, events).await?;
+        self.inner.rooms.receive_auth_events(room_id, &events).await?;
+        Ok(self.inner.rooms.receive(room_id, pdu).await?)
+    }
+
+    /// Asks for the events between those that are known and one that came.
+    async fn close_gap(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        pdu: &VerifiedPdu,
+    ) -> Result<(), FederationError> {
+        let view = self.inner.rooms.view(room_id).await?;
+        let earliest = view.newest_events().await?;
+        let latest = std::slice::from_ref(&pdu.event_id);
+        let events =
+            self.inner.peers.missing_events(origin, room_id, &earliest, latest, MOST_BETWEEN).await?;
+        let mut events = verify_good(&*self.inner.keys, &view.room.rules, events).await?;
+        events.truncate(MOST_BETWEEN);
+        events.sort_by_key(|event| event.depth);
+        let mut states = 0;
+        for event in &events {
+            let received = self.fit_in_known(origin, room_id, event).await?;
+            if matches!(received, Received::MissingPrevEvents(_)) && states < MOST_STATES {
+                states += 1;
+                self.fit_in_with_state(origin, room_id, event).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in an event with the state before it as the server tells it.
+    async fn fit_in_with_state(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        pdu: &VerifiedPdu,
+    ) -> Result<Received, FederationError> {
+        let told = self.told_state(origin, room_id, &pdu.event_id).await?;
+        Ok(self.inner.rooms.receive_with_state(room_id, pdu, &told).await?)
+    }
+
+    /// The state before an event as another server tells it: only what is not known here is fetched.
+    pub(crate) async fn told_state(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        event_id: &OwnedEventId,
+    ) -> Result<ToldState, FederationError> {
+        let view = self.inner.rooms.view(room_id).await?;
+        let ids = self.inner.peers.state_ids(server, room_id, event_id).await?;
+        let all = [ids.state.as_slice(), &ids.auth_chain].concat();
+        let unknown = view.unknown_of(&all).await?;
+        let events = if unknown.len() > MOST_SINGLE {
+            let answer = self.inner.peers.state(server, room_id, event_id).await?;
+            [answer.state, answer.auth_chain].concat()
+        } else {
+            let mut asked = Vec::with_capacity(unknown.len());
+            for event_id in &unknown {
+                asked.push(self.inner.peers.event(server, event_id));
+            }
+            let answers: Vec<_> = stream::iter(asked).buffered(AT_ONCE).collect().await;
+            answers.into_iter().collect::<Result<_, _>>()?
+        };
+        let mut events = verify_good(&*self.inner.keys, &view.room.rules, events).await?;
+        events.retain(|event| unknown.contains(&event.event_id));
+        Ok(ToldState { state: ids.state, events })
+    }
+}

@@ -1,0 +1,45 @@
+use std::sync::Arc;
+
+use entente_rooms::Rooms;
+use quick_cache::sync::Cache;
+
+use crate::{
+    KeyRing, Peers,
+    receiving::{TransactionAnswer, TransactionKey},
+    turns::Turns,
+};
+
+/// Transactions whose answers are remembered, for senders that ask again.
+const MOST_TRANSACTIONS: usize = 2_000;
+
+/// The rooms that this server shares with others: what comes in from them, and what is asked of them. Cheap to clone.
+#[derive(Clone)]
+pub struct SharedRooms {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) rooms: Rooms,
+    pub(crate) peers: Arc<dyn Peers>,
+    pub(crate) keys: Arc<dyn KeyRing>,
+    /// Rooms into which events of other servers are being taken, one after the other.
+    pub(crate) receiving: Turns,
+    /// Rooms that are being joined, or whose past is being fetched.
+    pub(crate) asking: Turns,
+    pub(crate) transactions: Cache<TransactionKey, TransactionAnswer>,
+}
+
+impl SharedRooms {
+    /// The rooms of a server among others.
+    pub fn new(rooms: Rooms, peers: Arc<dyn Peers>, keys: Arc<dyn KeyRing>) -> Self {
+        let inner = Inner {
+            rooms,
+            peers,
+            keys,
+            receiving: Turns::default(),
+            asking: Turns::default(),
+            transactions: Cache::new(MOST_TRANSACTIONS),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+}
