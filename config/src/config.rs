@@ -12,7 +12,7 @@ use crate::{
     problem::{ConfigError, Problem},
     reading::{self, Node},
     sections::{
-        Accounts, Acme, Admin, Federation, Limits, Listener, Log, Login, Media, Metrics, Presence,
+        Accounts, Acme, Admin, Calls, Federation, Limits, Listener, Log, Login, Media, Metrics, Presence,
         RateLimits, Registration, Rooms, Storage, Support, listeners,
     },
     validation,
@@ -56,6 +56,8 @@ pub struct Config {
     pub rate_limits: RateLimits,
     /// Which other servers this one speaks to.
     pub federation: Federation,
+    /// Voice and video.
+    pub calls: Calls,
     /// Whom users and other servers can turn to.
     pub support: Support,
     /// What one request, and all of them together, may take.
@@ -86,6 +88,7 @@ impl Default for Config {
             presence: Presence::default(),
             rate_limits: RateLimits::default(),
             federation: Federation::default(),
+            calls: Calls::default(),
             support: Support::default(),
             limits: Limits::default(),
             log: Log::default(),

@@ -20,10 +20,10 @@ pub use config::Config;
 pub use example::EXAMPLE;
 pub use problem::{ConfigError, Place, Problem};
 pub use sections::{
-    Accounts, Acme, Admin, Argon2, Engine, Federation, FederationDirection, FederationPeer, FederationPolicy,
-    FileMedia, FjallStorage, Limits, Listener, Log, LogFormat, Login, Media, MediaStore, Metrics, PerSecond,
-    PostgresqlStorage, Presence, Rate, RateLimits, Registration, Resource, Rooms, S3Media, SledStorage,
-    Storage, Support, SupportContact, Tls, is_private_address,
+    Accounts, Acme, Admin, Argon2, Calls, Engine, Federation, FederationDirection, FederationPeer,
+    FederationPolicy, FileMedia, FjallStorage, Limits, Listener, Log, LogFormat, Login, Media, MediaStore,
+    Metrics, PerSecond, PostgresqlStorage, Presence, Rate, RateLimits, Registration, Resource, Rooms,
+    S3Media, Sfu, SledStorage, Storage, Support, SupportContact, Tls, is_private_address,
 };
 pub use values::{
     ByteSize, DomainName, EmailAddress, InvalidValue, Localpart, MatrixId, RoomVersion, Secret, ServerName,

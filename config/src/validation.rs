@@ -63,6 +63,7 @@ fn check(config: &Config) -> Contradictions {
     config.login.check(&mut found);
     config.accounts.check(&mut found);
     config.federation.check(&mut found);
+    config.calls.check(&mut found);
     config.support.check(&mut found);
     config.limits.check(&mut found);
     check_metrics(config, &mut found);

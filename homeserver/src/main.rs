@@ -2,6 +2,7 @@
 
 mod admin;
 mod backups;
+mod calls;
 mod catalogue;
 mod command_line;
 mod followers;

@@ -18,6 +18,7 @@ use tokio::{
 
 use crate::{
     admin::{AdminSocket, Operator},
+    calls::{self, CallRemovals},
     followers::Consequences,
     greeting, logging, settings, store,
 };
@@ -63,6 +64,7 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
     let accounts = open_accounts(config, &environment, store).await?;
     let encryption = Encryption::new(store.clone());
     let rooms = open_rooms(config, &environment, store).await?;
+    let calls = calls::open(config, &environment, &rooms)?;
     let sync =
         Sync::new(environment.clone(), store.clone(), accounts.clone(), encryption.clone(), rooms.clone());
     let federation =
@@ -75,6 +77,7 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
         rooms,
         sync: sync.clone(),
         federation: federation.clone(),
+        calls,
         readiness: Arc::new(StoreReadiness(store.clone())),
         limits: settings::limits(config, environment.clock().clone()),
         identity: Arc::new(settings::identity(config)?),
@@ -105,7 +108,8 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
     let mut server = Server::start(settings::listeners(config), &state, connections)
         .await
         .map_err(|error| error.to_string())?;
-    let tasks = Tasks(vec![
+    let bridge = state.calls.as_ref().and_then(|calls| calls.bridge.clone());
+    let mut tasks = Tasks(vec![
         tokio::spawn(socket.serve(operator)),
         tokio::spawn(accounts.clone().watch_presence()),
         tokio::spawn(sweep(accounts, state.encryption.clone(), clock)),
@@ -113,6 +117,10 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
         tokio::spawn(consequences.follow()),
         tokio::spawn(federation.outbox.follow()),
     ]);
+    if let Some(bridge) = bridge.clone() {
+        let removals = CallRemovals { store: store.clone(), rooms: state.rooms.clone(), bridge };
+        tasks.0.push(tokio::spawn(removals.follow()));
+    }
     greeting::greet(config, server.addresses(), first_token.as_deref());
     tracing::info!(server = %config.server_name, version = env!("CARGO_PKG_VERSION"), storage = store.engine_name(), "ready");
 
@@ -121,6 +129,10 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
         error = server.failed() => Err(error.to_string()),
     };
     drop(tasks);
+    // Their connections would not end by themselves.
+    if let Some(bridge) = bridge {
+        bridge.stop().await;
+    }
     let grace = config.limits.shutdown_timeout.duration();
     tokio::select! {
         () = server.stop(grace) => {}

@@ -4,6 +4,7 @@
 mod accounts;
 pub(crate) mod acme;
 mod admin;
+mod calls;
 mod federation;
 mod limits;
 pub(crate) mod listeners;
@@ -22,6 +23,7 @@ mod support;
 pub use accounts::{Accounts, Argon2};
 pub use acme::Acme;
 pub use admin::Admin;
+pub use calls::{Calls, Sfu};
 pub use federation::{Federation, FederationDirection, FederationPeer, FederationPolicy};
 pub use limits::Limits;
 pub use listeners::{Listener, Resource, Tls};

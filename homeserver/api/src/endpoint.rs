@@ -129,6 +129,15 @@ fn anonymous(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Anon
     Ok(Anonymous { address })
 }
 
+/// The same for handlers of endpoints that `ruma` does not describe. Rate limited.
+impl FromRequestParts<ApiState> for Anonymous {
+    type Rejection = MatrixError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, MatrixError> {
+        anonymous(state, parts, true)
+    }
+}
+
 /// The session of a request, for handlers of endpoints that `ruma` does not describe in full. Not rate limited.
 #[derive(Debug)]
 pub(crate) struct SessionOf(pub(crate) Session);

@@ -41,8 +41,8 @@ impl MatrixError {
         Self::new(StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN", "an access token is needed, as a bearer token")
     }
 
-    /// 401, `M_UNAUTHORIZED`: a request of another server without proof of who it is.
-    pub fn unauthenticated(message: &str) -> Self {
+    /// 401, `M_UNAUTHORIZED`: a proof of who is asking that proves nothing.
+    pub fn unauthorized(message: &str) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED", message)
     }
 
@@ -92,6 +92,11 @@ impl MatrixError {
     /// 400, `M_BAD_JSON`.
     pub fn bad_json(message: impl Display) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "M_BAD_JSON", message)
+    }
+
+    /// 400, `M_NOT_JSON`.
+    pub fn not_json(message: impl Display) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "M_NOT_JSON", format!("the body is not JSON: {message}"))
     }
 
     /// 400, `M_UNKNOWN`: a `type` in a login that this server does not know.
@@ -303,7 +308,9 @@ impl From<FederationError> for MatrixError {
         let (status, errcode) = match error {
             FederationError::Room(error) => return error.into(),
             FederationError::Storage(error) => return error.into(),
-            FederationError::Refused(_) => (StatusCode::FORBIDDEN, "M_FORBIDDEN"),
+            FederationError::Refused(_) | FederationError::Status { status: 403, .. } => {
+                (StatusCode::FORBIDDEN, "M_FORBIDDEN")
+            }
             FederationError::OwnServer | FederationError::TooMuch(_) | FederationError::BadEvent(_) => {
                 (StatusCode::BAD_REQUEST, "M_INVALID_PARAM")
             }
@@ -315,7 +322,6 @@ impl From<FederationError> for MatrixError {
             FederationError::Unauthenticated(_) => (StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED"),
             FederationError::NotJson(_) => (StatusCode::BAD_REQUEST, "M_NOT_JSON"),
             FederationError::TimedOut(_) => (StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN"),
-            FederationError::Status { status: 403, .. } => (StatusCode::FORBIDDEN, "M_FORBIDDEN"),
             FederationError::Status { status: 404, .. } | FederationError::NobodyToAsk => {
                 (StatusCode::NOT_FOUND, "M_NOT_FOUND")
             }

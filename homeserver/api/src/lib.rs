@@ -14,6 +14,7 @@ mod limits;
 mod listener;
 mod metrics;
 mod pages;
+mod rtc;
 
 use std::{ops::Deref, sync::Arc};
 
@@ -33,6 +34,7 @@ pub use self::{
     limits::{LimitKind, Limits, RateLimit},
     listener::{Acme, ConnectionSettings, Listener, Server, ServerError, Tls},
     metrics::{Metrics, metrics_router},
+    rtc::{CallMember, Calls, RoomMembers},
 };
 
 /// What handlers work with. Every layer and handler of every request has a clone: it is one pointer.
@@ -66,6 +68,8 @@ pub struct Services {
     pub sync: Sync,
     /// Other servers.
     pub federation: Federation,
+    /// How calls are held; `None`: not at all.
+    pub calls: Option<Calls>,
     /// Whether what it needs is there.
     pub readiness: Arc<dyn Readiness>,
     /// The rate limits.
@@ -125,7 +129,7 @@ pub fn router(state: ApiState, serves: &[Resource]) -> Router {
     let mut routes =
         Router::new().merge(client::discovery()).merge(federation::discovery()).merge(health::routes());
     if serves.contains(&Resource::Client) {
-        routes = routes.merge(client::routes()).merge(landing::routes());
+        routes = routes.merge(client::routes()).merge(rtc::routes(&state)).merge(landing::routes());
     }
     if serves.contains(&Resource::Federation) {
         routes = routes.merge(federation::routes());

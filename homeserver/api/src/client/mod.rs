@@ -64,7 +64,7 @@ pub(crate) const LONG_POLLS: [&str; 6] = [
 
 /// How clients find this server, and whom users can turn to.
 pub(crate) fn discovery() -> Router<ApiState> {
-    Router::new().endpoint(well_known::client).endpoint(well_known::support)
+    Router::new().json_endpoint(well_known::client).endpoint(well_known::support)
 }
 
 /// All other endpoints of the client-server API.

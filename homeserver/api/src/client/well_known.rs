@@ -1,19 +1,29 @@
 use axum::extract::State;
 use ruma::api::client::discovery::{
-    discover_homeserver::{self, HomeserverInfo},
+    discover_homeserver,
     discover_support::{self, Contact},
 };
 
-use crate::{ApiState, MatrixError, SupportContact, endpoint::Anonymous};
+use serde_json::json;
+
+use crate::{
+    ApiState, MatrixError, SupportContact,
+    endpoint::{Anonymous, Json},
+    rtc,
+};
 
 /// `GET /.well-known/matrix/client`.
 pub(super) async fn client(
     State(state): State<ApiState>,
     _: Anonymous,
     _: discover_homeserver::Request,
-) -> Result<discover_homeserver::Response, MatrixError> {
-    let base_url = state.identity.public_base_url.as_str().trim_end_matches('/').to_owned();
-    Ok(discover_homeserver::Response::new(HomeserverInfo::new(base_url)))
+) -> Result<Json, MatrixError> {
+    let base_url = state.identity.public_base_url.as_str().trim_end_matches('/');
+    let mut body = json!({ "m.homeserver": { "base_url": base_url } });
+    if let Some(calls) = &state.calls {
+        body["org.matrix.msc4143.rtc_foci"] = rtc::foci(calls);
+    }
+    Ok(Json(body.to_string().into_bytes()))
 }
 
 /// `GET /.well-known/matrix/support`.

@@ -19,7 +19,8 @@ const MOST_RECEIPTS: usize = 200;
 struct Typing {
     room_id: OwnedRoomId,
     user_id: OwnedUserId,
-    typing: bool,
+    #[serde(rename = "typing")]
+    writes: bool,
 }
 
 #[derive(Deserialize)]
@@ -88,9 +89,9 @@ fn require_own(origin: &ServerName, user_id: &OwnedUserId) -> Result<(), MatrixE
 }
 
 async fn typing(state: &ApiState, origin: &ServerName, content: Value) -> Result<(), MatrixError> {
-    let Typing { room_id, user_id, typing } = read(content)?;
+    let Typing { room_id, user_id, writes } = read(content)?;
     require_own(origin, &user_id)?;
-    if typing {
+    if writes {
         Ok(state.rooms.begin_typing(&room_id, &user_id, TYPING).await?)
     } else {
         Ok(state.rooms.cease_typing(&room_id, &user_id).await?)

@@ -40,7 +40,7 @@ impl FromRequest<ApiState> for Peer {
     async fn from_request(request: Request, state: &ApiState) -> Result<Self, MatrixError> {
         let (parts, body) = request.into_parts();
         let header = parts.headers.get(header::AUTHORIZATION).and_then(|header| header.to_str().ok());
-        let header = header.ok_or_else(|| MatrixError::unauthenticated("the request is not signed"))?;
+        let header = header.ok_or_else(|| MatrixError::unauthorized("the request is not signed"))?;
         let body = axum::body::to_bytes(body, MOST_BODY_BYTES).await;
         let body = body.map_err(|error| MatrixError::unreadable_body(&error, MOST_BODY_BYTES))?;
         let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);

@@ -1,0 +1,127 @@
+/// A video that a subscriber would like to see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wish<K> {
+    /// Which.
+    pub(crate) key: K,
+    /// Higher ones are served first.
+    pub(crate) priority: u32,
+    /// The layers that are arriving and not larger than wanted, with their bits per second, lowest first.
+    pub(crate) layers: Vec<(usize, u64)>,
+    /// The layer that is being sent.
+    pub(crate) current: Option<usize>,
+}
+
+/// What a subscriber gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Allocation<K> {
+    /// The layer of each video; `None` where there is no room for any.
+    pub(crate) layers: Vec<(K, Option<usize>)>,
+    /// Bits per second at which the next improvement becomes possible; 0 if there is nothing to improve.
+    pub(crate) next: u64,
+    /// Bits per second of everything that is wanted.
+    pub(crate) desired: u64,
+}
+
+/// An improvement must leave this share of the budget free, in percent: who goes up at the limit comes down at once.
+const HEADROOM: u64 = 10;
+
+/// Divides a budget, in bits per second, among videos: the lowest layer for each, in the order of their priority, before any goes up.
+///
+/// Without `may_pause` everybody gets the lowest layer, whatever it costs.
+pub(crate) fn allocate<K: Copy>(budget: u64, mut wishes: Vec<Wish<K>>, may_pause: bool) -> Allocation<K> {
+    wishes.sort_by_key(|wish| std::cmp::Reverse(wish.priority));
+    let desired = wishes.iter().filter_map(|wish| wish.layers.last()).map(|(_, rate)| rate).sum();
+    let mut chosen: Vec<Option<usize>> = Vec::with_capacity(wishes.len());
+    let mut spent: u64 = 0;
+    let mut next = 0;
+    for wish in &wishes {
+        let lowest = wish.layers.first().map(|(_, rate)| *rate);
+        let fits = lowest.is_some_and(|rate| spent + with_headroom(rate, wish.current.is_none()) <= budget);
+        if let Some(rate) = lowest {
+            if fits || !may_pause {
+                spent += rate;
+            } else if next == 0 {
+                next = spent + with_headroom(rate, true);
+            }
+        }
+        chosen.push(lowest.filter(|_| fits || !may_pause).map(|_| 0));
+    }
+    // One step for each, then the next step for each, as long as there is room.
+    let steps = wishes.iter().map(|wish| wish.layers.len()).max().unwrap_or(0);
+    for step in 1..steps {
+        for (wish, chosen) in wishes.iter().zip(&mut chosen) {
+            let (Some((_, below)), Some((layer, rate))) = (wish.layers.get(step - 1), wish.layers.get(step))
+            else {
+                continue;
+            };
+            if *chosen != Some(step - 1) {
+                continue;
+            }
+            let more = rate.saturating_sub(*below);
+            let rising = wish.current.is_none_or(|current| current < *layer);
+            if spent + with_headroom(more, rising) <= budget {
+                *chosen = Some(step);
+                spent += more;
+            } else if next == 0 {
+                next = spent + with_headroom(more, true);
+            }
+        }
+    }
+    let layers = wishes
+        .iter()
+        .zip(chosen)
+        .map(|(wish, step)| (wish.key, step.and_then(|step| wish.layers.get(step)).map(|(layer, _)| *layer)));
+    Allocation { layers: layers.collect(), next, desired }
+}
+
+fn with_headroom(rate: u64, rising: bool) -> u64 {
+    if rising { rate + rate * HEADROOM / 100 } else { rate }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish(key: u8, priority: u32, current: Option<usize>) -> Wish<u8> {
+        Wish { key, priority, layers: vec![(0, 100), (1, 300), (2, 1_000)], current }
+    }
+
+    fn layers(budget: u64, wishes: &[Wish<u8>], may_pause: bool) -> Vec<(u8, Option<usize>)> {
+        let mut layers = allocate(budget, wishes.to_vec(), may_pause).layers;
+        layers.sort_unstable();
+        layers
+    }
+
+    #[test]
+    fn everybody_gets_something_before_anybody_gets_more() {
+        let wishes = [wish(1, 0, None), wish(2, 1, None)];
+        assert_eq!(layers(250, &wishes, true), [(1, Some(0)), (2, Some(0))]);
+        assert_eq!(layers(500, &wishes, true), [(1, Some(0)), (2, Some(1))], "the more important one first");
+        assert_eq!(layers(700, &wishes, true), [(1, Some(1)), (2, Some(1))]);
+        assert_eq!(layers(9_000, &wishes, true), [(1, Some(2)), (2, Some(2))]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_paused_where_that_is_allowed() {
+        let wishes = [wish(1, 0, None), wish(2, 1, None)];
+        assert_eq!(layers(150, &wishes, true), [(1, None), (2, Some(0))]);
+        assert_eq!(layers(150, &wishes, false), [(1, Some(0)), (2, Some(0))]);
+    }
+
+    #[test]
+    fn going_up_takes_more_than_staying_up() {
+        assert_eq!(layers(310, &[wish(1, 0, Some(0))], true), [(1, Some(0))]);
+        assert_eq!(layers(310, &[wish(1, 0, Some(1))], true), [(1, Some(1))]);
+        assert_eq!(layers(320, &[wish(1, 0, Some(0))], true), [(1, Some(1))]);
+    }
+
+    #[test]
+    fn it_says_what_would_help() {
+        let allocation = allocate(250, vec![wish(1, 0, Some(0))], true);
+        assert_eq!((allocation.next, allocation.desired), (320, 1_000));
+        let allocation = allocate(5_000, vec![wish(1, 0, Some(0))], true);
+        assert_eq!((allocation.next, allocation.desired), (0, 1_000));
+        let none = allocate(5_000, vec![Wish { layers: vec![], ..wish(1, 0, None) }], true);
+        assert_eq!(none.layers, [(1, None)], "nothing is arriving");
+    }
+}

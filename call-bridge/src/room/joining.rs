@@ -1,0 +1,200 @@
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::{
+    Command, ConnectionKey, MAXIMUM_METADATA, Moment, Output, ParticipantKey, PeerKind, Room,
+    participant::{Client, Participant, Presence},
+};
+use crate::{
+    CallEvent,
+    proto::{Codec, JoinResponse, ServerInfo, participant_info::State, signal_response::Message},
+    session::{Answering, JoinParameters, Offering, Path},
+    token::Claims,
+};
+
+/// The version of LiveKit's protocol that we speak.
+const PROTOCOL: i32 = 16;
+/// Clients choose workarounds by it; it says what a server of this version can do.
+const SERVER_VERSION: &str = "1.9.0";
+/// Seconds between the pings of clients, and without an answer until they give up.
+const PING_INTERVAL: i32 = 5;
+const PING_TIMEOUT: i32 = 15;
+/// Bytes by which clients would know frames that we make ourselves. We make none, but they want some.
+const TRAILER_LENGTH: usize = 16;
+
+/// Somebody who wants to join.
+pub(crate) struct Newcomer {
+    /// The signalling connection.
+    pub(crate) connection: ConnectionKey,
+    /// What its token says.
+    pub(crate) claims: Claims,
+    /// What it asks for.
+    pub(crate) parameters: JoinParameters,
+}
+
+/// Why somebody may not join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// All places are taken.
+    Full,
+    /// There is nothing to go on with.
+    UnknownSession,
+}
+
+/// What may be published.
+pub(super) fn enabled_codecs() -> Vec<Codec> {
+    ["audio/opus", "video/VP8", "video/H264", "video/VP9", "video/AV1", "video/rtx"]
+        .map(|mime| Codec { mime: mime.to_owned(), fmtp_line: String::new() })
+        .into()
+}
+
+impl Room {
+    /// Lets somebody in, or back in.
+    pub(crate) fn join(&mut self, now: Moment, newcomer: Newcomer) -> Result<ParticipantKey, Refusal> {
+        if let Some(sid) = newcomer.parameters.resume.clone() {
+            return self.resume(now, &sid, newcomer);
+        }
+        self.replace_predecessor(now, &newcomer.claims.sub);
+        if self.participants.len() >= self.capacity() {
+            return Err(Refusal::Full);
+        }
+        let JoinParameters { tracks, offer, .. } = newcomer.parameters.clone();
+        let key = self.admit(now, newcomer);
+        for request in tracks {
+            self.add_track(key, request);
+        }
+        if let Some(offer) = offer {
+            self.take_offer(now, key, &offer);
+        }
+        self.subscribe_to_all(now, key);
+        Ok(key)
+    }
+
+    fn capacity(&self) -> usize {
+        let wanted = self.options.maximum_participants;
+        let limit = self.settings.maximum_participants;
+        let capacity = if wanted == 0 { limit } else { wanted.min(limit) };
+        usize::try_from(capacity).unwrap_or(usize::MAX)
+    }
+
+    fn admit(&mut self, now: Moment, newcomer: Newcomer) -> ParticipantKey {
+        let key = ParticipantKey(self.new_key());
+        let participant = self.new_participant(now, key, newcomer);
+        let subscribes = participant.permission.can_subscribe;
+        let dual = participant.client.path == Path::Dual;
+        self.identities.insert(participant.identity.clone(), key);
+        self.participants.insert(key, participant);
+        self.empty_since = None;
+        self.next_tick = now.at;
+        if !std::mem::replace(&mut self.was_used, true) {
+            let event = CallEvent::RoomStarted { room: self.name.to_string() };
+            self.outputs.push(Output::Event(event));
+        }
+        self.command(key, PeerKind::Publisher, Command::Open);
+        if dual {
+            self.command(key, PeerKind::Subscriber, Command::Open);
+        }
+        self.welcome(key);
+        self.refresh_token(now, key);
+        if dual
+            && subscribes
+            && let Some(participant) = self.participants.get_mut(&key)
+        {
+            participant.offering.open_channels(now.at);
+        }
+        self.tell_of(key, false);
+        self.negotiate(now, key);
+        key
+    }
+
+    fn new_participant(&self, now: Moment, key: ParticipantKey, newcomer: Newcomer) -> Participant {
+        let Newcomer { connection, claims, parameters } = newcomer;
+        let permission = claims.video.permission();
+        let mut metadata = claims.metadata;
+        let mut attributes = claims.attributes;
+        if permission.can_update_metadata {
+            let size: usize =
+                parameters.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+            if size <= MAXIMUM_METADATA {
+                attributes.extend(parameters.attributes);
+            }
+            if !parameters.metadata.is_empty() && parameters.metadata.len() <= MAXIMUM_METADATA {
+                metadata = parameters.metadata;
+            }
+        }
+        Participant {
+            key,
+            sid: format!("PA_{}", self.randomness.alphanumeric(12)),
+            identity: claims.sub,
+            owner: claims.owner,
+            name: claims.name,
+            metadata,
+            attributes,
+            grant: claims.video,
+            permission,
+            state: State::Joined,
+            joined_at: now.time,
+            version: 0,
+            client: Client {
+                path: parameters.path,
+                auto_subscribe: parameters.auto_subscribe,
+                adaptive_stream: parameters.adaptive_stream,
+                allow_pause: parameters.allow_pause,
+            },
+            connection: Some(connection),
+            presence: Presence { media_lost: Some(now.at), ..Presence::default() },
+            answering: Answering::default(),
+            offering: Offering::default(),
+            owed_answers: VecDeque::new(),
+            announced: Vec::new(),
+            unclaimed: Vec::new(),
+            tracks: BTreeMap::new(),
+            subscriptions: BTreeMap::new(),
+            declined: BTreeSet::new(),
+            awaited: BTreeMap::new(),
+            audience: None,
+            bandwidth: None,
+            bitrates: (0, 0),
+            sent_data: super::data::SentData::default(),
+            quality: super::quality::Quality::default(),
+            refresh_token_at: now.at,
+        }
+    }
+
+    fn welcome(&mut self, key: ParticipantKey) {
+        let Some(participant) = self.participants.get(&key) else { return };
+        let others = self
+            .participants
+            .values()
+            .filter(|other| other.key != key && !other.permission.hidden)
+            .map(|other| other.info(&self.tracks));
+        let dual = participant.client.path == Path::Dual;
+        let response = JoinResponse {
+            room: Some(self.info()),
+            participant: Some(participant.info(&self.tracks)),
+            other_participants: others.collect(),
+            server_version: SERVER_VERSION.to_owned(),
+            ice_servers: self.ice_servers(),
+            subscriber_primary: dual && participant.permission.can_subscribe,
+            ping_timeout: PING_TIMEOUT,
+            ping_interval: PING_INTERVAL,
+            server_info: Some(self.server_info()),
+            sif_trailer: self.randomness.alphanumeric(TRAILER_LENGTH).into_bytes(),
+            enabled_publish_codecs: enabled_codecs(),
+            fast_publish: dual && participant.permission.can_publish,
+        };
+        self.say(key, Message::Join(response));
+    }
+
+    pub(super) fn ice_servers(&self) -> Vec<crate::proto::IceServer> {
+        self.settings.ice_servers.iter().map(Into::into).collect()
+    }
+
+    pub(super) fn server_info(&self) -> ServerInfo {
+        ServerInfo {
+            version: SERVER_VERSION.to_owned(),
+            protocol: PROTOCOL,
+            region: String::new(),
+            node_id: self.sid.replacen("RM_", "ND_", 1),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Instant,
+};
+
+use entente_environment::Timestamp;
+
+use super::{
+    ConnectionKey, ParticipantKey, PeerKind, TrackKey, data::SentData, quality::Quality,
+    subscribing::Subscription, track::Track,
+};
+use crate::{
+    proto::{ParticipantInfo, ParticipantPermission, TrackInfo, TrackType, participant_info::State},
+    session::{Answering, MediaLabel, Offering, Path},
+    token::VideoGrant,
+    transport::{MediaKind, Mid},
+};
+
+/// Somebody in a room.
+pub(super) struct Participant {
+    pub(super) key: ParticipantKey,
+    pub(super) sid: String,
+    pub(super) identity: String,
+    /// Whom the application takes it for.
+    pub(super) owner: String,
+    pub(super) name: String,
+    pub(super) metadata: String,
+    pub(super) attributes: BTreeMap<String, String>,
+    pub(super) grant: VideoGrant,
+    pub(super) permission: ParticipantPermission,
+    pub(super) state: State,
+    pub(super) joined_at: Timestamp,
+    pub(super) version: u32,
+    pub(super) client: Client,
+    /// The signalling connection, unless it broke.
+    pub(super) connection: Option<ConnectionKey>,
+    pub(super) presence: Presence,
+    pub(super) answering: Answering<TrackKey>,
+    pub(super) offering: Offering<TrackKey>,
+    /// Answers that the transport owes us: the offer's number and the tracks that get a place with it.
+    pub(super) owed_answers: VecDeque<(u32, Vec<(TrackKey, Mid)>)>,
+    /// Announced tracks for which no section came yet.
+    pub(super) announced: Vec<Announced>,
+    /// Sections for which no track was announced yet.
+    pub(super) unclaimed: Vec<Unclaimed>,
+    /// What it publishes, and in which section.
+    pub(super) tracks: BTreeMap<TrackKey, Mid>,
+    pub(super) subscriptions: BTreeMap<TrackKey, Subscription>,
+    /// Tracks that it does not want although it wants all.
+    pub(super) declined: BTreeSet<String>,
+    /// Tracks that it wants and that are not there yet, and until when it waits.
+    pub(super) awaited: BTreeMap<String, Instant>,
+    /// Whom it lets subscribe to what; everybody to everything if `None`.
+    pub(super) audience: Option<Vec<Audience>>,
+    /// What its path can carry, in bits per second.
+    pub(super) bandwidth: Option<u64>,
+    /// What the bandwidth estimator was told.
+    pub(super) bitrates: (u64, u64),
+    pub(super) sent_data: SentData,
+    pub(super) quality: Quality,
+    pub(super) refresh_token_at: Instant,
+}
+
+/// What a client said of itself when it joined.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Client {
+    pub(super) path: Path,
+    pub(super) auto_subscribe: bool,
+    pub(super) adaptive_stream: bool,
+    pub(super) allow_pause: bool,
+}
+
+/// Which of a participant's connections work.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Presence {
+    pub(super) publisher_connected: bool,
+    pub(super) subscriber_connected: bool,
+    /// Since when there is no signalling connection.
+    pub(super) signal_lost: Option<Instant>,
+    /// Since when a peer connection that worked does not, or none ever worked.
+    pub(super) media_lost: Option<Instant>,
+}
+
+/// A track that a client is about to send.
+pub(super) struct Announced {
+    pub(super) cids: Vec<String>,
+    pub(super) info: TrackInfo,
+}
+
+/// A section that a client sends, of which we do not know what it is.
+pub(super) struct Unclaimed {
+    pub(super) mid: Mid,
+    pub(super) kind: MediaKind,
+    pub(super) label: Option<MediaLabel>,
+    pub(super) rids: Vec<String>,
+}
+
+/// Somebody who may subscribe.
+#[derive(Clone, Debug)]
+pub(super) struct Audience {
+    pub(super) sid: String,
+    pub(super) identity: String,
+    /// All tracks if `None`.
+    pub(super) tracks: Option<Vec<String>>,
+}
+
+impl Participant {
+    /// The participant as others are told of it.
+    pub(super) fn info(&self, tracks: &BTreeMap<TrackKey, Track>) -> ParticipantInfo {
+        let published = self.tracks.keys().filter_map(|key| tracks.get(key)).filter(|track| track.is_live());
+        let millis = i64::try_from(self.joined_at.millis()).unwrap_or(i64::MAX);
+        ParticipantInfo {
+            sid: self.sid.clone(),
+            identity: self.identity.clone(),
+            state: self.state.into(),
+            tracks: published.map(|track| track.info.clone()).collect(),
+            metadata: self.metadata.clone(),
+            joined_at: millis / 1_000,
+            joined_at_ms: millis,
+            name: self.name.clone(),
+            version: self.version,
+            permission: Some(self.permission.clone()),
+            region: String::new(),
+            is_publisher: !self.tracks.is_empty(),
+            attributes: self.attributes.clone(),
+            disconnect_reason: 0,
+        }
+    }
+
+    /// The peer connection by which it gets what it subscribes to.
+    pub(super) fn receiving_peer(&self) -> PeerKind {
+        match self.client.path {
+            Path::Single => PeerKind::Publisher,
+            Path::Dual => PeerKind::Subscriber,
+        }
+    }
+
+    /// Whether media can reach it.
+    pub(super) fn is_reachable(&self) -> bool {
+        self.presence.publisher_connected || self.presence.subscriber_connected
+    }
+
+    /// Whether it lets `other` subscribe to a track.
+    pub(super) fn admits(&self, other: &Participant, track: &str) -> bool {
+        let Some(audience) = &self.audience else { return true };
+        audience.iter().any(|admitted| {
+            let is_meant = admitted.sid == other.sid || admitted.identity == other.identity;
+            let track_is_meant =
+                admitted.tracks.as_ref().is_none_or(|tracks| tracks.iter().any(|sid| sid == track));
+            is_meant && track_is_meant
+        })
+    }
+
+    /// Takes the first announced track that a section can be: the one it names, or the only one of its kind.
+    pub(super) fn claim(&mut self, kind: MediaKind, label: Option<&MediaLabel>) -> Option<Announced> {
+        let named = label.and_then(|label| {
+            self.announced.iter().position(|announced| {
+                announced.cids.iter().any(|cid| *cid == label.track || *cid == label.stream)
+            })
+        });
+        let of_kind = |announced: &&Announced| kind_of(&announced.info) == Some(kind);
+        let only = || {
+            let is_only = self.announced.iter().filter(of_kind).count() == 1;
+            is_only.then(|| self.announced.iter().position(|announced| of_kind(&announced))).flatten()
+        };
+        named.or_else(only).map(|index| self.announced.remove(index))
+    }
+}
+
+/// What a track is made of; `None` for data.
+pub(super) fn kind_of(info: &TrackInfo) -> Option<MediaKind> {
+    match info.r#type() {
+        TrackType::Audio => Some(MediaKind::Audio),
+        TrackType::Video => Some(MediaKind::Video),
+        TrackType::Data => None,
+    }
+}

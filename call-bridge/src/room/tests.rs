@@ -1,0 +1,565 @@
+//! The room as its participants see it: what each is told, and what their peer connections are to do.
+
+use std::{num::NonZeroUsize, time::Duration};
+
+use entente_environment::{Clock, ManualClock};
+use prost::Message as _;
+
+use super::*;
+use crate::{
+    ApiKey,
+    proto::{
+        AddTrackRequest, DataPacket, DisconnectReason, LeaveRequest, MuteTrackRequest, ParticipantInfo,
+        ParticipantUpdate, SessionDescription, SignalRequest, TrackInfo, TrackSource, TrackType,
+        UpdateSubscription, UpdateTrackSettings, UserPacket, VideoLayer, VideoQuality, leave_request::Action,
+        participant_info::State, signal_request::Message as Request,
+    },
+    session::{JoinParameters, Path},
+    token::{Claims, VideoGrant},
+    transport::{MediaCodec, MediaPacket, TransportEvent},
+};
+
+/// A room and what its outputs were, by whom they concern.
+struct Scene {
+    room: Room,
+    clock: ManualClock,
+    connections: u64,
+    outputs: Vec<Output>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with_options(RoomOptions::default())
+    }
+
+    fn with_options(options: RoomOptions) -> Self {
+        let clock = ManualClock::new(Timestamp(1_000_000));
+        let key = ApiKey { name: "key".to_owned(), secret: "a secret of this test".to_owned() };
+        let settings = Settings { workers: NonZeroUsize::MIN, ..Settings::new(key, 0, Vec::new()) };
+        let now = Moment { at: clock.monotonic(), time: clock.now() };
+        let room = Room::new(Arc::new(settings), Randomness::from_seed(7), "room".into(), options, now);
+        Self { room, clock, connections: 0, outputs: Vec::new() }
+    }
+
+    fn now(&self) -> Moment {
+        Moment { at: self.clock.monotonic(), time: self.clock.now() }
+    }
+
+    fn collect(&mut self) {
+        self.outputs.extend(self.room.take_outputs());
+    }
+
+    fn pass(&mut self, duration: Duration) {
+        let steps = duration.as_millis().div_ceil(TICK.as_millis());
+        for _ in 0..steps {
+            self.clock.advance(TICK);
+            self.room.advance(self.now());
+        }
+        self.collect();
+    }
+
+    fn newcomer(&mut self, identity: &str, change: impl FnOnce(&mut Newcomer)) -> Newcomer {
+        self.connections += 1;
+        let video = VideoGrant { room: "room".to_owned(), room_join: true, ..VideoGrant::default() };
+        let mut newcomer = Newcomer {
+            connection: ConnectionKey(self.connections),
+            claims: Claims { sub: identity.to_owned(), video, ..Claims::default() },
+            parameters: JoinParameters {
+                path: Path::Single,
+                resume: None,
+                auto_subscribe: true,
+                adaptive_stream: false,
+                allow_pause: true,
+                attributes: BTreeMap::new(),
+                metadata: String::new(),
+                tracks: Vec::new(),
+                offer: None,
+                sync_state: None,
+            },
+        };
+        change(&mut newcomer);
+        newcomer
+    }
+
+    fn try_join(
+        &mut self,
+        identity: &str,
+        change: impl FnOnce(&mut Newcomer),
+    ) -> Result<ParticipantKey, Refusal> {
+        let newcomer = self.newcomer(identity, change);
+        let joined = self.room.join(self.now(), newcomer);
+        self.collect();
+        joined
+    }
+
+    fn join(&mut self, identity: &str) -> ParticipantKey {
+        let key = self.try_join(identity, |_| {}).unwrap();
+        self.transport(key, TransportEvent::Connected);
+        key
+    }
+
+    fn transport(&mut self, key: ParticipantKey, event: TransportEvent) {
+        self.room.transport(self.now(), key, PeerKind::Publisher, event);
+        self.collect();
+    }
+
+    fn signal(&mut self, key: ParticipantKey, message: Request) {
+        let connection = self.room.participants.get(&key).and_then(|participant| participant.connection);
+        let request = SignalRequest { message: Some(message) };
+        self.room.signal(self.now(), key, connection.unwrap(), request);
+        self.collect();
+    }
+
+    /// Offers sections of these kinds and directions, and lets the transport answer.
+    fn offer(&mut self, key: ParticipantKey, id: u32, sections: &[(&str, &str)]) {
+        let lines = sections.iter().enumerate().map(|(mid, (kind, attributes))| {
+            format!("m={kind} 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:{mid}\r\n{attributes}\r\n")
+        });
+        let sdp = format!("v=0\r\n{}", lines.collect::<String>());
+        let offer = SessionDescription { r#type: "offer".to_owned(), sdp, id, ..Default::default() };
+        self.signal(key, Request::Offer(offer));
+        let answer = self.outputs.iter().rev().find_map(|output| match output {
+            Output::Transport(of, _, Command::Answer(offer)) if *of == key => Some(offer.clone()),
+            _ => None,
+        });
+        self.room.answered(self.now(), key, Ok(answer.unwrap()));
+        self.collect();
+    }
+
+    /// Publishes a camera in two layers from the first section, and answers its id.
+    fn publish_camera(&mut self, key: ParticipantKey) -> String {
+        self.signal(key, Request::AddTrack(camera("cam")));
+        self.offer(key, 1, &[("video", "a=msid:- cam\r\na=sendonly\r\na=simulcast:send q;h")]);
+        self.media(key, "q", 1, true);
+        self.media(key, "h", 1, true);
+        self.room.get_participant(&self.identity(key)).unwrap().tracks.first().unwrap().sid.clone()
+    }
+
+    fn identity(&self, key: ParticipantKey) -> String {
+        self.room.participants.get(&key).unwrap().identity.clone()
+    }
+
+    fn sid(&self, key: ParticipantKey) -> String {
+        self.room.participants.get(&key).unwrap().sid.clone()
+    }
+
+    fn media(&mut self, key: ParticipantKey, rid: &str, sequence: u64, keyframe: bool) {
+        let packet = vp8(self.clock.monotonic(), sequence, keyframe);
+        self.transport(key, TransportEvent::Media { mid: "0".into(), rid: Some(rid.into()), packet });
+    }
+
+    /// Both layers for some time, a packet of each every 20 ms.
+    fn stream(&mut self, key: ParticipantKey, from: u64, packets: u64, keyframes: bool) {
+        for sequence in from..from + packets {
+            self.clock.advance(Duration::from_millis(20));
+            self.media(key, "q", sequence, keyframes && sequence % 10 == 0);
+            self.media(key, "h", sequence, keyframes && sequence % 10 == 0);
+            self.room.advance(self.now());
+            self.collect();
+        }
+    }
+
+    /// A subscriber with a place for a video, to which what is published is sent.
+    fn watch(&mut self, identity: &str) -> ParticipantKey {
+        let key = self.join(identity);
+        self.offer(key, 1, &[("video", "a=recvonly")]);
+        key
+    }
+
+    fn said(&mut self, to: ParticipantKey) -> Vec<Message> {
+        let (said, kept) = std::mem::take(&mut self.outputs)
+            .into_iter()
+            .partition(|output| matches!(output, Output::Signal(key, _) if *key == to));
+        self.outputs = kept;
+        let messages: Vec<Output> = said;
+        messages
+            .into_iter()
+            .filter_map(|output| match output {
+                Output::Signal(_, response) => response.message,
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn updates(&mut self, to: ParticipantKey) -> Vec<ParticipantInfo> {
+        let updates = self.said(to).into_iter().filter_map(|message| match message {
+            Message::Update(ParticipantUpdate { participants }) => Some(participants),
+            _ => None,
+        });
+        updates.flatten().collect()
+    }
+
+    /// The sequence numbers that were sent to somebody, and the bytes of the layer by its keyframes' sizes.
+    fn received(&mut self, key: ParticipantKey) -> Vec<MediaPacket> {
+        let (media, kept) = std::mem::take(&mut self.outputs)
+            .into_iter()
+            .partition(|output| matches!(output, Output::Media(to, ..) if *to == key));
+        self.outputs = kept;
+        let media: Vec<Output> = media;
+        media
+            .into_iter()
+            .filter_map(|output| match output {
+                Output::Media(_, _, _, packet) => Some(packet),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn events(&self) -> Vec<&CallEvent> {
+        self.outputs
+            .iter()
+            .filter_map(|output| match output {
+                Output::Event(event) => Some(event),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+fn camera(cid: &str) -> AddTrackRequest {
+    let layer = |quality: VideoQuality, width| VideoLayer {
+        quality: quality.into(),
+        width,
+        height: width / 2,
+        bitrate: width * 1_000,
+        ..VideoLayer::default()
+    };
+    AddTrackRequest {
+        cid: cid.to_owned(),
+        r#type: TrackType::Video.into(),
+        source: TrackSource::Camera.into(),
+        layers: vec![layer(VideoQuality::Low, 320), layer(VideoQuality::High, 640)],
+        ..AddTrackRequest::default()
+    }
+}
+
+fn vp8(at: Instant, sequence: u64, keyframe: bool) -> MediaPacket {
+    let first = if keyframe { 0x10 } else { 0x11 };
+    MediaPacket {
+        codec: MediaCodec::Vp8,
+        parameters: None,
+        sequence,
+        timestamp: u32::try_from(sequence).unwrap() * 1_800,
+        marker: true,
+        payload: [0x90, 0xe0, 0x80, 1, 5, 0x20, first, 0, 0, 0x9d, 1, 0x2a].into(),
+        patch: None,
+        audio_level: None,
+        extensions: str0m::rtp::ExtensionValues::default(),
+        received_at: at,
+        clock: None,
+    }
+}
+
+#[test]
+fn who_joins_is_welcomed_and_told_of() {
+    let mut scene = Scene::new();
+    let alice = scene.join("alice");
+    let first = scene.said(alice);
+    let Some(Message::Join(welcome)) = first.first() else { panic!("{first:?}") };
+    assert!(welcome.other_participants.is_empty() && !welcome.sif_trailer.is_empty());
+    assert!(first.iter().any(|message| matches!(message, Message::RefreshToken(_))));
+
+    let bob = scene.join("bob");
+    let told = scene.updates(alice);
+    let states: Vec<_> = told.iter().map(|info| (info.identity.as_str(), info.state())).collect();
+    assert_eq!(states, [("bob", State::Joined), ("bob", State::Active)]);
+    assert!(told.is_sorted_by_key(|info| info.version), "{told:?}");
+    let first = scene.said(bob);
+    let Some(Message::Join(welcome)) = first.first() else { panic!("{first:?}") };
+    assert_eq!(welcome.other_participants.first().unwrap().identity, "alice");
+    assert_eq!(scene.room.info().num_participants, 2);
+}
+
+#[test]
+fn the_same_identity_replaces_itself() {
+    let mut scene = Scene::new();
+    let (old, other) = (scene.join("alice"), scene.join("bob"));
+    scene.said(other);
+    let new = scene.join("alice");
+    let said = scene.said(old);
+    let Some(Message::Leave(leave)) = said.last() else { panic!("{said:?}") };
+    assert_eq!((leave.reason(), leave.action()), (DisconnectReason::DuplicateIdentity, Action::Disconnect));
+    let told = scene.updates(other);
+    assert_eq!(told.first().unwrap().state(), State::Disconnected);
+    assert_ne!(told.last().unwrap().sid, told.first().unwrap().sid);
+    assert_eq!(scene.room.get_participant("alice").unwrap().sid, scene.sid(new));
+    // What the old connection still says is nobody's.
+    let late = SignalRequest { message: Some(Request::Leave(LeaveRequest::default())) };
+    scene.room.signal(scene.now(), new, ConnectionKey(1), late);
+    assert!(scene.room.get_participant("alice").is_ok());
+}
+
+#[test]
+fn hidden_ones_are_not_told_of() {
+    let mut scene = Scene::new();
+    let alice = scene.join("alice");
+    scene.said(alice);
+    let hidden = scene.try_join("spy", |newcomer| newcomer.claims.video.hidden = true).unwrap();
+    scene.transport(hidden, TransportEvent::Connected);
+    scene.signal(hidden, Request::Leave(LeaveRequest::default()));
+    assert!(scene.updates(alice).is_empty());
+}
+
+#[test]
+fn a_full_room_lets_nobody_in_but_who_is_in_may_come_again() {
+    let options = RoomOptions { maximum_participants: 1, ..RoomOptions::default() };
+    let mut scene = Scene::with_options(options);
+    scene.join("alice");
+    assert_eq!(scene.try_join("bob", |_| {}), Err(Refusal::Full));
+    assert!(scene.try_join("alice", |_| {}).is_ok());
+}
+
+#[test]
+fn a_track_is_told_of_when_media_comes() {
+    let mut scene = Scene::new();
+    let (alice, bob) = (scene.join("alice"), scene.join("bob"));
+    scene.said(bob);
+    scene.signal(alice, Request::AddTrack(camera("cam")));
+    let said = scene.said(alice);
+    let published = said.iter().find_map(|message| match message {
+        Message::TrackPublished(published) => published.track.clone(),
+        _ => None,
+    });
+    let TrackInfo { sid, stream, simulcast, .. } = published.unwrap();
+    assert!(sid.starts_with("TR_") && stream == "camera" && simulcast);
+    scene.offer(alice, 1, &[("video", "a=msid:- cam\r\na=sendonly\r\na=simulcast:send q;h")]);
+    assert!(scene.updates(bob).is_empty(), "nothing to see yet");
+    scene.media(alice, "q", 1, true);
+    assert_eq!(scene.updates(bob).last().unwrap().tracks.first().unwrap().sid, sid);
+    scene.pass(Duration::from_millis(300));
+    let wanted = scene.said(bob).into_iter().find_map(|message| match message {
+        Message::MediaSectionsRequirement(wanted) => Some((wanted.num_audios, wanted.num_videos)),
+        _ => None,
+    });
+    assert_eq!(wanted, Some((0, 1)));
+    scene.offer(alice, 2, &[("video", "a=inactive")]);
+    assert!(scene.updates(bob).last().unwrap().tracks.is_empty());
+}
+
+#[test]
+fn who_may_not_publish_is_refused() {
+    let mut scene = Scene::new();
+    let mute = |newcomer: &mut Newcomer| newcomer.claims.video.can_publish = Some(false);
+    let alice = scene.try_join("alice", mute).unwrap();
+    scene.said(alice);
+    scene.signal(alice, Request::AddTrack(camera("cam")));
+    let said = scene.said(alice);
+    assert!(matches!(said[..], [Message::RequestResponse(_)]), "{said:?}");
+    let screens = |newcomer: &mut Newcomer| {
+        newcomer.claims.video.can_publish_sources = vec!["screen_share".to_owned()];
+    };
+    let bob = scene.try_join("bob", screens).unwrap();
+    scene.said(bob);
+    scene.signal(bob, Request::AddTrack(camera("cam")));
+    assert!(matches!(scene.said(bob)[..], [Message::RequestResponse(_)]));
+}
+
+#[test]
+fn subscribers_get_one_stream_from_the_keyframe_on_and_switch_layers_at_keyframes() {
+    let mut scene = Scene::new();
+    let alice = scene.join("alice");
+    let track = scene.publish_camera(alice);
+    let bob = scene.watch("bob");
+    scene.stream(alice, 2, 8, false);
+    assert!(scene.received(bob).is_empty(), "nothing can be decoded without a keyframe");
+    scene.stream(alice, 10, 20, true);
+    let first = scene.received(bob);
+    assert_eq!(first.len(), 20, "one of the two layers, whole");
+
+    let settings = UpdateTrackSettings { track_sids: vec![track], width: 320, ..Default::default() };
+    scene.signal(bob, Request::TrackSetting(settings.clone()));
+    scene.stream(alice, 30, 20, true);
+    let second = scene.received(bob);
+    let numbers: Vec<u64> = first.iter().chain(&second).map(|packet| packet.sequence).collect();
+    let start = *numbers.first().unwrap();
+    assert_eq!(numbers, (start..start + 40).collect::<Vec<_>>(), "no gap and nothing twice");
+    let forward = |pair: &[MediaPacket]| matches!(pair, [a, b] if a.timestamp < b.timestamp);
+    assert!(second.windows(2).all(forward));
+
+    let disabled = UpdateTrackSettings { disabled: true, ..settings };
+    scene.signal(bob, Request::TrackSetting(disabled));
+    scene.stream(alice, 50, 20, true);
+    assert!(scene.received(bob).is_empty(), "it is not looked at");
+}
+
+#[test]
+fn keyframes_are_asked_for_but_not_too_often() {
+    let mut scene = Scene::new();
+    let alice = scene.join("alice");
+    scene.publish_camera(alice);
+    let bob = scene.watch("bob");
+    scene.outputs.clear();
+    for _ in 0..20 {
+        scene.transport(bob, TransportEvent::KeyframeWanted { mid: "0".into() });
+    }
+    scene.clock.advance(Duration::from_millis(600));
+    for _ in 0..20 {
+        scene.transport(bob, TransportEvent::KeyframeWanted { mid: "0".into() });
+    }
+    let asked = |output: &&Output| matches!(output, Output::Transport(_, _, Command::RequestKeyframe(..)));
+    assert_eq!(scene.outputs.iter().filter(asked).count(), 1, "one was asked for at the subscription");
+}
+
+#[test]
+fn a_subscription_can_be_declined_and_taken_up_again() {
+    let mut scene = Scene::new();
+    let alice = scene.join("alice");
+    let track = scene.publish_camera(alice);
+    let bob = scene.watch("bob");
+    let update = |subscribe| UpdateSubscription {
+        track_sids: vec![track.clone()],
+        subscribe,
+        ..UpdateSubscription::default()
+    };
+    scene.signal(bob, Request::Subscription(update(false)));
+    scene.stream(alice, 10, 20, true);
+    assert!(scene.received(bob).is_empty());
+    scene.signal(bob, Request::Subscription(update(true)));
+    scene.offer(bob, 2, &[("video", "a=recvonly")]);
+    scene.stream(alice, 30, 20, true);
+    assert!(!scene.received(bob).is_empty());
+    // What is not there is told after a while.
+    let unknown = UpdateSubscription { track_sids: vec!["TR_x".to_owned()], ..update(true) };
+    scene.signal(bob, Request::Subscription(unknown));
+    scene.said(bob);
+    scene.pass(Duration::from_secs(61));
+    let told = scene.said(bob).into_iter().any(
+        |message| matches!(message, Message::SubscriptionResponse(response) if response.track_sid == "TR_x"),
+    );
+    assert!(told);
+}
+
+#[test]
+fn publishers_are_told_what_is_wanted_more_at_once_and_less_after_a_while() {
+    let mut scene = Scene::new();
+    let alice = scene.join("alice");
+    let track = scene.publish_camera(alice);
+    let bob = scene.watch("bob");
+    scene.said(alice);
+    let settings = UpdateTrackSettings { track_sids: vec![track], width: 100, ..Default::default() };
+    scene.signal(bob, Request::TrackSetting(settings.clone()));
+    let enabled = |messages: Vec<Message>| {
+        messages.into_iter().rev().find_map(|message| match message {
+            Message::SubscribedQualityUpdate(update) => {
+                Some(update.subscribed_qualities.iter().filter(|quality| quality.enabled).count())
+            }
+            _ => None,
+        })
+    };
+    assert_eq!(enabled(scene.said(alice)), None, "not at once");
+    scene.stream(alice, 10, 300, false);
+    assert_eq!(enabled(scene.said(alice)), Some(1));
+    scene.signal(bob, Request::TrackSetting(UpdateTrackSettings { width: 640, ..settings }));
+    assert_eq!(enabled(scene.said(alice)), Some(3), "at once");
+}
+
+#[test]
+fn muting_is_told() {
+    let mut scene = Scene::new();
+    let alice = scene.join("alice");
+    let sid = scene.publish_camera(alice);
+    let bob = scene.watch("bob");
+    scene.said(bob);
+    scene.signal(alice, Request::Mute(MuteTrackRequest { sid: sid.clone(), muted: true }));
+    assert!(scene.updates(bob).last().unwrap().tracks.first().unwrap().muted);
+    // Nobody mutes what is another's.
+    scene.signal(bob, Request::Mute(MuteTrackRequest { sid: sid.clone(), muted: false }));
+    assert!(scene.room.get_participant("alice").unwrap().tracks.first().unwrap().muted);
+    assert_eq!(scene.room.mute_track("bob", &sid, true), Err(AdminError::NoTrack));
+}
+
+#[test]
+fn data_says_who_sent_it_and_goes_to_whom_it_is_for() {
+    let mut scene = Scene::new();
+    let (alice, bob, carol) = (scene.join("alice"), scene.join("bob"), scene.join("carol"));
+    scene.outputs.clear();
+    let packet = DataPacket {
+        participant_identity: "carol".to_owned(),
+        participant_sid: scene.sid(carol),
+        destination_identities: vec!["bob".to_owned()],
+        sequence: 1,
+        user: Some(UserPacket { payload: b"hello".to_vec(), ..UserPacket::default() }),
+        ..DataPacket::default()
+    };
+    for _ in 0..2 {
+        let bytes = packet.encode_to_vec();
+        scene.transport(alice, TransportEvent::Data { channel: DataChannel::Reliable, bytes });
+    }
+    let sent: Vec<(ParticipantKey, DataPacket)> = scene
+        .outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::Transport(to, _, Command::SendData(_, bytes)) => {
+                Some((*to, DataPacket::decode(bytes.as_ref()).unwrap()))
+            }
+            _ => None,
+        })
+        .collect();
+    let [(to, received)] = &sent[..] else { panic!("once, and to one: {sent:?}") };
+    assert_eq!((*to, received.participant_identity.as_str()), (bob, "alice"));
+    assert_eq!(received.participant_sid, scene.sid(alice));
+    assert_eq!(received.user.as_ref().unwrap().payload, b"hello");
+}
+
+#[test]
+fn who_loses_signalling_can_come_back_and_is_gone_if_not() {
+    let mut scene = Scene::new();
+    let (alice, bob) = (scene.join("alice"), scene.join("bob"));
+    let sid = scene.sid(alice);
+    scene.said(bob);
+    scene.room.signal_lost(scene.now(), alice, ConnectionKey(1));
+    scene.pass(Duration::from_secs(5));
+    let resume = |newcomer: &mut Newcomer| newcomer.parameters.resume = Some(sid.clone());
+    assert_eq!(scene.try_join("alice", resume), Ok(alice));
+    let said = scene.said(alice);
+    assert!(said.iter().any(|message| matches!(message, Message::Reconnect(_))), "{said:?}");
+    assert!(!scene.updates(bob).iter().any(|info| info.state() == State::Disconnected));
+
+    // Nobody goes on as somebody else, nor with a session that is over.
+    assert_eq!(scene.try_join("mallory", resume), Err(Refusal::UnknownSession));
+    scene.room.signal_lost(scene.now(), alice, ConnectionKey(3));
+    scene.transport(alice, TransportEvent::Disconnected);
+    scene.pass(Duration::from_secs(11));
+    assert_eq!(scene.updates(bob).last().unwrap().state(), State::Disconnected);
+    assert_eq!(scene.try_join("alice", resume), Err(Refusal::UnknownSession));
+}
+
+#[test]
+fn an_owner_is_thrown_out_with_all_sessions() {
+    let mut scene = Scene::new();
+    let own = |newcomer: &mut Newcomer| newcomer.claims.owner = "alice in the room".to_owned();
+    let phone = scene.try_join("alice:phone", own).unwrap();
+    scene.try_join("alice:laptop", own).unwrap();
+    let bob = scene.join("bob");
+    assert_eq!(scene.room.remove_owner(scene.now(), "alice in the room"), 2);
+    scene.collect();
+    let said = scene.said(phone);
+    let Some(Message::Leave(leave)) = said.last() else { panic!("{said:?}") };
+    assert_eq!(leave.reason(), DisconnectReason::ParticipantRemoved);
+    assert_eq!(scene.room.list_participants().len(), 1);
+    assert_eq!(scene.room.get_participant("bob").unwrap().sid, scene.sid(bob));
+    assert_eq!(scene.room.remove_owner(scene.now(), ""), 0, "bob has no owner");
+}
+
+#[test]
+fn an_empty_room_waits_and_ends() {
+    let mut scene = Scene::new();
+    assert!(!scene.room.is_finished(scene.now()));
+    scene.clock.advance(Duration::from_secs(299));
+    assert!(!scene.room.is_finished(scene.now()), "for its first participant");
+    let alice = scene.join("alice");
+    scene.pass(Duration::from_secs(600));
+    assert!(!scene.room.is_finished(scene.now()), "somebody is there");
+    scene.signal(alice, Request::Leave(LeaveRequest::default()));
+    scene.clock.advance(Duration::from_secs(19));
+    assert!(!scene.room.is_finished(scene.now()), "somebody may come back");
+    scene.clock.advance(Duration::from_secs(1));
+    assert!(scene.room.is_finished(scene.now()));
+    scene.room.close(scene.now(), DisconnectReason::RoomClosed, Action::Disconnect);
+    scene.collect();
+    let events = scene.events();
+    assert!(matches!(events.first(), Some(CallEvent::RoomStarted { .. })), "{events:?}");
+    assert!(matches!(events.last(), Some(CallEvent::RoomFinished { .. })), "{events:?}");
+    let left = |event: &&CallEvent| matches!(event, CallEvent::ParticipantLeft { reason, .. } if *reason == "CLIENT_INITIATED");
+    assert!(events.iter().any(left));
+}

@@ -1,0 +1,121 @@
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode, header};
+
+use super::CallBridge;
+use crate::{Claims, Stopped, TokenError, session::JoinError, token::MAXIMUM_NAME_BYTES};
+
+/// Why somebody does not get in. Each has an HTTP status, by which clients decide what to show; the text is for people.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AccessError {
+    /// 401.
+    #[error("a token is missing: as access_token or in an Authorization header")]
+    NoToken,
+    /// 401.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// 401.
+    #[error("the token does not allow to join rooms")]
+    MayNotJoin,
+    /// 401.
+    #[error("the holder of the token may no longer join")]
+    NoLonger,
+    /// 503.
+    #[error("it cannot be found out whether the holder of the token may join")]
+    Undecided,
+    /// 400.
+    #[error("the token names no identity, or too long a one")]
+    Identity,
+    /// 400.
+    #[error("the token names no room, or one with too long a name")]
+    Room,
+    /// 400.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// 400.
+    #[error("the query cannot be read")]
+    Query,
+    /// 404. Clients know this text: any other makes them believe that the path is not served.
+    #[error("requested room does not exist")]
+    NoRoom,
+    /// 404.
+    #[error("this is for WebSocket connections only")]
+    NoWebSocket,
+    /// 503.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+impl AccessError {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NoToken | Self::Token(_) | Self::MayNotJoin | Self::NoLonger => StatusCode::UNAUTHORIZED,
+            Self::Identity | Self::Room | Self::Join(_) | Self::Query => StatusCode::BAD_REQUEST,
+            Self::NoRoom | Self::NoWebSocket => StatusCode::NOT_FOUND,
+            Self::Stopped(_) | Self::Undecided => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+impl IntoResponse for AccessError {
+    fn into_response(self) -> Response {
+        (self.status(), self.to_string()).into_response()
+    }
+}
+
+/// The token of a request: in its query, as browsers must, or in its header.
+pub(super) fn token<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Result<&'a str, AccessError> {
+    let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let bearer = header.and_then(|value| value.strip_prefix("Bearer "));
+    query.filter(|token| !token.is_empty()).or(bearer).ok_or(AccessError::NoToken)
+}
+
+impl CallBridge {
+    pub(super) fn claims(&self, token: &str) -> Result<Claims, TokenError> {
+        self.shared.settings.api_key.verify(token, self.shared.environment.now())
+    }
+
+    /// Whether rooms that are not there are made for this token.
+    pub(super) fn may_create(&self, claims: &Claims) -> bool {
+        self.shared.settings.auto_create || claims.video.room_create
+    }
+
+    /// Whether the holder of a valid token may still join.
+    pub(super) async fn ask_admission(&self, claims: &Claims) -> Result<(), AccessError> {
+        match self.shared.admission.may_join(claims).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(AccessError::NoLonger),
+            Err(error) => {
+                tracing::warn!(%error, "nobody can join: who may is not known");
+                Err(AccessError::Undecided)
+            }
+        }
+    }
+
+    /// What a token says that allows to join.
+    pub(super) async fn admit(&self, token: &str) -> Result<Claims, AccessError> {
+        let claims = self.claims(token)?;
+        let has_length = |text: &str| !text.is_empty() && text.len() <= MAXIMUM_NAME_BYTES;
+        if !claims.video.room_join {
+            return Err(AccessError::MayNotJoin);
+        }
+        if !has_length(&claims.sub) {
+            return Err(AccessError::Identity);
+        }
+        if !has_length(&claims.video.room) {
+            return Err(AccessError::Room);
+        }
+        self.ask_admission(&claims).await?;
+        if !self.may_create(&claims) {
+            let name = claims.video.room.clone();
+            let exists = self
+                .shared
+                .workers
+                .with_room(&claims.video.room, move |rooms, _| rooms.contains(&name))
+                .await?;
+            if !exists {
+                return Err(AccessError::NoRoom);
+            }
+        }
+        Ok(claims)
+    }
+}

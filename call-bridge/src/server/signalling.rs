@@ -1,0 +1,187 @@
+use std::time::Duration;
+
+use axum::{
+    extract::{
+        Query, State,
+        rejection::QueryRejection,
+        ws::{Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
+    },
+    response::Response,
+};
+use futures_util::{SinkExt, StreamExt};
+use http::HeaderMap;
+use prost::Message as _;
+use serde::Deserialize;
+use tokio::{sync::mpsc, time::timeout};
+
+use super::{
+    CallBridge,
+    access::{AccessError, token},
+    pace::Pace,
+};
+use crate::{
+    Claims,
+    proto::SignalRequest,
+    room::{ConnectionKey, Newcomer},
+    session::{JoinParameters, V0Query},
+    worker::Command,
+};
+
+/// The largest request, in bytes: an offer of a hundred sections fits.
+const MAXIMUM_MESSAGE: usize = 512 * 1_024;
+/// Responses that wait for a client. Who lies further behind is cut off.
+const WAITING_RESPONSES: usize = 1_024;
+/// Clients ping every five seconds; who says nothing for this long is gone.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Who does not take a response in this time is gone.
+const SEND_WITHIN: Duration = Duration::from_secs(10);
+/// Requests of a client that are taken at once, and in a second; more wait.
+const BURST: u32 = 200;
+const PER_SECOND: u32 = 50;
+
+type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+
+#[derive(Deserialize)]
+pub(super) struct Token {
+    access_token: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct V1Query {
+    join_request: Option<String>,
+}
+
+/// `GET /rtc`: signalling of a client with two peer connections.
+pub(super) async fn v0(
+    State(bridge): State<CallBridge>,
+    headers: HeaderMap,
+    access: Result<Query<Token>, QueryRejection>,
+    query: Result<Query<V0Query>, QueryRejection>,
+    upgrade: Upgrade,
+) -> Result<Response, AccessError> {
+    let upgrade = upgrade.map_err(|_| AccessError::NoWebSocket)?;
+    let claims = claims(&bridge, &headers, access).await?;
+    let Query(query) = query.map_err(|_| AccessError::Query)?;
+    Ok(accept(bridge, upgrade, claims, query.into()))
+}
+
+/// `GET /rtc/v1`: signalling of a client with one peer connection.
+pub(super) async fn v1(
+    State(bridge): State<CallBridge>,
+    headers: HeaderMap,
+    access: Result<Query<Token>, QueryRejection>,
+    query: Result<Query<V1Query>, QueryRejection>,
+    upgrade: Upgrade,
+) -> Result<Response, AccessError> {
+    let upgrade = upgrade.map_err(|_| AccessError::NoWebSocket)?;
+    let claims = claims(&bridge, &headers, access).await?;
+    let Query(query) = query.map_err(|_| AccessError::Query)?;
+    let parameters = JoinParameters::from_join_request(query.join_request.as_deref())?;
+    Ok(accept(bridge, upgrade, claims, parameters))
+}
+
+/// `GET /rtc/validate`: says why `/rtc` does not let in, which browsers do not tell.
+pub(super) async fn validate_v0(
+    State(bridge): State<CallBridge>,
+    headers: HeaderMap,
+    access: Result<Query<Token>, QueryRejection>,
+) -> Result<&'static str, AccessError> {
+    claims(&bridge, &headers, access).await?;
+    Ok("success")
+}
+
+/// `GET /rtc/v1/validate`: the same for `/rtc/v1`.
+pub(super) async fn validate_v1(
+    State(bridge): State<CallBridge>,
+    headers: HeaderMap,
+    access: Result<Query<Token>, QueryRejection>,
+    query: Result<Query<V1Query>, QueryRejection>,
+) -> Result<&'static str, AccessError> {
+    claims(&bridge, &headers, access).await?;
+    let Query(query) = query.map_err(|_| AccessError::Query)?;
+    JoinParameters::from_join_request(query.join_request.as_deref())?;
+    Ok("success")
+}
+
+async fn claims(
+    bridge: &CallBridge,
+    headers: &HeaderMap,
+    access: Result<Query<Token>, QueryRejection>,
+) -> Result<Claims, AccessError> {
+    let Query(access) = access.map_err(|_| AccessError::Query)?;
+    bridge.admit(token(headers, access.access_token.as_deref())?).await
+}
+
+fn accept(
+    bridge: CallBridge,
+    upgrade: WebSocketUpgrade,
+    claims: Claims,
+    parameters: JoinParameters,
+) -> Response {
+    upgrade
+        .max_message_size(MAXIMUM_MESSAGE)
+        .max_frame_size(MAXIMUM_MESSAGE)
+        .on_upgrade(async move |socket| serve(bridge, socket, claims, parameters).await)
+}
+
+/// Serves a client until one side has enough.
+async fn serve(bridge: CallBridge, socket: WebSocket, claims: Claims, parameters: JoinParameters) {
+    let workers = &bridge.shared.workers;
+    let room = claims.video.room.clone();
+    let Some(worker) = workers.of_room(&room) else { return };
+    let connection = workers.new_connection();
+    let (sink, responses) = mpsc::channel(WAITING_RESPONSES);
+    let may_create = bridge.may_create(&claims);
+    let newcomer = Box::new(Newcomer { connection, claims: claims.clone(), parameters });
+    if worker.send(Command::Join { room, may_create, newcomer, sink }).await.is_err() {
+        return;
+    }
+    // Who was refused between the first question and the joining was not there yet to be removed.
+    if bridge.ask_admission(&claims).await.is_err() {
+        // It has ended if it cannot be asked.
+        let _ = bridge.remove_participant(&claims.video.room, &claims.sub).await;
+    }
+    let (outgoing, incoming) = socket.split();
+    tokio::select! {
+        () = listen(&bridge, incoming, connection, worker) => {}
+        () = speak(outgoing, responses) => {}
+    }
+    // The worker has ended if it does not take this.
+    let _ = worker.send(Command::Closed(connection)).await;
+}
+
+async fn listen(
+    bridge: &CallBridge,
+    mut incoming: impl StreamExt<Item = Result<Message, axum::Error>> + Unpin,
+    connection: ConnectionKey,
+    worker: &mpsc::Sender<Command>,
+) {
+    let clock = bridge.shared.environment.clock();
+    let mut pace = Pace::new(clock.monotonic(), BURST, PER_SECOND);
+    while let Ok(Some(Ok(message))) = timeout(SILENCE, incoming.next()).await {
+        let request = match message {
+            Message::Binary(bytes) => SignalRequest::decode(bytes),
+            Message::Close(_) => return,
+            Message::Text(_) | Message::Ping(_) | Message::Pong(_) => continue,
+        };
+        let Ok(request) = request else { return };
+        let wait = pace.wait(clock.monotonic());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        if worker.send(Command::Signal(connection, Box::new(request))).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn speak(mut outgoing: impl SinkExt<Message> + Unpin, mut responses: mpsc::Receiver<Vec<u8>>) {
+    while let Some(response) = responses.recv().await {
+        let sent = timeout(SEND_WITHIN, outgoing.send(Message::Binary(response.into()))).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            return;
+        }
+    }
+    // Nobody is listening any more if this fails.
+    let _ = timeout(SEND_WITHIN, outgoing.send(Message::Close(None))).await;
+}

@@ -1,0 +1,226 @@
+//! Threads that forward media. Each room is on one of them, which owns everything of it: nothing on the way of a packet is locked.
+
+mod datagrams;
+mod outgoing;
+mod peers;
+mod receiving;
+mod rooms;
+mod running;
+mod sockets;
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use entente_environment::Environment;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+pub(crate) use self::rooms::Rooms;
+use self::{
+    receiving::Receiver,
+    running::{Parts, Worker},
+    sockets::Sockets,
+};
+use crate::{
+    CallEvent, Settings,
+    proto::SignalRequest,
+    room::{ConnectionKey, Moment, Newcomer},
+    transport::Certificate,
+};
+
+/// Commands that wait for a worker; who has more to say waits.
+const WAITING_COMMANDS: usize = 1_024;
+/// Batches of datagrams that wait for a worker; more are lost, as on a full network.
+const WAITING_DATAGRAMS: usize = 512;
+/// Events that a slow listener may lie behind.
+const WAITING_EVENTS: usize = 16 * 1_024;
+
+/// What is said to a client: encoded responses. When all senders are gone, the connection is closed.
+pub(crate) type Sink = mpsc::Sender<Vec<u8>>;
+
+/// Something that is done with the rooms of a worker, on its thread.
+pub(crate) type Job = Box<dyn FnOnce(&mut Rooms, Moment) + Send>;
+
+/// What a worker is asked to do.
+pub(crate) enum Command {
+    /// Let somebody into a room.
+    Join {
+        /// The room's name.
+        room: String,
+        /// Whether it is made if it is not there.
+        may_create: bool,
+        /// Who.
+        newcomer: Box<Newcomer>,
+        /// Where answers go.
+        sink: Sink,
+    },
+    /// Take what a client says.
+    Signal(ConnectionKey, Box<SignalRequest>),
+    /// A signalling connection is over.
+    Closed(ConnectionKey),
+    /// Something with the rooms.
+    Do(Job),
+    /// End all rooms, and the thread.
+    Stop(oneshot::Sender<()>),
+}
+
+/// All workers.
+pub(crate) struct Workers {
+    commands: Vec<mpsc::Sender<Command>>,
+    events: broadcast::Sender<CallEvent>,
+    next_connection: AtomicU64,
+    port: u16,
+}
+
+/// Why the bridge does not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port for media is taken, or its addresses are not ours.
+    #[error("cannot receive media on UDP port {port}: {source}")]
+    Bind {
+        /// Which.
+        port: u16,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no address to tell to clients.
+    #[error("no address for media is configured")]
+    NoAddress,
+    /// A certificate cannot be made.
+    #[error("cannot make a certificate for media")]
+    Certificate,
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// The worker is gone: the process is ending.
+#[derive(Debug, thiserror::Error)]
+#[error("calls have been stopped")]
+pub struct Stopped;
+
+impl Workers {
+    /// Binds the sockets and starts the threads.
+    pub(crate) fn start(settings: &Arc<Settings>, environment: &Environment) -> Result<Self, StartError> {
+        if settings.addresses.is_empty() {
+            return Err(StartError::NoAddress);
+        }
+        let certificate = Certificate::generate().ok_or(StartError::Certificate)?;
+        let bind_error = |source| StartError::Bind { port: settings.udp_port, source };
+        let sockets = Arc::new(Sockets::bind(settings).map_err(bind_error)?);
+        let (events, _) = broadcast::channel(WAITING_EVENTS);
+        let mut datagrams = Vec::new();
+        let mut waiting = Vec::new();
+        for _ in 0..settings.workers.get() {
+            let (sender, receiver) = mpsc::channel(WAITING_DATAGRAMS);
+            datagrams.push(sender);
+            waiting.push(receiver);
+        }
+        let mut routes = Vec::new();
+        for index in 0..sockets.len() {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            routes.push(sender);
+            let receiver = Receiver::new(sockets.clone(), index, datagrams.clone(), receiver);
+            spawn(format!("media-in-{index}"), move || receiver.run())?;
+        }
+        drop(datagrams);
+        let mut commands = Vec::new();
+        for (index, datagrams) in waiting.into_iter().enumerate() {
+            let (sender, receiver) = mpsc::channel(WAITING_COMMANDS);
+            commands.push(sender);
+            let parts = Parts {
+                index,
+                settings: settings.clone(),
+                environment: environment.clone(),
+                certificate: certificate.clone(),
+                sockets: sockets.clone(),
+                routes: routes.clone(),
+                events: events.clone(),
+            };
+            spawn(format!("media-{index}"), move || Worker::new(parts).run(receiver, datagrams))?;
+        }
+        let port = sockets.port();
+        Ok(Self { commands, events, next_connection: AtomicU64::new(1), port })
+    }
+
+    /// The port of all media.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A number for a signalling connection.
+    pub(crate) fn new_connection(&self) -> ConnectionKey {
+        ConnectionKey(self.next_connection.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// What happens from now on.
+    pub(crate) fn events(&self) -> broadcast::Receiver<CallEvent> {
+        self.events.subscribe()
+    }
+
+    /// The worker of a room.
+    pub(crate) fn of_room(&self, room: &str) -> Option<&mpsc::Sender<Command>> {
+        let count = NonZeroUsize::new(self.commands.len())?;
+        let mut hasher = DefaultHasher::new();
+        room.hash(&mut hasher);
+        let index = hasher.finish() % u64::try_from(count.get()).unwrap_or(1);
+        self.commands.get(usize::try_from(index).unwrap_or(0))
+    }
+
+    /// Does something on the worker of a room and answers what came out.
+    pub(crate) async fn with_room<R: Send + 'static>(
+        &self,
+        room: &str,
+        what: impl FnOnce(&mut Rooms, Moment) -> R + Send + 'static,
+    ) -> Result<R, Stopped> {
+        ask(self.of_room(room).ok_or(Stopped)?, what).await
+    }
+
+    /// Does something on every worker.
+    pub(crate) async fn with_all<R: Send + 'static>(
+        &self,
+        what: impl Fn(&mut Rooms, Moment) -> R + Clone + Send + 'static,
+    ) -> Result<Vec<R>, Stopped> {
+        let mut answers = Vec::with_capacity(self.commands.len());
+        for worker in &self.commands {
+            answers.push(ask(worker, what.clone()).await?);
+        }
+        Ok(answers)
+    }
+
+    /// Ends all rooms and all threads.
+    pub(crate) async fn stop(&self) {
+        for worker in &self.commands {
+            let (done, ended) = oneshot::channel();
+            if worker.send(Command::Stop(done)).await.is_ok() {
+                // An error means that it has ended as well.
+                let _ = ended.await;
+            }
+        }
+    }
+}
+
+async fn ask<R: Send + 'static>(
+    worker: &mpsc::Sender<Command>,
+    what: impl FnOnce(&mut Rooms, Moment) -> R + Send + 'static,
+) -> Result<R, Stopped> {
+    let (answer, answered) = oneshot::channel();
+    let command = Command::Do(Box::new(move |rooms, now| {
+        // Who asked may have gone.
+        let _ = answer.send(what(rooms, now));
+    }));
+    worker.send(command).await.map_err(|_| Stopped)?;
+    answered.await.map_err(|_| Stopped)
+}
+
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+    thread::Builder::new().name(name).spawn(run)?;
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! MatrixRTC: where calls are held (MSC4143), and the tokens with which clients get in: by the homeserver's own endpoint (MSC4195)
+//! and by the older service for `LiveKit` tokens, which clients still ask first.
+
+mod identity;
+mod members;
+mod request;
+mod service;
+mod tokens;
+mod transports;
+
+use axum::{
+    Router,
+    routing::{get, post},
+};
+use entente_call_bridge::{ApiKey, CallBridge};
+
+pub use self::members::{CallMember, RoomMembers};
+pub(crate) use self::transports::foci;
+use crate::ApiState;
+
+/// Where the service for tokens is mounted.
+const SERVICE_PATH: &str = "/livekit/jwt";
+/// Where the SFU's signalling is mounted, if it is ours.
+const SFU_PATH: &str = "/livekit/sfu";
+
+/// How calls are held here.
+#[derive(Clone, Debug)]
+pub struct Calls {
+    /// What forwards media in this process; `None` if a `LiveKit` server elsewhere does.
+    pub bridge: Option<CallBridge>,
+    /// What tokens are signed with.
+    pub key: ApiKey,
+    /// Where clients reach the SFU's signalling, a `ws` or `wss` address.
+    pub sfu_url: String,
+    /// Where clients reach the service for tokens.
+    pub service_url: String,
+}
+
+impl Calls {
+    /// Calls that are forwarded by this process, for clients that reach it at `base_url`.
+    pub fn embedded(base_url: &str, key: ApiKey, bridge: CallBridge) -> Self {
+        let base_url = base_url.trim_end_matches('/');
+        // http becomes ws, https becomes wss.
+        let sfu_url = format!("{}{SFU_PATH}", base_url.replacen("http", "ws", 1));
+        Self { bridge: Some(bridge), key, sfu_url, service_url: format!("{base_url}{SERVICE_PATH}") }
+    }
+
+    /// Calls that a `LiveKit` server at `sfu_url` forwards.
+    pub fn elsewhere(base_url: &str, key: ApiKey, sfu_url: &str) -> Self {
+        let base_url = base_url.trim_end_matches('/');
+        let sfu_url = sfu_url.trim_end_matches('/').to_owned();
+        Self { bridge: None, key, sfu_url, service_url: format!("{base_url}{SERVICE_PATH}") }
+    }
+}
+
+/// The endpoints of calls. Where there are none, only that is told.
+pub(crate) fn routes(state: &ApiState) -> Router<ApiState> {
+    let mut routes = Router::new()
+        .route("/_matrix/client/unstable/org.matrix.msc4143/rtc/transports", get(transports::unstable))
+        .route("/_matrix/client/v1/rtc/transports", get(transports::stable));
+    let Some(calls) = &state.calls else { return routes };
+    routes = routes
+        .route(&format!("{SERVICE_PATH}/sfu/get"), post(service::sfu_get))
+        .route(&format!("{SERVICE_PATH}/get_token"), post(service::get_token))
+        .route(&format!("{SERVICE_PATH}/healthz"), get(service::health))
+        .route("/_matrix/client/unstable/io.element.msc4195/rtc/livekit/get_token", post(tokens::of_session));
+    match &calls.bridge {
+        Some(bridge) => routes.nest_service(SFU_PATH, bridge.router()),
+        None => routes,
+    }
+}
