@@ -135,6 +135,32 @@ async fn people_of_two_servers_talk() {
     said.push("salut".to_owned());
     reads_soon(&bob, &room, &said).await;
 
+    // Who types and who has read is told across servers.
+    let typing = User::in_room(&room, &format!("typing/{}", segment(&bob.id)));
+    bob.put(&typing, &json!({ "typing": true, "timeout": 20_000 })).await.ok();
+    let heard = alice.say(&room, "are you writing?").await;
+    said.push("are you writing?".to_owned());
+    reads_soon(&bob, &room, &said).await;
+    let receipt = User::in_room(&room, &format!("receipt/m.read/{}", segment(&heard)));
+    bob.post(&receipt, &json!({})).await.ok();
+    soon("typing and the receipt", async || {
+        let sync = alice.sync(&[("timeout", "0")]).await;
+        let events =
+            sync["rooms"]["join"][&room]["ephemeral"]["events"].as_array().cloned().unwrap_or_default();
+        let types = events.iter().any(|event| event["content"]["user_ids"] == json!([bob.id]));
+        let read = events.iter().any(|event| event["content"][&heard]["m.read"].get(&bob.id).is_some());
+        (types && read).then_some(())
+    })
+    .await;
+    bob.put(&typing, &json!({ "typing": false })).await.ok();
+    soon("the end of typing", async || {
+        let sync = alice.sync(&[("timeout", "0")]).await;
+        let events =
+            sync["rooms"]["join"][&room]["ephemeral"]["events"].as_array().cloned().unwrap_or_default();
+        events.iter().all(|event| event["content"]["user_ids"] != json!([bob.id])).then_some(())
+    })
+    .await;
+
     // Edits of state and redactions arrive too, and who is put out is out on both sides.
     alice.set_state(&room, "m.room.name", "", json!({ "name": "Conseil" })).await.ok();
     soon("the name", async || {

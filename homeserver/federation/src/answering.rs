@@ -135,7 +135,7 @@ impl SharedRooms {
             return Err(FederationError::BadEvent("the event is not the one that the path names"));
         }
         let room_id = &view.room.room_id;
-        let _turn = self.inner.receiving.take(room_id.as_str()).await;
+        let _turn = self.turn(room_id, origin).await;
         match self.fit_in(origin, room_id, &pdu).await? {
             Received::Accepted | Received::Known => Ok(pdu.event_id),
             Received::Rejected(reason) => Err(RoomError::Unauthorized(reason).into()),

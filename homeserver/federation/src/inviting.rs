@@ -84,7 +84,7 @@ impl SharedRooms {
         let own = Pdu::new(signed.clone(), &rules)?;
         debug_assert_eq!(*own.event_id(), invite.event_id);
         if self.is_resident(&invite.room_id).await? {
-            let _turn = self.inner.receiving.take(invite.room_id.as_str()).await;
+            let _turn = self.turn(&invite.room_id, &invite.origin).await;
             let received = self.fit_in(&invite.origin, &invite.room_id, &verified).await;
             if matches!(received, Ok(Received::Accepted | Received::Known)) {
                 return Ok(signed);
@@ -122,7 +122,7 @@ impl SharedRooms {
             let reason = String::from("the signed invite is another one");
             return Err(FederationError::BadAnswer { server: server.to_owned(), reason });
         }
-        let _turn = self.inner.receiving.take(room_id.as_str()).await;
+        let _turn = self.turn(room_id, server).await;
         match self.inner.rooms.receive(room_id, &pdu).await? {
             Received::Accepted | Received::Known => Ok(()),
             Received::Rejected(reason) => Err(RoomError::Unauthorized(reason).into()),

@@ -71,7 +71,7 @@ impl SharedRooms {
             told: ToldState { state, events },
             event: join,
         };
-        let _turn = self.inner.receiving.take(request.room_id.as_str()).await;
+        let _turn = self.turn(&request.room_id, server).await;
         match self.inner.rooms.take_over(&joined).await {
             Err(RoomError::BadEvent(reason) | RoomError::Unauthorized(reason)) => Err(bad(&reason)),
             outcome => Ok(outcome?),

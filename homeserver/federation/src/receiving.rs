@@ -8,6 +8,7 @@ use ruma::{CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, Room
 
 use crate::{
     FederationError, SharedRooms,
+    turns::Turn,
     verification::{verify, verify_good},
 };
 
@@ -85,7 +86,7 @@ impl SharedRooms {
         let is_allowed = view.require_allowed(origin).await;
         let mut answers = Vec::with_capacity(events.len());
         let verified = verify(&*self.inner.keys, &view.room.rules, events).await?;
-        let _turn = self.inner.receiving.take(room_id.as_str()).await;
+        let _turn = self.turn(&room_id, origin).await;
         for verified in verified {
             let pdu = match verified {
                 Ok(pdu) => pdu,
@@ -118,7 +119,12 @@ impl SharedRooms {
         Ok(answers)
     }
 
-    /// Takes in one event; what it names and is not known is asked of the server that sent it. Whoever calls has the room's turn.
+    /// Waits until nothing else of a server is being taken into a room: its events keep their order, and a slow one delays no other.
+    pub(crate) async fn turn(&self, room_id: &RoomId, origin: &ServerName) -> Turn<'_> {
+        self.inner.receiving.take(&format!("{room_id} {origin}")).await
+    }
+
+    /// Takes in one event; what it names and is not known is asked of the server that sent it. Whoever calls has that server's turn.
     pub(crate) async fn fit_in(
         &self,
         origin: &ServerName,

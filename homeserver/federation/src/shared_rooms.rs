@@ -22,7 +22,7 @@ pub(crate) struct Inner {
     pub(crate) rooms: Rooms,
     pub(crate) peers: Arc<dyn Peers>,
     pub(crate) keys: Arc<dyn KeyRing>,
-    /// Rooms into which events of other servers are being taken, one after the other.
+    /// Rooms and servers whose events are being taken into them, one after the other.
     pub(crate) receiving: Turns,
     /// Rooms that are being joined, or whose past is being fetched.
     pub(crate) asking: Turns,

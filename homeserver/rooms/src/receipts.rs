@@ -196,6 +196,19 @@ impl RoomView {
         Ok(rows.into_iter().filter_map(receipt).collect())
     }
 
+    /// The newest receipt of a user that everybody may know of.
+    pub async fn newest_receipt_of(&self, user_id: &UserId) -> Result<Option<Receipt>, RoomError> {
+        let read = ReceiptType::Read.as_str();
+        let scan = rows::RECEIPTS.scan((self.room.number.0, user_id.as_str(), read));
+        let rows = self.snapshot.scan_all(scan).await?;
+        let newest = rows.into_iter().max_by_key(|(_, row)| row.value.number);
+        Ok(newest.map(|((_, user_id, _, thread), row)| {
+            let thread = (thread != UNTHREADED).then_some(thread);
+            let ReceiptRow { event_id, at, .. } = row.value;
+            Receipt { user_id, receipt_type: ReceiptType::Read, thread, event_id, ts: at }
+        }))
+    }
+
     async fn receipts_since(
         &self,
         since: &Position,

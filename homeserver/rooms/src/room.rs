@@ -155,6 +155,13 @@ impl Rooms {
         Ok(event.map(|event| (view, event)))
     }
 
+    /// The room with this number as it is now.
+    pub async fn view_of(&self, room: u64) -> Result<RoomView, RoomError> {
+        let redactions = self.redactions();
+        let snapshot = self.inner.store.snapshot().await?;
+        self.view_in(&snapshot, RoomNumber(room), redactions).await
+    }
+
     /// An event by its numbers, and its room as it is now.
     pub async fn event_by_number(
         &self,

@@ -18,9 +18,11 @@ use crate::{
 };
 
 /// The state of a very large room.
-const MOST_STATE_BYTES: usize = 256 * 1024 * 1024;
+const MOST_STATE_BYTES: usize = 64 * 1024 * 1024;
 /// A list of events.
 const MOST_EVENTS_BYTES: usize = 16 * 1024 * 1024;
+/// How long a server may take to tell what is missing: somebody else's events wait for it.
+const GAP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long somebody waits who joins a very large room.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(180);
 
@@ -347,7 +349,7 @@ impl Peers for Client {
                 ("limit", whole(limit)),
                 ("min_depth", whole(0)),
             ]);
-            let ask = Ask::with(Method::POST, target, &body).up_to(MOST_EVENTS_BYTES);
+            let ask = Ask::with(Method::POST, target, &body).up_to(MOST_EVENTS_BYTES).within(GAP_TIMEOUT);
             Ok(self.ask::<EventsBody>(server, ask).await?.events)
         }
         .boxed()
@@ -407,7 +409,8 @@ impl Peers for Client {
         async move {
             let target = path(&["v1", "state_ids", room_id.as_str()]);
             let target = with_query(target, &[("event_id", event_id.as_str())]);
-            let body: IdsBody = self.ask(server, Ask::get(target).up_to(MOST_EVENTS_BYTES)).await?;
+            let ask = Ask::get(target).up_to(MOST_EVENTS_BYTES).within(GAP_TIMEOUT);
+            let body: IdsBody = self.ask(server, ask).await?;
             Ok(StateIdsAnswer { state: body.pdu_ids, auth_chain: body.auth_chain_ids })
         }
         .boxed()
@@ -421,7 +424,8 @@ impl Peers for Client {
     ) -> Asked<'a, Vec<CanonicalJsonObject>> {
         async move {
             let target = path(&["v1", "event_auth", room_id.as_str(), event_id.as_str()]);
-            let body: AuthChainBody = self.ask(server, Ask::get(target).up_to(MOST_EVENTS_BYTES)).await?;
+            let ask = Ask::get(target).up_to(MOST_EVENTS_BYTES).within(GAP_TIMEOUT);
+            let body: AuthChainBody = self.ask(server, ask).await?;
             Ok(body.auth_chain)
         }
         .boxed()

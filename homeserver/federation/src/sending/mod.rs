@@ -1,6 +1,7 @@
 //! What this server's users do, brought to the other servers in their rooms (S-S API, "Transactions"). What waits for a server is in
 //! the store until that server has acknowledged it; each server has a worker of its own, so that none delays another.
 
+mod passing;
 mod queue;
 mod worker;
 
@@ -13,7 +14,8 @@ use parking_lot::Mutex;
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, Int, OwnedServerName, ServerName, UserId};
 use tokio::sync::{Notify, Semaphore};
 
-use crate::{Client, FederationError, sending::queue::Waiting};
+use self::{passing::Typists, queue::Waiting};
+use crate::{Client, FederationError};
 
 /// Records that are read at once.
 const MOST_RECORDS: usize = 256;
@@ -23,6 +25,8 @@ const MOST_PASSED: usize = 4_096;
 const PAUSE: Duration = Duration::from_secs(1);
 /// The follower that puts down what is to be sent.
 const NAME: &str = "federation.outgoing";
+/// Messages worth telling only now that a worker is handed at once.
+const MOST_PASSING: usize = 50;
 /// Servers to which is sent at the same time.
 const AT_ONCE: usize = 100;
 
@@ -38,15 +42,26 @@ struct Inner {
     rooms: Rooms,
     client: Client,
     /// The servers that have a worker.
-    workers: Mutex<HashMap<OwnedServerName, Arc<Notify>>>,
+    workers: Mutex<HashMap<OwnedServerName, Arc<Desk>>>,
+    typists: Typists,
     places: Semaphore,
+}
+
+/// Where the worker of a server finds its work.
+#[derive(Debug, Default)]
+struct Desk {
+    /// Something waits in the store.
+    notify: Notify,
+    /// What is worth telling only now, the oldest first.
+    passing: Mutex<Vec<CanonicalJsonObject>>,
 }
 
 impl Outbox {
     /// What waits in a store.
     pub fn new(store: Store, environment: Environment, rooms: Rooms, client: Client) -> Self {
         let (workers, places) = (Mutex::default(), Semaphore::new(AT_ONCE));
-        Self { inner: Arc::new(Inner { store, environment, rooms, client, workers, places }) }
+        let typists = Typists::default();
+        Self { inner: Arc::new(Inner { store, environment, rooms, client, workers, typists, places }) }
     }
 
     /// Follows the log and sends, for as long as it is polled.
@@ -102,6 +117,10 @@ impl Outbox {
                         waiting.add_event(server, &view.room.room_id, &event.event_id);
                     }
                 }
+            }
+            Ok(Change::Typing { room }) => self.tell_typing(room).await?,
+            Ok(Change::Receipt { room, user_id, private: false }) => {
+                self.tell_receipt(room, &user_id).await?;
             }
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "a log entry about a room cannot be read"),
@@ -192,14 +211,31 @@ impl Outbox {
 
     /// Lets the worker of a server look for what waits.
     fn wake(&self, server: &ServerName) {
+        self.with_desk(server, |_| ());
+    }
+
+    /// Hands a message to the worker of a server that is worth telling only now. The oldest give way to the newest.
+    fn pass(&self, server: &ServerName, message: CanonicalJsonObject) {
+        self.with_desk(server, |desk| {
+            let mut passing = desk.passing.lock();
+            if passing.len() >= MOST_PASSING {
+                passing.remove(0);
+            }
+            passing.push(message);
+        });
+    }
+
+    fn with_desk(&self, server: &ServerName, put: impl FnOnce(&Desk)) {
         let mut workers = self.inner.workers.lock();
-        if let Some(notify) = workers.get(server) {
-            notify.notify_one();
+        if let Some(desk) = workers.get(server) {
+            put(desk);
+            desk.notify.notify_one();
             return;
         }
-        let notify = Arc::new(Notify::new());
-        notify.notify_one();
-        workers.insert(server.to_owned(), Arc::clone(&notify));
-        tokio::spawn(self.clone().work(server.to_owned(), notify));
+        let desk = Arc::new(Desk::default());
+        put(&desk);
+        desk.notify.notify_one();
+        workers.insert(server.to_owned(), Arc::clone(&desk));
+        tokio::spawn(self.clone().work(server.to_owned(), desk));
     }
 }

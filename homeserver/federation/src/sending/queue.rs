@@ -12,8 +12,8 @@ use crate::{
 
 /// Events of one transaction (S-S API, "Transactions").
 const MOST_EVENTS: usize = 50;
-/// Other messages of one transaction.
-const MOST_MESSAGES: usize = 100;
+/// Other messages of one transaction, beside as many that do not wait (S-S API: at most 100 together).
+const MOST_MESSAGES: usize = 50;
 
 /// What is to be put down for servers.
 #[derive(Debug, Default)]

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, EventId, Int, OwnedServerName, ServerName};
 use serde_json::Value;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::broadcast;
 
-use super::{Outbox, queue::Batch};
+use super::{Desk, Outbox, queue::Batch};
 use crate::FederationError;
 
 /// How long a worker without work stays.
@@ -16,14 +16,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 impl Outbox {
     /// Sends what waits for a server, until nothing does for a while.
-    pub(super) async fn work(self, server: OwnedServerName, notify: Arc<Notify>) {
+    pub(super) async fn work(self, server: OwnedServerName, desk: Arc<Desk>) {
         let mut back = self.inner.client.destinations().watch();
         loop {
-            match self.send_next(&server).await {
+            match self.send_next(&server, &desk).await {
                 Ok(true) => {}
                 Ok(false) => {
-                    if tokio::time::timeout(STAYS, notify.notified()).await.is_err()
-                        && self.end(&server, &notify)
+                    if tokio::time::timeout(STAYS, desk.notify.notified()).await.is_err()
+                        && self.end(&server, &desk)
                     {
                         return;
                     }
@@ -38,12 +38,12 @@ impl Outbox {
     }
 
     /// Ends a worker, unless something came for it meanwhile.
-    fn end(&self, server: &ServerName, notify: &Arc<Notify>) -> bool {
+    fn end(&self, server: &ServerName, desk: &Desk) -> bool {
         let mut workers = self.inner.workers.lock();
         // Who wakes holds the lock: what it left is seen here.
-        let was_woken = futures_util::FutureExt::now_or_never(notify.notified()).is_some();
+        let was_woken = futures_util::FutureExt::now_or_never(desk.notify.notified()).is_some();
         if was_woken {
-            notify.notify_one();
+            desk.notify.notify_one();
             return false;
         }
         workers.remove(server);
@@ -71,16 +71,23 @@ impl Outbox {
     }
 
     /// Sends the oldest of what waits. Answers whether there was anything.
-    async fn send_next(&self, server: &ServerName) -> Result<bool, FederationError> {
+    async fn send_next(&self, server: &ServerName, desk: &Desk) -> Result<bool, FederationError> {
         let batch = Batch::read(&self.inner.store.snapshot().await?, server).await?;
-        if batch.is_empty() {
+        let passing = std::mem::take(&mut *desk.passing.lock());
+        if batch.is_empty() && passing.is_empty() {
             return Ok(false);
         }
         self.inner.client.destinations().check(server)?;
-        let body = self.body(&batch).await?;
+        let mut transaction_id = batch.transaction_id();
+        if !passing.is_empty() {
+            // Said once, with what waits: it is another transaction than without it.
+            let tag = self.inner.environment.randomness().alphanumeric(12);
+            transaction_id = format!("{transaction_id}.{tag}");
+        }
+        let body = self.body(&batch, passing).await?;
         let answer = {
             let _place = self.inner.places.acquire().await;
-            self.inner.client.send_transaction(server, &batch.transaction_id(), &body).await
+            self.inner.client.send_transaction(server, &transaction_id, &body).await
         };
         match answer {
             Ok(answer) => {
@@ -99,7 +106,11 @@ impl Outbox {
         }
     }
 
-    async fn body(&self, batch: &Batch) -> Result<CanonicalJsonObject, FederationError> {
+    async fn body(
+        &self,
+        batch: &Batch,
+        passing: Vec<CanonicalJsonObject>,
+    ) -> Result<CanonicalJsonObject, FederationError> {
         let mut pdus = Vec::with_capacity(batch.events.len());
         for (_, row) in &batch.events {
             let Ok(event_id) = EventId::parse(&row.event_id) else { continue };
@@ -108,6 +119,7 @@ impl Outbox {
             }
         }
         let edus = batch.messages.iter().map(|(_, json)| parsed(json)).collect::<Result<Vec<_>, _>>()?;
+        let edus = passing.into_iter().map(CanonicalJsonValue::Object).chain(edus).collect();
         let now = self.inner.environment.now().millis();
         let origin = self.inner.rooms.server_name().to_string();
         Ok(CanonicalJsonObject::from([
