@@ -2,63 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{net::TcpListener, path::Path, time::Duration};
+use std::time::Duration;
 
-use entente_tests::{Key, SOON, Server, User, bodies, fresh_id, segment};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use entente_tests::{Authority, Key, SOON, Server, User, bodies, fresh_id, segment};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-
-/// The authority that all servers trust.
-struct Authority {
-    directory: TempDir,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let directory = TempDir::new().unwrap();
-        let mut parameters = CertificateParams::new(Vec::new()).unwrap();
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let certificate = parameters.self_signed(&key).unwrap();
-        std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
-        Self { directory, issuer: Issuer::new(parameters, key) }
-    }
-
-    fn write_certificate(&self, directory: &Path) {
-        let key = KeyPair::generate().unwrap();
-        let parameters = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
-        std::fs::write(directory.join("certificate.pem"), certificate.pem()).unwrap();
-        std::fs::write(directory.join("key.pem"), key.serialize_pem()).unwrap();
-    }
-
-    /// A server that others find under `localhost` and a port. The first listener is for clients.
-    fn server(&self, more: &[(&str, &str)]) -> Server {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let directory = TempDir::new().unwrap();
-        self.write_certificate(directory.path());
-        let listeners = format!(
-            r#"[{{ address = "127.0.0.1:0", serves = ["client"] }},
-                {{ address = "127.0.0.1:{port}", serves = ["federation"],
-                   tls = {{ certificate_file = "certificate.pem", private_key_file = "key.pem" }} }}]"#
-        );
-        let name = format!("localhost:{port}");
-        let ca_file = self.directory.path().join("ca.pem");
-        let settings = [
-            ("ENTENTE_SERVER_NAME", name.as_str()),
-            ("ENTENTE_LISTENERS", &listeners),
-            ("ENTENTE_FEDERATION__CA_FILE", ca_file.to_str().unwrap()),
-            ("ENTENTE_FEDERATION__ALLOW_PRIVATE_ADDRESSES", "true"),
-            ("ENTENTE_REGISTRATION__OPEN", "true"),
-            ("ENTENTE_RATE_LIMITS__ENABLED", "false"),
-            ("ENTENTE_ACCOUNTS__ARGON2__MEMORY_KIB", "64"),
-            ("ENTENTE_ACCOUNTS__ARGON2__ITERATIONS", "1"),
-        ];
-        Server::start(directory, &[&settings, more].concat())
-    }
-}
 
 fn name_of(user: &User) -> &str {
     user.id.split_once(':').unwrap().1
@@ -344,7 +291,7 @@ fn federation_caller<'a>(
     authority: &'a Authority,
     server: &'a Server,
 ) -> impl AsyncFn(&str, Option<&str>) -> entente_tests::Answer + 'a {
-    let ca = std::fs::read(authority.directory.path().join("ca.pem")).unwrap();
+    let ca = std::fs::read(authority.ca_file()).unwrap();
     let root = reqwest::Certificate::from_pem(&ca).unwrap();
     let client = reqwest::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap();
     let base = format!("https://{}", name(server));

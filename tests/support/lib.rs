@@ -3,11 +3,13 @@
 #![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test fails by panicking")]
 #![expect(clippy::disallowed_methods, reason = "tests read the environment and the time")]
 
+mod federation;
 mod http;
 mod keys;
 mod users;
 
 pub use self::{
+    federation::{Authority, free_port},
     http::{Answer, Caller},
     keys::Key,
     users::{User, bodies, fresh_id, segment},

@@ -1,0 +1,85 @@
+//! Servers that federate on loopback addresses, over TLS.
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use tempfile::TempDir;
+
+use crate::{Server, Settings};
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A certificate authority that all servers of a test trust.
+pub struct Authority {
+    directory: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// A new one.
+    pub fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let mut parameters = CertificateParams::new(Vec::new()).unwrap();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        parameters.distinguished_name.push(DnType::CommonName, "authority of a test");
+        let key = KeyPair::generate().unwrap();
+        let certificate = parameters.self_signed(&key).unwrap();
+        std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
+        Self { directory, issuer: Issuer::new(parameters, key) }
+    }
+
+    /// The file with its certificate.
+    pub fn ca_file(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+
+    /// Writes `certificate.pem` and `key.pem` for `localhost` into a directory.
+    pub fn write_certificate(&self, directory: &Path) {
+        let key = KeyPair::generate().unwrap();
+        let mut parameters = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        parameters.distinguished_name.push(DnType::CommonName, "localhost");
+        parameters.use_authority_key_identifier_extension = true;
+        let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
+        std::fs::write(directory.join("certificate.pem"), certificate.pem()).unwrap();
+        std::fs::write(directory.join("key.pem"), key.serialize_pem()).unwrap();
+    }
+
+    /// A server that others find under `localhost` and a port. The first listener is for clients.
+    #[must_use]
+    pub fn server(&self, more: Settings<'_>) -> Server {
+        let port = free_port();
+        let directory = TempDir::new().unwrap();
+        self.write_certificate(directory.path());
+        let listeners = format!(
+            r#"[{{ address = "127.0.0.1:0", serves = ["client"] }},
+                {{ address = "127.0.0.1:{port}", serves = ["federation"],
+                   tls = {{ certificate_file = "certificate.pem", private_key_file = "key.pem" }} }}]"#
+        );
+        let name = format!("localhost:{port}");
+        let ca_file = self.ca_file();
+        let settings = [
+            ("ENTENTE_SERVER_NAME", name.as_str()),
+            ("ENTENTE_LISTENERS", &listeners),
+            ("ENTENTE_FEDERATION__CA_FILE", ca_file.to_str().unwrap()),
+            ("ENTENTE_FEDERATION__ALLOW_PRIVATE_ADDRESSES", "true"),
+            ("ENTENTE_REGISTRATION__OPEN", "true"),
+            ("ENTENTE_RATE_LIMITS__ENABLED", "false"),
+            ("ENTENTE_ACCOUNTS__ARGON2__MEMORY_KIB", "64"),
+            ("ENTENTE_ACCOUNTS__ARGON2__ITERATIONS", "1"),
+        ];
+        Server::start(directory, &[&settings, more].concat())
+    }
+}
+
+impl Default for Authority {
+    fn default() -> Self {
+        Self::new()
+    }
+}
