@@ -16,19 +16,23 @@ mod client_event;
 mod compose;
 mod content;
 mod create;
+mod directory;
 mod error;
 mod event;
 mod filter;
+mod hierarchy;
 mod incoming;
 mod members;
 mod membership;
 mod peers;
+mod people;
 mod powers;
 #[cfg(test)]
 mod property_tests;
 mod receipts;
 mod related;
 mod relations;
+mod reports;
 mod room;
 mod rows;
 mod send;
@@ -36,8 +40,10 @@ mod server_acl;
 mod signing;
 mod state_store;
 mod succession;
+mod summary;
 mod threads;
 mod timeline;
+mod timestamps;
 mod typing;
 mod upgrade;
 mod user_rooms;
@@ -57,25 +63,30 @@ pub use self::{
     compose::{Draft, SendingDevice},
     content::{Profile, object},
     create::{NewRoom, Preset},
+    directory::{DirectoryPage, DirectoryQuery},
     error::RoomError,
     event::Event,
     filter::{EventFilter, matches_pattern},
+    hierarchy::{HierarchyPage, HierarchyQuery, HierarchyRoom},
     incoming::{
         Chapter, JoinAnswer, JoinedRoom, OutsideInvite, OutsideMembership, Pdu, Received, ToldState,
         VerifiedPdu,
     },
     membership::MembershipRequest,
     peers::StateIds,
+    people::FoundUsers,
     powers::Powers,
     receipts::{NewReceipt, ReadMarkers, Receipt, ReceiptType, receipt_content},
     related::{RECURSION_DEPTH, RelatedFilter, RelatedPage, TimelineSpan},
     relations::Relation,
+    reports::{Report, Reported},
     room::{Room, RoomView, StateKey},
     rows::{KEYSPACES, Membership, RoomNumber},
     server_acl::server_is_allowed,
     signing::{RetiredKey, SigningKeys},
     state_store::{StateReader, StateStore, StateStoreError},
     succession::Succession,
+    summary::RoomSummary,
     threads::ThreadsPage,
     timeline::{Direction, TimelinePage, TimelinePlace},
     upgrade::RoomUpgrade,

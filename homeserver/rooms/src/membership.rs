@@ -322,7 +322,16 @@ impl JoinRules {
 impl RoomView {
     /// Whether a user is in one of the rooms whose members may join this one.
     pub(crate) async fn is_in_any(&self, user_id: &UserId, rules: &JoinRules) -> Result<bool, RoomError> {
-        for room_id in rules.allowed_rooms() {
+        self.is_in_any_of(user_id, rules.allowed_rooms()).await
+    }
+
+    /// Whether a user is in one of these rooms.
+    pub(crate) async fn is_in_any_of(
+        &self,
+        user_id: &UserId,
+        room_ids: impl Iterator<Item = &RoomId>,
+    ) -> Result<bool, RoomError> {
+        for room_id in room_ids {
             let room = match self.rooms.room(&self.snapshot, room_id).await {
                 Ok(room) => room,
                 Err(RoomError::RoomNotFound) => continue,

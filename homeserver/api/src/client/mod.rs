@@ -21,6 +21,7 @@ mod membership;
 mod openid;
 mod password;
 mod peeking;
+mod people;
 mod presence;
 mod profiles;
 mod push_rules;
@@ -30,7 +31,9 @@ mod refresh;
 mod registration;
 mod relations;
 mod remote;
+mod reports;
 mod room_aliases;
+mod room_directory;
 mod room_events;
 mod room_send;
 mod room_upgrade;
@@ -47,9 +50,16 @@ mod versions;
 mod well_known;
 mod whoami;
 
-use axum::Router;
+use axum::{
+    Router,
+    routing::{get, post},
+};
 
-pub(crate) use self::{keys::add_names, to_device::devices_of};
+pub(crate) use self::{
+    keys::add_names,
+    room_directory::{directory_body, hierarchy_room},
+    to_device::devices_of,
+};
 use crate::{ApiState, endpoint::Endpoints};
 
 /// The paths under which requests wait as long as they ask to.
@@ -97,6 +107,20 @@ pub(crate) fn routes() -> Router<ApiState> {
         .endpoint(account_data::set_global)
         .endpoint(account_data::get_room)
         .endpoint(account_data::set_room)
+        .json_endpoint(room_directory::public_rooms)
+        .json_endpoint(room_directory::filtered_public_rooms)
+        .endpoint(room_directory::visibility)
+        .endpoint(room_directory::set_visibility)
+        .json_endpoint(room_directory::summary)
+        .json_endpoint(room_directory::hierarchy)
+        .json_endpoint(room_directory::event_at)
+        .route("/_matrix/client/v3/rooms/{room}/report/{event}", post(reports::event))
+        .route("/_matrix/client/r0/rooms/{room}/report/{event}", post(reports::event))
+        .endpoint(reports::room)
+        .endpoint(reports::user)
+        .endpoint(people::search)
+        .route("/_matrix/client/v1/mutual_rooms", get(people::mutual_rooms))
+        .route("/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms", get(people::mutual_rooms))
         .merge(tags::routes())
         .merge(third_party_identifiers::routes())
         .endpoint(turn_server::get)

@@ -5,6 +5,7 @@ mod membership;
 mod messages;
 mod openid;
 mod peer;
+mod public_rooms;
 mod server_keys;
 mod transactions;
 mod user_keys;
@@ -57,6 +58,9 @@ fn rooms() -> Router<ApiState> {
 fn users() -> Router<ApiState> {
     Router::new()
         .route("/_matrix/federation/v1/version", get(server_keys::version))
+        .route("/_matrix/federation/v1/publicRooms", get(public_rooms::list).post(public_rooms::filtered))
+        .route("/_matrix/federation/v1/hierarchy/{room}", get(public_rooms::hierarchy))
+        .route("/_matrix/federation/v1/timestamp_to_event/{room}", get(public_rooms::event_at))
         .route("/_matrix/federation/v1/query/directory", get(events::directory))
         .route("/_matrix/federation/v1/query/profile", get(events::profile))
         .route("/_matrix/federation/v1/user/devices/{user}", get(user_keys::devices))
