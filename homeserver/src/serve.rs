@@ -116,6 +116,7 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
         tokio::spawn(sync.follow()),
         tokio::spawn(consequences.follow()),
         tokio::spawn(federation.outbox.follow()),
+        tokio::spawn(state.rooms.clone().watch_delayed()),
     ]);
     if let Some(bridge) = bridge.clone() {
         let removals = CallRemovals { store: store.clone(), rooms: state.rooms.clone(), bridge };

@@ -4,6 +4,7 @@ use std::{
     future::Future,
     net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
 };
 
 use axum::{
@@ -57,6 +58,31 @@ impl Caller<AccessToken> for Session {
     async fn identify(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Self, MatrixError> {
         let token = access_token::<AccessToken, _>(parts)?;
         authenticate(state, parts, &token, rate_limited).await
+    }
+}
+
+/// Whoever sends an event, perhaps later (MSC4140).
+#[derive(Debug)]
+pub(crate) struct Sending {
+    /// Who.
+    pub(crate) session: Session,
+    /// How much later.
+    pub(crate) delay: Option<Duration>,
+}
+
+impl Caller<AccessToken> for Sending {
+    async fn identify(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Self, MatrixError> {
+        let session = <Session as Caller<AccessToken>>::identify(state, parts, rate_limited).await?;
+        let mut pairs = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+        let delay = match pairs.find(|(name, _)| name == "org.matrix.msc4140.delay") {
+            None => None,
+            Some((_, delay)) => {
+                let delay =
+                    delay.parse().map_err(|_| MatrixError::invalid_param("a delay is a number of ms"))?;
+                Some(Duration::from_millis(delay))
+            }
+        };
+        Ok(Self { session, delay })
     }
 }
 

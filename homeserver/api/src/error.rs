@@ -295,6 +295,13 @@ impl From<RoomError> for MatrixError {
             RoomError::AliasTaken(_) => (StatusCode::CONFLICT, "M_ROOM_IN_USE"),
             RoomError::BadAlias(_) => (StatusCode::BAD_REQUEST, "M_BAD_ALIAS"),
             RoomError::UnableToAuthoriseJoin => (StatusCode::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN"),
+            RoomError::DelayTooLong(longest) => {
+                let mut error = Self::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", message);
+                error.body["org.matrix.msc4140.errcode"] = json!("M_MAX_DELAY_EXCEEDED");
+                error.body["org.matrix.msc4140.max_delay"] = json!(longest.as_millis());
+                return error;
+            }
+            RoomError::TooManyDelayed => (StatusCode::BAD_REQUEST, "M_MAX_DELAYED_EVENTS_EXCEEDED"),
             RoomError::BadState(_) => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),
             error => return Self::internal(error),
         };

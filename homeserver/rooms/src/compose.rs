@@ -31,7 +31,7 @@ use crate::{
     state::{self, EventNumber, InvalidNode, Node, NodeHash, NodeSource, Partition, StateKeyId, StateRoot},
 };
 
-pub(crate) use self::format::{event_id, sign};
+pub(crate) use self::format::{event_id, needs_hashes, sign};
 use self::servers::ServerCounts;
 
 /// An event that is yet to be made.

@@ -52,6 +52,12 @@ pub enum RoomError {
     /// The room is somebody else's to be asked for.
     #[error("the room {0} is not on this server, and rooms of other servers cannot be reached yet")]
     NotHere(OwnedRoomId),
+    /// Longer than events can be delayed.
+    #[error("events are delayed by at most {} s", .0.as_secs())]
+    DelayTooLong(std::time::Duration),
+    /// A user has as many delayed events as one can have.
+    #[error("you have as many delayed events as one can have")]
+    TooManyDelayed,
     /// The storage failed or is unavailable.
     #[error(transparent)]
     Storage(#[from] StorageError),

@@ -16,6 +16,7 @@ mod client_event;
 mod compose;
 mod content;
 mod create;
+mod delayed;
 mod directory;
 mod error;
 mod event;
@@ -55,6 +56,7 @@ use entente_environment::Environment;
 use entente_storage::Store;
 use quick_cache::{Weighter, sync::Cache};
 use ruma::{OwnedRoomId, OwnedServerName, RoomVersionId, ServerName, UserId, serde::Base64};
+use tokio::sync::Notify;
 
 use self::typing::Typists;
 pub use self::{
@@ -63,6 +65,7 @@ pub use self::{
     compose::{Draft, SendingDevice},
     content::{Profile, object},
     create::{NewRoom, Preset},
+    delayed::{Delayed, DelayedAction, LONGEST_DELAY, NewDelayed},
     directory::{DirectoryPage, DirectoryQuery},
     error::RoomError,
     event::Event,
@@ -149,6 +152,8 @@ struct Inner {
     events: Cache<(RoomNumber, i64), Arc<Event>, EventWeight>,
     redactions: AtomicU64,
     typists: Typists,
+    /// Told when a delayed event was put down, or is due at another time.
+    delayed: Notify,
 }
 
 #[derive(Clone, Debug)]
@@ -181,6 +186,7 @@ impl Rooms {
             events: Cache::with_weighter(20_000, MOST_EVENT_BYTES, EventWeight),
             redactions: AtomicU64::new(0),
             typists: Typists::new(),
+            delayed: Notify::new(),
         };
         let rooms = Self { inner: Arc::new(inner) };
         rooms.watch_typing().await?;

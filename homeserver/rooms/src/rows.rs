@@ -87,8 +87,16 @@ pub(crate) const TOLD_STATES: Keyspace<(u64, String), Bytes> = Keyspace::new(0x0
 pub(crate) const EARLY_REDACTIONS: Keyspace<(u64, String), NumberRow> =
     Keyspace::new(0x0224, "rooms.early_redactions");
 
+/// Events that are sent later, by their delay ids.
+pub(crate) const DELAYED: Keyspace<String, DelayedRow> = Keyspace::new(0x0230, "rooms.delayed");
+/// The same by localpart.
+pub(crate) const DELAYED_OF_USERS: Keyspace<(String, String), ()> =
+    Keyspace::new(0x0231, "rooms.delayed_of_users");
+/// The same by when they are due: ms since 1970.
+pub(crate) const DELAYED_DUE: Keyspace<(u64, String), ()> = Keyspace::new(0x0232, "rooms.delayed_due");
+
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 30] = [
+pub const KEYSPACES: [KeyspaceInfo; 33] = [
     STATE_NODES.info(),
     ROOM_IDS.info(),
     ROOMS.info(),
@@ -119,6 +127,9 @@ pub const KEYSPACES: [KeyspaceInfo; 30] = [
     TOLD_STATES.info(),
     VISITED_ROOMS.info(),
     EARLY_REDACTIONS.info(),
+    DELAYED.info(),
+    DELAYED_OF_USERS.info(),
+    DELAYED_DUE.info(),
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -421,7 +432,38 @@ pub(crate) struct RetiredKeyRow {
     pub(crate) expired_at: u64,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct DelayedRow {
+    /// Whose.
+    #[n(0)]
+    pub(crate) localpart: String,
+    #[n(1)]
+    pub(crate) room_id: String,
+    #[n(2)]
+    pub(crate) event_type: String,
+    #[n(3)]
+    pub(crate) state_key: Option<String>,
+    /// Canonical JSON.
+    #[n(4)]
+    pub(crate) content: String,
+    /// Milliseconds.
+    #[n(5)]
+    pub(crate) delay: u64,
+    /// Since when it waits: milliseconds since 1970.
+    #[n(6)]
+    pub(crate) running_since: u64,
+}
+
+impl DelayedRow {
+    /// When it is to be sent.
+    pub(crate) fn due(&self) -> u64 {
+        self.running_since.saturating_add(self.delay)
+    }
+}
+
 cbor_value!(
+    DelayedRow,
     RetiredKeyRow,
     RoomRow,
     HeadRow,

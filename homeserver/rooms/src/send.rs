@@ -4,13 +4,22 @@ use ruma::{EventId, OwnedEventId, RoomId, UserId, events::TimelineEventType};
 
 use crate::{
     Draft, Room, RoomError, RoomView, Rooms, SendingDevice,
-    compose::{Composed, Composer},
+    compose::{Composed, Composer, needs_hashes},
     room::Head,
     rows,
 };
 
 /// A room that changes under every attempt is given up after so many.
 const MOST_ATTEMPTS: u32 = 64;
+
+/// Upon what a change is built.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Base {
+    /// The newest event, though its transaction may still wait to be committed.
+    Newest,
+    /// The newest event in the store. If another one is on its way there, the change is made again behind it.
+    Stored,
+}
 
 impl Rooms {
     /// Sends an event into a room for a local user who is in it. A retry by the same device with the same transaction id
@@ -120,6 +129,27 @@ impl Rooms {
         F: Fn(Composer) -> Fut,
         Fut: Future<Output = Result<(Composer, T), RoomError>>,
     {
+        self.change(room_id, Base::Newest, compose).await
+    }
+
+    /// The same for what looks at the newest events themselves, which have to be in the store: events of other servers.
+    pub(crate) async fn change_stored_room<T, F, Fut>(
+        &self,
+        room_id: &RoomId,
+        compose: F,
+    ) -> Result<T, RoomError>
+    where
+        F: Fn(Composer) -> Fut,
+        Fut: Future<Output = Result<(Composer, T), RoomError>>,
+    {
+        self.change(room_id, Base::Stored, compose).await
+    }
+
+    async fn change<T, F, Fut>(&self, room_id: &RoomId, base: Base, compose: F) -> Result<T, RoomError>
+    where
+        F: Fn(Composer) -> Fut,
+        Fut: Future<Output = Result<(Composer, T), RoomError>>,
+    {
         let room = {
             let snapshot = self.store().snapshot().await?;
             self.room(&snapshot, room_id).await?
@@ -127,14 +157,19 @@ impl Rooms {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            match self.try_to_change(&room, &compose).await {
+            match self.try_to_change(&room, base, &compose).await {
                 Err(RoomError::Storage(error)) if error.is_conflict() && attempt < MOST_ATTEMPTS => {}
                 outcome => return outcome,
             }
         }
     }
 
-    async fn try_to_change<T, F, Fut>(&self, room: &Arc<Room>, compose: &F) -> Result<T, RoomError>
+    async fn try_to_change<T, F, Fut>(
+        &self,
+        room: &Arc<Room>,
+        base: Base,
+        compose: &F,
+    ) -> Result<T, RoomError>
     where
         F: Fn(Composer) -> Fut,
         Fut: Future<Output = Result<(Composer, T), RoomError>>,
@@ -143,9 +178,11 @@ impl Rooms {
         let redactions = self.redactions();
         let snapshot = self.store().snapshot().await?;
         let view = RoomView::new(self.clone(), snapshot, Arc::clone(room), redactions);
+        // The first versions of rooms name events by their hashes, for which the events are looked at.
+        let looks_at_events = base == Base::Stored || needs_hashes(&room.rules);
         let head = match place.take() {
-            Some(head) => head,
-            None => Head::new(view.head().await?.clone()),
+            Some(head) if !looks_at_events => head,
+            _ => Head::new(view.head().await?.clone()),
         };
         // After an error the head is read again: it is seldom, and what was composed may have left traces in it.
         let (composer, answer) = compose(Composer::new(view, head)).await?;

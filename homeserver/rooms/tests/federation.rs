@@ -267,3 +267,32 @@ async fn servers_agree_whatever_was_done_while_they_could_not_hear_each_other() 
         assert!(done > 40, "version {version}: only {done} events");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_come_in_while_people_here_talk() {
+    for version in [RoomVersionId::V1, RoomVersionId::V12] {
+        let shared = Shared::new(&version).await;
+        let (alice, bob) = (shared.one.user("alice"), shared.other.user("bob"));
+        shared.join(&bob).await;
+        let mut theirs = Vec::new();
+        for number in 0..40 {
+            theirs.push(shared.other.say(&shared.room, &bob, &number.to_string()).await);
+        }
+        let here = async {
+            for number in 0..40 {
+                shared.one.say(&shared.room, &alice, &number.to_string()).await;
+            }
+        };
+        let more = async {
+            for number in 40..80 {
+                shared.one.say(&shared.room, &alice, &number.to_string()).await;
+            }
+        };
+        tokio::join!(here, more, shared.deliver(&shared.other, &shared.one, &theirs));
+        let view = shared.one.rooms.view(&shared.room).await.unwrap();
+        let end = view.timeline_end().await.unwrap();
+        let newest = view.newest_before(end, 120).await.unwrap();
+        let said = newest.iter().filter(|event| event.event_type.to_string() == "m.room.message").count();
+        assert_eq!(said, 120, "version {version}");
+    }
+}

@@ -8,6 +8,7 @@ mod create_room;
 mod cross_signing;
 mod deactivation;
 mod dehydrated_device;
+mod delayed_events;
 mod devices;
 mod fallback;
 mod filters;
@@ -121,6 +122,7 @@ pub(crate) fn routes() -> Router<ApiState> {
         .endpoint(people::search)
         .route("/_matrix/client/v1/mutual_rooms", get(people::mutual_rooms))
         .route("/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms", get(people::mutual_rooms))
+        .merge(delayed_events::routes())
         .merge(tags::routes())
         .merge(third_party_identifiers::routes())
         .endpoint(turn_server::get)
@@ -187,8 +189,8 @@ fn room_routes() -> Router<ApiState> {
         .endpoint(membership::unban)
         .endpoint(membership::forget)
         .endpoint(membership::joined_rooms)
-        .endpoint(room_send::send)
-        .endpoint(room_send::send_state)
+        .json_endpoint(room_send::send)
+        .json_endpoint(room_send::send_state)
         .endpoint(room_send::redact)
         .endpoint(room_upgrade::upgrade)
         .json_endpoint(room_events::messages)

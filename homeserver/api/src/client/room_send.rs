@@ -1,6 +1,6 @@
 use axum::extract::State;
 use entente_accounts::Session;
-use entente_rooms::{Draft, SendingDevice};
+use entente_rooms::{Draft, NewDelayed, ObjectWriter, SendingDevice};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, TransactionId, UserId,
     api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
@@ -8,17 +8,25 @@ use ruma::{
 };
 
 use super::{create_room::canonical, membership::active};
-use crate::{ApiState, MatrixError};
+use crate::{
+    ApiState, MatrixError,
+    endpoint::{Json, Sending},
+};
 
 /// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`.
 pub(super) async fn send(
     State(state): State<ApiState>,
-    session: Session,
+    Sending { session, delay }: Sending,
     request: send_message_event::v3::Request,
-) -> Result<send_message_event::v3::Response, MatrixError> {
+) -> Result<Json, MatrixError> {
     active(&session)?;
     let event_type = TimelineEventType::from(request.event_type.to_string());
     let content = canonical(request.body.json().get())?;
+    if let Some(delay) = delay {
+        let (room_id, sender) = (request.room_id, session.user_id);
+        let new = NewDelayed { room_id, sender, event_type, state_key: None, content, delay };
+        return Ok(one_field("delay_id", &state.rooms.delay(&new).await?));
+    }
     let device = Some(sending_device(&session, &request.txn_id));
     let event_id = if event_type == TimelineEventType::RoomRedaction {
         // Redacting by sending is for room versions that name the event in the content (MSC2174).
@@ -32,21 +40,35 @@ pub(super) async fn send(
         state.rooms.send(&request.room_id, draft).await?
     };
     state.accounts.note_activity(&session.user_id);
-    Ok(send_message_event::v3::Response::new(event_id))
+    Ok(one_field("event_id", event_id.as_str()))
 }
 
 /// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`.
 pub(super) async fn send_state(
     State(state): State<ApiState>,
-    session: Session,
+    Sending { session, delay }: Sending,
     request: send_state_event::v3::Request,
-) -> Result<send_state_event::v3::Response, MatrixError> {
+) -> Result<Json, MatrixError> {
     active(&session)?;
     let content = canonical(request.body.json().get())?;
     require_invitable(&state, &request.event_type, &request.state_key, &content).await?;
+    if let Some(delay) = delay {
+        let event_type = TimelineEventType::from(request.event_type.to_string());
+        let (room_id, sender, state_key) = (request.room_id, session.user_id, Some(request.state_key));
+        let new = NewDelayed { room_id, sender, event_type, state_key, content, delay };
+        return Ok(one_field("delay_id", &state.rooms.delay(&new).await?));
+    }
     let draft = Draft::state(&session.user_id, request.event_type, request.state_key, content);
     let event_id = state.rooms.send(&request.room_id, draft).await?;
-    Ok(send_state_event::v3::Response::new(event_id))
+    Ok(one_field("event_id", event_id.as_str()))
+}
+
+fn one_field(name: &str, value: &str) -> Json {
+    let mut json = Vec::new();
+    let mut writer = ObjectWriter::begin(&mut json);
+    writer.value(name, value);
+    writer.end();
+    Json(json)
 }
 
 /// Refuses state that is an invite to somebody who wants none.

@@ -44,7 +44,7 @@ pub(super) struct Parts<'a> {
 }
 
 /// Whether events name others by id and hash, as in room versions 1 and 2.
-pub(super) fn needs_hashes(rules: &RoomVersionRules) -> bool {
+pub(crate) fn needs_hashes(rules: &RoomVersionRules) -> bool {
     rules.events_reference_format == EventsReferenceFormatVersion::V1
 }
 

@@ -16,7 +16,7 @@ impl Rooms {
     /// Puts history before what is known of a room (S-S API, "Backfilling"). Events whose states do not follow from what is
     /// known are left out. Answers how many were added.
     pub async fn add_history(&self, room_id: &RoomId, chapter: &Chapter) -> Result<usize, RoomError> {
-        self.change_room(room_id, async |mut composer| {
+        self.change_stored_room(room_id, async |mut composer| {
             let added = composer.add_history(chapter).await?;
             Ok((composer, added))
         })

@@ -44,7 +44,7 @@ pub struct ToldState {
 impl Rooms {
     /// Takes in an event that another server made (S-S API, "Checks performed on receipt of a PDU").
     pub async fn receive(&self, room_id: &RoomId, pdu: &VerifiedPdu) -> Result<Received, RoomError> {
-        self.change_room(room_id, async |mut composer| {
+        self.change_stored_room(room_id, async |mut composer| {
             let received = composer.receive(pdu).await?;
             Ok((composer, received))
         })
@@ -58,7 +58,7 @@ impl Rooms {
         pdu: &VerifiedPdu,
         told: &ToldState,
     ) -> Result<Received, RoomError> {
-        self.change_room(room_id, async |mut composer| {
+        self.change_stored_room(room_id, async |mut composer| {
             let received = composer.receive_with_state(pdu, told).await?;
             Ok((composer, received))
         })
@@ -68,7 +68,7 @@ impl Rooms {
     /// Takes in events only because others are authorised by them. Those whose own authority is missing are left out.
     pub async fn receive_auth_events(&self, room_id: &RoomId, pdus: &[VerifiedPdu]) -> Result<(), RoomError> {
         let told = ToldState { state: Vec::new(), events: pdus.to_vec() };
-        self.change_room(room_id, async |mut composer| {
+        self.change_stored_room(room_id, async |mut composer| {
             composer.add_outliers(&told, None).await?;
             Change::Past { room: composer.view.room.number.0 }.log_in(&mut composer.transaction);
             Ok((composer, ()))

@@ -148,7 +148,7 @@ impl Rooms {
         let redactions = self.redactions();
         let snapshot = self.store().snapshot().await?;
         match self.room(&snapshot, room_id).await {
-            Ok(room) if room.version == *version => return self.change_room(room_id, compose).await,
+            Ok(room) if room.version == *version => return self.change_stored_room(room_id, compose).await,
             Ok(_) => return Err(RoomError::BadEvent(String::from("the room has another version"))),
             Err(RoomError::RoomNotFound) => {}
             Err(error) => return Err(error),
@@ -163,7 +163,7 @@ impl Rooms {
             match self.store().commit(composed.transaction).await {
                 // Somebody else began it meanwhile.
                 Err(error) if error.is_conflict() => {
-                    return Box::pin(self.change_room(room_id, compose)).await;
+                    return Box::pin(self.change_stored_room(room_id, compose)).await;
                 }
                 committed => committed?,
             };

@@ -1,0 +1,94 @@
+//! Delayed events (MSC4140), as clients know them today: put down by a parameter of `/send` and `/state`, managed here.
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    routing::{get, post},
+};
+use entente_rooms::{Delayed, DelayedAction};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{
+    ApiState, LimitKind, MatrixError,
+    endpoint::{JsonBody, SessionOf},
+};
+
+#[derive(Deserialize)]
+struct Body {
+    action: String,
+}
+
+pub(super) fn routes() -> Router<ApiState> {
+    let base = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events";
+    Router::new()
+        .route(base, get(list))
+        .route(&format!("{base}/{{delay_id}}"), get(one).post(manage))
+        .route(&format!("{base}/{{delay_id}}/{{action}}"), post(manage_by_path))
+}
+
+/// `GET /delayed_events`.
+async fn list(
+    State(state): State<ApiState>,
+    SessionOf(session): SessionOf,
+) -> Result<Json<Value>, MatrixError> {
+    let delayed = state.rooms.delayed_events(&session.user_id).await?;
+    let delayed = delayed.into_iter().map(shown).collect::<Result<Vec<_>, _>>()?;
+    Ok(Json(json!({ "delayed_events": delayed })))
+}
+
+/// `GET /delayed_events/{delay_id}`.
+async fn one(
+    State(state): State<ApiState>,
+    SessionOf(session): SessionOf,
+    Path(delay_id): Path<String>,
+) -> Result<Json<Value>, MatrixError> {
+    Ok(Json(shown(state.rooms.delayed_event(&session.user_id, &delay_id).await?)?))
+}
+
+fn shown(delayed: Delayed) -> Result<Value, MatrixError> {
+    let content = RawValue::from_string(delayed.content).map_err(MatrixError::internal)?;
+    let mut shown = json!({
+        "delay_id": delayed.delay_id,
+        "room_id": delayed.room_id,
+        "type": delayed.event_type,
+        "delay": delayed.delay.as_millis(),
+        "running_since": delayed.running_since.millis(),
+        "content": content,
+    });
+    if let Some(state_key) = delayed.state_key {
+        shown["state_key"] = json!(state_key);
+    }
+    Ok(shown)
+}
+
+/// `POST /delayed_events/{delay_id}`: what to do stands in the body. Whoever knows the id may.
+async fn manage(
+    State(state): State<ApiState>,
+    Path(delay_id): Path<String>,
+    JsonBody(body): JsonBody,
+) -> Result<Json<Value>, MatrixError> {
+    let Body { action } = serde_json::from_slice(&body).map_err(MatrixError::bad_json)?;
+    act(&state, &delay_id, &action).await
+}
+
+/// `POST /delayed_events/{delay_id}/{action}`.
+async fn manage_by_path(
+    State(state): State<ApiState>,
+    Path((delay_id, action)): Path<(String, String)>,
+) -> Result<Json<Value>, MatrixError> {
+    act(&state, &delay_id, &action).await
+}
+
+async fn act(state: &ApiState, delay_id: &str, action: &str) -> Result<Json<Value>, MatrixError> {
+    // By the id, and never by the address: a whole office restarts its events every few seconds.
+    state.limits.take(LimitKind::RequestsByUser, delay_id)?;
+    let action = match action {
+        "restart" => DelayedAction::Restart,
+        "send" => DelayedAction::Send,
+        "cancel" => DelayedAction::Cancel,
+        _ => return Err(MatrixError::invalid_param("the action is \"restart\", \"send\" or \"cancel\"")),
+    };
+    state.rooms.manage_delayed(delay_id, action).await?;
+    Ok(Json(json!({})))
+}
