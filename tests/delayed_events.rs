@@ -89,13 +89,21 @@ async fn delayed_events_are_sent_at_once_or_not_at_all() {
     alice.put(&message("org.matrix.msc4140.delay=soon"), &content).await.refused(400, "M_INVALID_PARAM");
     bob.put(&message("org.matrix.msc4140.delay=100"), &content).await.refused(403, "M_FORBIDDEN");
     alice.post(&action("nothing", "explode"), &json!({})).await.refused(400, "M_INVALID_PARAM");
+    // What one may take away is decided at once.
+    let redact =
+        User::in_room(&room, &format!("send/m.room.redaction/{}?org.matrix.msc4140.delay=10", fresh_id()));
+    alice.put(&redact, &json!({ "redacts": "$other" })).await.refused(403, "M_FORBIDDEN");
+    for bad in [
+        json!({ "allow": "*" }),
+        json!({ "allow": [1] }),
+        json!({ "allow": ["*"], "allow_ip_literals": "no" }),
+    ] {
+        alice.set_state(&room, "m.room.server_acl", "", bad).await.refused(400, "M_BAD_JSON");
+    }
     for _ in 0..100 {
         alice.put(&message("org.matrix.msc4140.delay=3600000"), &content).await.ok();
     }
-    alice
-        .put(&message("org.matrix.msc4140.delay=3600000"), &content)
-        .await
-        .refused(400, "M_MAX_DELAYED_EVENTS_EXCEEDED");
+    alice.put(&message("org.matrix.msc4140.delay=3600000"), &content).await.refused(429, "M_LIMIT_EXCEEDED");
 }
 
 #[tokio::test]

@@ -301,7 +301,7 @@ impl From<RoomError> for MatrixError {
                 error.body["org.matrix.msc4140.max_delay"] = json!(longest.as_millis());
                 return error;
             }
-            RoomError::TooManyDelayed => (StatusCode::BAD_REQUEST, "M_MAX_DELAYED_EVENTS_EXCEEDED"),
+            RoomError::TooManyDelayed => (StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED"),
             RoomError::BadState(_) => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),
             error => return Self::internal(error),
         };

@@ -18,6 +18,8 @@ use crate::{
 pub const LONGEST_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Delayed events of one user.
 const MOST_DELAYED: usize = 100;
+/// A delay id has at most this many bytes.
+const MOST_ID_BYTES: usize = 64;
 /// Events that are sent in one go.
 const MOST_DUE: usize = 100;
 /// How long the one who sends them sleeps at the most: another node may have put one down.
@@ -76,6 +78,13 @@ impl Rooms {
         if new.delay > LONGEST_DELAY {
             return Err(RoomError::DelayTooLong(LONGEST_DELAY));
         }
+        // Whose event a redaction may take away is decided when it is asked for, and not for later.
+        if new.event_type == TimelineEventType::RoomRedaction {
+            return Err(RoomError::Forbidden("a redaction cannot be delayed"));
+        }
+        let mut draft = Draft::message(&new.sender, new.event_type.clone(), new.content.clone());
+        draft.state_key.clone_from(&new.state_key);
+        self.check_draft(&new.room_id, &draft).await?;
         let localpart =
             self.localpart(&new.sender).ok_or(RoomError::Forbidden("you are not of this server"))?;
         self.view(&new.room_id).await?.require_joined(&new.sender).await?;
@@ -143,6 +152,15 @@ impl Rooms {
             })
             .await?;
         Ok(())
+    }
+
+    /// Whether a delayed event waits.
+    pub async fn has_delayed(&self, delay_id: &str) -> Result<bool, RoomError> {
+        // Nothing longer is ever an id.
+        if delay_id.len() > MOST_ID_BYTES {
+            return Ok(false);
+        }
+        Ok(self.store().snapshot().await?.get(&rows::DELAYED, delay_id).await?.is_some())
     }
 
     /// The delayed events of a user that wait, the oldest ids first.

@@ -7,6 +7,7 @@ use crate::{
     compose::{Composed, Composer, needs_hashes},
     room::Head,
     rows,
+    server_acl::check_list,
 };
 
 /// A room that changes under every attempt is given up after so many.
@@ -70,7 +71,7 @@ impl Rooms {
     }
 
     /// What the rules of rooms do not check, but a server owes its users.
-    async fn check_draft(&self, room_id: &RoomId, draft: &Draft) -> Result<(), RoomError> {
+    pub(crate) async fn check_draft(&self, room_id: &RoomId, draft: &Draft) -> Result<(), RoomError> {
         if let Some(device) = &draft.device
             && device.transaction_id.len() > 255
         {
@@ -80,6 +81,7 @@ impl Rooms {
             TimelineEventType::RoomCreate => {
                 Err(RoomError::Forbidden("a room is created once, by POST /createRoom"))
             }
+            TimelineEventType::RoomServerAcl if draft.state_key.is_some() => check_list(&draft.content),
             TimelineEventType::RoomCanonicalAlias if draft.state_key.is_some() => {
                 self.check_canonical_aliases(room_id, draft).await
             }

@@ -2,9 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-use ruma::ServerName;
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, ServerName};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+
+use crate::RoomError;
 
 /// The content of `m.room.server_acl`. What is not of the right form counts as not there.
 #[derive(Debug, Default, Deserialize)]
@@ -24,6 +26,23 @@ where
 {
     let value = serde_json::Value::deserialize(deserializer)?;
     Ok(serde_json::from_value(value).ok())
+}
+
+/// Refuses an access list that is not of the right form: it would shut out other servers than its author means, or all of them.
+pub(crate) fn check_list(content: &CanonicalJsonObject) -> Result<(), RoomError> {
+    let bad =
+        |field: &str| Err(RoomError::BadEvent(format!("{field} of an access list is not of the right form")));
+    for field in ["allow", "deny"] {
+        match content.get(field) {
+            None => {}
+            Some(CanonicalJsonValue::Array(globs)) if globs.iter().all(|glob| glob.as_str().is_some()) => {}
+            Some(_) => return bad(field),
+        }
+    }
+    match content.get("allow_ip_literals") {
+        None | Some(CanonicalJsonValue::Bool(_)) => Ok(()),
+        Some(_) => bad("allow_ip_literals"),
+    }
 }
 
 /// Whether a room with this access list admits a server. Names are compared without their ports and in either case of letters.

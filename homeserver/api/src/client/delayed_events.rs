@@ -3,6 +3,7 @@
 use axum::{
     Json, Router,
     extract::{Path, State},
+    http::request::Parts,
     routing::{get, post},
 };
 use entente_rooms::{Delayed, DelayedAction};
@@ -11,6 +12,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     ApiState, LimitKind, MatrixError,
+    address::{ClientAddress, address_key},
     endpoint::{JsonBody, SessionOf},
 };
 
@@ -66,23 +68,34 @@ fn shown(delayed: Delayed) -> Result<Value, MatrixError> {
 async fn manage(
     State(state): State<ApiState>,
     Path(delay_id): Path<String>,
+    parts: Parts,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, MatrixError> {
     let Body { action } = serde_json::from_slice(&body).map_err(MatrixError::bad_json)?;
-    act(&state, &delay_id, &action).await
+    act(&state, &parts, &delay_id, &action).await
 }
 
 /// `POST /delayed_events/{delay_id}/{action}`.
 async fn manage_by_path(
     State(state): State<ApiState>,
     Path((delay_id, action)): Path<(String, String)>,
+    parts: Parts,
 ) -> Result<Json<Value>, MatrixError> {
-    act(&state, &delay_id, &action).await
+    act(&state, &parts, &delay_id, &action).await
 }
 
-async fn act(state: &ApiState, delay_id: &str, action: &str) -> Result<Json<Value>, MatrixError> {
-    // By the id, and never by the address: a whole office restarts its events every few seconds.
-    state.limits.take(LimitKind::RequestsByUser, delay_id)?;
+async fn act(
+    state: &ApiState,
+    parts: &Parts,
+    delay_id: &str,
+    action: &str,
+) -> Result<Json<Value>, MatrixError> {
+    // By the id, and not by the address: a whole office restarts its events every few seconds. Guessing ids is another matter.
+    if state.rooms.has_delayed(delay_id).await? {
+        state.limits.take(LimitKind::RequestsByUser, delay_id)?;
+    } else {
+        state.limits.take(LimitKind::RequestsByAddress, &address_key(ClientAddress::of(parts)))?;
+    }
     let action = match action {
         "restart" => DelayedAction::Restart,
         "send" => DelayedAction::Send,
