@@ -41,7 +41,7 @@ impl Rooms {
         }
         let mut matches: BTreeMap<(u8, String), Profile> = BTreeMap::new();
         let mut met: HashSet<String> = HashSet::new();
-        let mut looked_at = 0;
+        let (mut looked_at, mut stopped) = (0, false);
         'rooms: for room in rooms {
             let mut next = Some(rows::MEMBERS.scan((room.0,)));
             while let Some(scan) = next {
@@ -58,12 +58,13 @@ impl Rooms {
                     met.insert(user_id);
                 }
                 if looked_at > MOST_LOOKED_AT || matches.len() > MOST_MATCHES {
+                    stopped = true;
                     break 'rooms;
                 }
                 next = page.next.map(|at| scan.resume(at));
             }
         }
-        let limited = matches.len() > limit;
+        let limited = stopped || matches.len() > limit;
         let users = matches.into_iter().take(limit).map(|((_, user_id), profile)| (user_id, profile));
         Ok(FoundUsers { users: users.collect(), limited })
     }

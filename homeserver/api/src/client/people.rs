@@ -51,15 +51,14 @@ pub(super) async fn mutual_rooms(
         return Err(MatrixError::invalid_param("with yourself you share all your rooms"));
     }
     let mut rooms = state.rooms.mutual_rooms(&session.user_id, &other).await?;
+    let count = rooms.len();
     if let Some(from) = of("from") {
         rooms.retain(|room_id| room_id.as_str() > from.as_str());
     }
-    let count = rooms.len();
+    let has_more = rooms.len() > ROOMS_ON_PAGE;
     rooms.truncate(ROOMS_ON_PAGE);
     let mut body = json!({ "joined": rooms, "count": count });
-    if count > ROOMS_ON_PAGE
-        && let Some(last) = rooms.last()
-    {
+    if has_more && let Some(last) = rooms.last() {
         body["next_batch"] = json!(last);
     }
     Ok(axum::Json(body))

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    ApiState, MatrixError,
+    ApiState, LimitKind, MatrixError,
     endpoint::{JsonBody, SessionOf},
 };
 
@@ -28,6 +28,8 @@ pub(super) async fn event(
     Path((room_id, event_id)): Path<(String, String)>,
     JsonBody(body): JsonBody,
 ) -> Result<axum::Json<Value>, MatrixError> {
+    // The spec asks for no limit, but every report is kept.
+    state.limits.take(LimitKind::RequestsByUser, session.user_id.as_str())?;
     let bad = |_| MatrixError::invalid_param("an identifier in the request is none");
     let room_id = OwnedRoomId::try_from(room_id).map_err(bad)?;
     let event_id = OwnedEventId::try_from(event_id).map_err(bad)?;
