@@ -1,16 +1,17 @@
 //! `[media]`: where uploads and files fetched from other servers are kept.
 
-use std::path::PathBuf;
+use std::{num::NonZeroU32, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::{Previews, Thumbnails};
 use crate::{
     validation::Contradictions,
-    values::{ByteSize, Secret},
+    values::{ByteSize, Day, Secret, TimeSpan},
 };
 
-/// Which store keeps the media, and how large they may be.
+/// Which store keeps the media, how large they may be, and who may see them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Media {
@@ -18,10 +19,33 @@ pub struct Media {
     pub store: MediaStore,
     /// The largest upload, in bytes; announced to clients as `m.upload.size`.
     pub max_upload_size: ByteSize,
+    /// The largest file that is fetched from another server, in bytes.
+    pub max_remote_size: ByteSize,
+    /// How much one user may keep, in bytes; absent: any amount.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_user_storage: Option<ByteSize>,
+    /// How many uploads one user may have announced and not begun.
+    pub max_pending_uploads: NonZeroU32,
+    /// How long an announced upload may wait.
+    pub pending_upload_lifetime: TimeSpan,
+    /// How many uploads are taken in at once, of all users together.
+    pub max_uploads_at_once: NonZeroU32,
+    /// How long one upload may take.
+    pub upload_timeout: TimeSpan,
+    /// How long a file fetched from another server is kept; absent: for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote_lifetime: Option<TimeSpan>,
+    /// Media that came before this day are served without an access token, too; absent: none are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unauthenticated_before: Option<Day>,
     /// Settings of the store `files`.
     pub files: FileMedia,
     /// Settings of the store `s3`.
     pub s3: S3Media,
+    /// Small pictures of uploads.
+    pub thumbnails: Thumbnails,
+    /// What pages say about themselves.
+    pub previews: Previews,
 }
 
 impl Default for Media {
@@ -29,8 +53,18 @@ impl Default for Media {
         Self {
             store: MediaStore::default(),
             max_upload_size: ByteSize::mebibytes(100),
+            max_remote_size: ByteSize::mebibytes(100),
+            max_user_storage: None,
+            max_pending_uploads: NonZeroU32::new(20).expect("a constant above zero"),
+            pending_upload_lifetime: TimeSpan::days(1),
+            max_uploads_at_once: NonZeroU32::new(64).expect("a constant above zero"),
+            upload_timeout: TimeSpan::hours(1),
+            remote_lifetime: None,
+            unauthenticated_before: None,
             files: FileMedia::default(),
             s3: S3Media::default(),
+            thumbnails: Thumbnails::default(),
+            previews: Previews::default(),
         }
     }
 }
@@ -95,6 +129,13 @@ impl Media {
         if self.max_upload_size == ByteSize::bytes(0) {
             found.add(&["media.max_upload_size"], "nothing could be uploaded");
         }
+        found.refuse_zero_spans(&[
+            ("media.pending_upload_lifetime", Some(self.pending_upload_lifetime)),
+            ("media.upload_timeout", Some(self.upload_timeout)),
+            ("media.remote_lifetime", self.remote_lifetime),
+        ]);
+        self.thumbnails.check(found);
+        self.previews.check(found);
         if let Some(endpoint) = &self.s3.endpoint
             && !matches!(endpoint.scheme(), "http" | "https")
         {

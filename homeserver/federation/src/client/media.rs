@@ -1,0 +1,265 @@
+//! Files of other servers (S-S API, "Content Repository").
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt, stream};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use ruma::ServerName;
+
+use super::{
+    Ask, Client,
+    calls::{path, with_query},
+};
+use crate::FederationError;
+
+/// What stands before the file, all headers and the JSON object.
+const MOST_HEAD_BYTES: usize = 64 * 1024;
+/// How long an upload that was promised there is waited for, in ms.
+const PATIENCE: &str = "20000";
+
+/// A file that another server gives.
+pub struct RemoteFile {
+    /// What its bytes are said to be.
+    pub content_type: Option<String>,
+    /// What it is called.
+    pub filename: Option<String>,
+    /// Its bytes, as they come.
+    pub body: stream::BoxStream<'static, Result<Bytes, String>>,
+}
+
+impl std::fmt::Debug for RemoteFile {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("RemoteFile").finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A file of another server. One that does not know the signed request is asked as clients were before there was one.
+    pub async fn media(&self, server: &ServerName, media_id: &str) -> Result<RemoteFile, FederationError> {
+        let target = with_query(path(&["v1", "media", "download", media_id]), &[("timeout_ms", PATIENCE)]);
+        match self.open(server, Ask::get(target)).await {
+            Ok((headers, body)) => multipart(server, &headers, body).await,
+            Err(FederationError::Status { status: 404, errcode, .. }) if errcode == "M_UNRECOGNIZED" => {
+                let path = path(&["media", "v3", "download", server.as_str(), media_id]);
+                let path = path.replacen("/_matrix/federation", "/_matrix", 1);
+                let target = with_query(path, &[("allow_remote", "false"), ("timeout_ms", PATIENCE)]);
+                let (headers, body) = self.open(server, Ask::get(target)).await?;
+                Ok(described(&headers, bytes_of(body).boxed()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn described(headers: &HeaderMap, body: stream::BoxStream<'static, Result<Bytes, String>>) -> RemoteFile {
+    let text =
+        |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
+    RemoteFile {
+        content_type: text(header::CONTENT_TYPE),
+        filename: text(header::CONTENT_DISPOSITION).and_then(|disposition| filename(&disposition)),
+        body,
+    }
+}
+
+/// The name in a `Content-Disposition` (RFC 6266), preferably the one that can have any characters.
+fn filename(disposition: &str) -> Option<String> {
+    let parameters: Vec<(&str, &str)> = disposition
+        .split(';')
+        .filter_map(|parameter| parameter.split_once('='))
+        .map(|(name, value)| (name.trim(), value.trim()))
+        .collect();
+    let value = |wanted: &str| {
+        let found = parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        found.map(|(_, value)| *value)
+    };
+    let extended = value("filename*").and_then(|value| {
+        let encoded =
+            value.get("utf-8''".len()..).filter(|_| value.to_ascii_lowercase().starts_with("utf-8''"))?;
+        percent_encoding::percent_decode_str(encoded).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+    });
+    let plain = || value("filename").map(|value| value.trim_matches('"').to_owned());
+    extended.or_else(plain).filter(|name| !name.is_empty())
+}
+
+fn bytes_of(body: Incoming) -> impl Stream<Item = Result<Bytes, String>> + Send + 'static {
+    body.into_data_stream().map(|bytes| bytes.map_err(|error| error.to_string()))
+}
+
+async fn multipart(
+    server: &ServerName,
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Result<RemoteFile, FederationError> {
+    let bad =
+        |reason: &str| FederationError::BadAnswer { server: server.to_owned(), reason: reason.to_owned() };
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let boundary = content_type.and_then(boundary).ok_or_else(|| bad("it is not multipart/mixed"))?;
+    let mut parts = Parts { body: bytes_of(body).boxed(), ahead: BytesMut::new(), boundary };
+    let headers = parts.skip_to_file().await.map_err(|reason| bad(&reason))?;
+    if headers.contains_key(header::LOCATION) {
+        return Err(bad("it redirects to somewhere else, which is not followed"));
+    }
+    Ok(described(&headers, parts.file().boxed()))
+}
+
+/// The boundary of a `multipart/mixed` body (RFC 2046, section 5.1.1).
+fn boundary(content_type: &str) -> Option<String> {
+    let (essence, parameters) = content_type.split_once(';')?;
+    if !essence.trim().eq_ignore_ascii_case("multipart/mixed") {
+        return None;
+    }
+    let mut pairs = parameters.split(';').filter_map(|parameter| parameter.split_once('='));
+    let (_, boundary) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("boundary"))?;
+    let boundary = boundary.trim().trim_matches('"');
+    (1..=70).contains(&boundary.len()).then(|| boundary.to_owned())
+}
+
+/// The parts of a body, read one after the other.
+struct Parts {
+    body: stream::BoxStream<'static, Result<Bytes, String>>,
+    /// What was read and not used yet.
+    ahead: BytesMut,
+    boundary: String,
+}
+
+impl Parts {
+    async fn more(&mut self) -> Result<(), String> {
+        let bytes = self.body.next().await.ok_or("it ends too early")??;
+        self.ahead.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    /// Reads until `end`, which is dropped. Answers what stands before it.
+    async fn read_to(&mut self, end: &[u8]) -> Result<BytesMut, String> {
+        loop {
+            if let Some(at) = find(&self.ahead, end) {
+                let before = self.ahead.split_to(at);
+                self.ahead.advance(end.len());
+                return Ok(before);
+            }
+            if self.ahead.len() > MOST_HEAD_BYTES {
+                return Err(String::from("too much stands before the file"));
+            }
+            self.more().await?;
+        }
+    }
+
+    /// The second part is the file. Answers its headers.
+    async fn skip_to_file(&mut self) -> Result<HeaderMap, String> {
+        let delimiter = format!("--{}", self.boundary);
+        self.read_to(delimiter.as_bytes()).await?;
+        self.read_to(format!("\r\n{delimiter}").as_bytes()).await?;
+        // What may stand behind a delimiter on its line, and then the headers, of which there may be none.
+        self.read_to(b"\r\n").await?;
+        while self.ahead.len() < 2 {
+            self.more().await?;
+        }
+        if self.ahead.starts_with(b"\r\n") {
+            self.ahead.advance(2);
+            return Ok(HeaderMap::new());
+        }
+        Ok(parsed(&self.read_to(b"\r\n\r\n").await?))
+    }
+
+    /// The bytes up to the next delimiter.
+    fn file(self) -> impl Stream<Item = Result<Bytes, String>> + Send + 'static {
+        let end = format!("\r\n--{}", self.boundary).into_bytes();
+        stream::try_unfold(Some(self), move |parts| {
+            let end = end.clone();
+            async move {
+                let Some(mut parts) = parts else { return Ok(None) };
+                loop {
+                    if let Some(at) = find(&parts.ahead, &end) {
+                        let last = parts.ahead.split_to(at).freeze();
+                        return Ok(Some((last, None)));
+                    }
+                    // The delimiter may have begun.
+                    let surely = parts.ahead.len().saturating_sub(end.len());
+                    if surely > 0 {
+                        let bytes = parts.ahead.split_to(surely).freeze();
+                        return Ok(Some((bytes, Some(parts))));
+                    }
+                    parts.more().await?;
+                }
+            }
+        })
+    }
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    memchr::memmem::find(bytes, wanted)
+}
+
+fn parsed(lines: &[u8]) -> HeaderMap {
+    let lines = lines.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    lines
+        .filter_map(|line| {
+            let colon = line.iter().position(|byte| *byte == b':')?;
+            let (name, value) = line.split_at(colon);
+            let name = HeaderName::from_bytes(name.trim_ascii()).ok()?;
+            let value = HeaderValue::from_bytes(value.get(1..)?.trim_ascii()).ok()?;
+            Some((name, value))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::TryStreamExt;
+
+    use super::*;
+
+    /// A body in pieces of a size.
+    fn parts(body: &str, piece: usize) -> Parts {
+        let pieces: Vec<Result<Bytes, String>> =
+            body.as_bytes().chunks(piece).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+        Parts { body: stream::iter(pieces).boxed(), ahead: BytesMut::new(), boundary: String::from("b") }
+    }
+
+    async fn file(body: &str, piece: usize) -> Result<(HeaderMap, Vec<u8>), String> {
+        let mut parts = parts(body, piece);
+        let headers = parts.skip_to_file().await?;
+        let bytes: Vec<Bytes> = parts.file().try_collect().await?;
+        Ok((headers, bytes.concat()))
+    }
+
+    #[tokio::test]
+    async fn the_file_is_found_however_the_bytes_come() {
+        let body = "preamble\r\n--b\r\nContent-Type: application/json\r\n\r\n{}\r\n--b  \r\nContent-Type: text/plain\r\n\
+                    Content-Disposition: inline; filename=x\r\n\r\nhello\r\n--\r\n-b\r\nworld\r\n--b--\r\n";
+        for piece in 1..body.len() {
+            let (headers, bytes) = file(body, piece).await.unwrap();
+            assert_eq!(headers.get("content-type").unwrap(), "text/plain");
+            assert_eq!(bytes, b"hello\r\n--\r\n-b\r\nworld", "{piece}");
+        }
+        let without_headers = "--b\r\n\r\n{}\r\n--b\r\n\r\n\r\n--b--";
+        assert_eq!(file(without_headers, 3).await.unwrap().1, b"");
+    }
+
+    #[tokio::test]
+    async fn what_breaks_off_is_an_error() {
+        for body in ["", "--b\r\n", "--b\r\n\r\n{}\r\n--b\r\n", "--b\r\n\r\n{}\r\n--b\r\nA: b\r\n\r\nhello"] {
+            file(body, 4).await.unwrap_err();
+        }
+        file(&"x".repeat(MOST_HEAD_BYTES * 2), 1_000).await.unwrap_err();
+    }
+
+    #[test]
+    fn names_are_read() {
+        assert_eq!(filename("inline; filename=\"a b.png\"").as_deref(), Some("a b.png"));
+        let both = "attachment; filename=\"_.png\"; filename*=UTF-8''%C3%A9.png";
+        assert_eq!(filename(both).as_deref(), Some("é.png"));
+        assert_eq!(filename("inline"), None);
+        assert_eq!(filename("inline; filename*=utf-8''%ff"), None);
+    }
+
+    #[test]
+    fn boundaries_are_read() {
+        assert_eq!(boundary("multipart/mixed; boundary=abc").as_deref(), Some("abc"));
+        assert_eq!(boundary("Multipart/Mixed; x=y; Boundary=\"a b\"").as_deref(), Some("a b"));
+        for other in ["text/plain; boundary=a", "multipart/mixed", "multipart/mixed; boundary="] {
+            assert_eq!(boundary(other), None);
+        }
+    }
+}
