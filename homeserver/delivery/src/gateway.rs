@@ -1,0 +1,153 @@
+//! Push gateways (Push Gateway API): which of them are spoken to, and how.
+
+use std::{sync::Arc, time::Duration};
+
+use entente_config::{Push, PushPolicy};
+use entente_outbound::{
+    AddressPolicy, ClientSettings, GuardedResolver, SystemLookup, UrlPolicy, client, public_tls,
+};
+use reqwest::Client;
+use serde::Deserialize;
+use serde_json::Value;
+use url::Url;
+
+use crate::DeliveryError;
+
+/// An answer of a gateway has at most this many bytes.
+const MOST_BYTES: usize = 256 * 1024;
+/// Idle connections to one gateway that are kept.
+const IDLE_CONNECTIONS: usize = 4;
+
+/// Speaks to gateways.
+pub(crate) struct Gateways {
+    policy: PushPolicy,
+    allowed: Vec<String>,
+    /// Hosts that may be anywhere, without TLS, at any port.
+    internal: Vec<String>,
+    urls: UrlPolicy,
+    public: Client,
+    private: Client,
+}
+
+/// What a gateway says.
+#[derive(Debug, Default, Deserialize)]
+struct Answer {
+    #[serde(default)]
+    rejected: Vec<String>,
+}
+
+/// Why a gateway did not take a notification.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GatewayError {
+    /// It will never take it.
+    #[error("the gateway refuses it with status {0}")]
+    Refused(u16),
+    /// It may take it later.
+    #[error("{reason}")]
+    Later {
+        /// What is wrong.
+        reason: String,
+        /// When it wants to be asked again.
+        after: Option<Duration>,
+    },
+}
+
+impl Gateways {
+    pub(crate) fn new(settings: &Push) -> Result<Self, DeliveryError> {
+        let public = Arc::new(AddressPolicy::public_internet());
+        let anywhere = Arc::new(AddressPolicy::public_internet().with_private_addresses(true));
+        let requests = ClientSettings {
+            user_agent: format!("Entente/{}", env!("CARGO_PKG_VERSION")),
+            connect_timeout: settings.timeout.duration(),
+            request_timeout: settings.timeout.duration(),
+            idle_connections: IDLE_CONNECTIONS,
+        };
+        let make = |policy: &Arc<AddressPolicy>| {
+            let tls = public_tls(b"").map_err(|error| DeliveryError::Client(error.to_string()))?;
+            let resolver = GuardedResolver::new(Arc::clone(policy), Arc::new(SystemLookup));
+            client(&requests, resolver, tls).map_err(|error| DeliveryError::Client(error.to_string()))
+        };
+        Ok(Self {
+            policy: settings.policy,
+            allowed: settings.allow.clone(),
+            internal: settings.internal.clone(),
+            public: make(&public)?,
+            private: make(&anywhere)?,
+            urls: UrlPolicy::new(public, &[]),
+        })
+    }
+
+    /// Refuses a gateway that this server does not speak to.
+    pub(crate) fn check(&self, url: &Url) -> Result<(), DeliveryError> {
+        let host = url.host_str().unwrap_or_default();
+        if self.is_internal(url) {
+            return match url.scheme() {
+                "http" | "https" => Ok(()),
+                _ => Err(DeliveryError::InvalidParameter(String::from("a gateway speaks http or https"))),
+            };
+        }
+        let is_named = self.allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(host));
+        match self.policy {
+            PushPolicy::Disabled => {
+                return Err(DeliveryError::Refused(String::from("push is disabled on this server")));
+            }
+            PushPolicy::Closed if !is_named => {
+                return Err(DeliveryError::Refused(format!(
+                    "this server does not speak to the gateway {host}"
+                )));
+            }
+            PushPolicy::Closed | PushPolicy::Open => {}
+        }
+        if url.scheme() != "https" {
+            return Err(DeliveryError::InvalidParameter(String::from("a gateway speaks https")));
+        }
+        self.urls.check(url).map_err(|refused| DeliveryError::Refused(refused.to_string()))
+    }
+
+    fn is_internal(&self, url: &Url) -> bool {
+        let host = url.host_str().unwrap_or_default();
+        self.policy != PushPolicy::Disabled
+            && self.internal.iter().any(|name| name.eq_ignore_ascii_case(host))
+    }
+
+    /// Hands a notification over. Answers the pushkeys that are not anybody's any more.
+    pub(crate) async fn notify(&self, url: &Url, body: &Value) -> Result<Vec<String>, GatewayError> {
+        if let Err(error) = self.check(url) {
+            // The operator may change that.
+            return Err(GatewayError::Later { reason: error.to_string(), after: None });
+        }
+        let client = if self.is_internal(url) { &self.private } else { &self.public };
+        let later = |reason: String| GatewayError::Later { reason, after: None };
+        let answer = client.post(url.clone()).json(body).send().await;
+        let mut answer = answer.map_err(|error| later(in_words(&error)))?;
+        let status = answer.status();
+        if status.is_client_error() && status != reqwest::StatusCode::TOO_MANY_REQUESTS {
+            return Err(GatewayError::Refused(status.as_u16()));
+        }
+        if !status.is_success() {
+            let after = answer.headers().get(reqwest::header::RETRY_AFTER);
+            let after = after.and_then(|after| after.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+            return Err(GatewayError::Later { reason: format!("status {status}"), after });
+        }
+        let mut bytes = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(|error| later(in_words(&error)))? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > MOST_BYTES {
+                return Err(later(String::from("its answer is too long")));
+            }
+        }
+        let answer: Answer = serde_json::from_slice(&bytes).unwrap_or_default();
+        Ok(answer.rejected)
+    }
+}
+
+/// An error with what caused it, without the URL: a pushkey may be in it.
+fn in_words(error: &reqwest::Error) -> String {
+    let mut words = String::from("the gateway cannot be reached");
+    let mut cause = std::error::Error::source(error);
+    while let Some(next) = cause {
+        words = format!("{words}: {next}");
+        cause = next.source();
+    }
+    words
+}
