@@ -76,7 +76,18 @@ async fn delayed_events_are_sent_at_once_or_not_at_all() {
     bob.get(&format!("{EVENTS}/{second}")).await.refused(404, "M_NOT_FOUND");
     alice.get(&format!("{EVENTS}/{second}")).await.ok();
     alice.post(&action(&second, "cancel"), &json!({})).await.ok();
-    alice.post(&action(&second, "send"), &json!({})).await.refused(404, "M_NOT_FOUND");
+    // What is done is done, and a retry is told so.
+    for (id, done, too_late) in [(&first, "send", "cancel"), (&second, "cancel", "send")] {
+        alice.post(&action(id, done), &json!({})).await.ok();
+        alice.post(&action(id, too_late), &json!({})).await.refused(409, "M_UNKNOWN");
+        alice.post(&action(id, "restart"), &json!({})).await.refused(404, "M_NOT_FOUND");
+    }
+    let (sent, cancelled) = (
+        alice.get(&format!("{EVENTS}/{first}")).await.ok(),
+        alice.get(&format!("{EVENTS}/{second}")).await.ok(),
+    );
+    assert!(sent["event_id"].is_string() && sent["finalised_ts"].is_u64(), "{sent}");
+    assert!(cancelled.get("event_id").is_none() && cancelled["finalised_ts"].is_u64(), "{cancelled}");
     assert_eq!(member(&alice, &room).await, json!({ "n": 1 }));
 
     let message = |query: &str| User::in_room(&room, &format!("send/m.room.message/{}?{query}", fresh_id()));
@@ -87,12 +98,14 @@ async fn delayed_events_are_sent_at_once_or_not_at_all() {
         .refused(400, "M_UNKNOWN");
     assert_eq!(too_long["org.matrix.msc4140.errcode"], "M_MAX_DELAY_EXCEEDED");
     alice.put(&message("org.matrix.msc4140.delay=soon"), &content).await.refused(400, "M_INVALID_PARAM");
+    alice.put(&message("org.matrix.msc4140.delay=0"), &content).await.refused(400, "M_INVALID_PARAM");
     bob.put(&message("org.matrix.msc4140.delay=100"), &content).await.refused(403, "M_FORBIDDEN");
     alice.post(&action("nothing", "explode"), &json!({})).await.refused(400, "M_INVALID_PARAM");
-    // What one may take away is decided at once.
-    let redact =
-        User::in_room(&room, &format!("send/m.room.redaction/{}?org.matrix.msc4140.delay=10", fresh_id()));
-    alice.put(&redact, &json!({ "redacts": "$other" })).await.refused(403, "M_FORBIDDEN");
+    let invite = format!("state/m.room.member/{}?org.matrix.msc4140.delay=10", segment(&bob.id));
+    alice
+        .put(&User::in_room(&room, &invite), &json!({ "membership": "invite" }))
+        .await
+        .refused(403, "M_FORBIDDEN");
     for bad in [
         json!({ "allow": "*" }),
         json!({ "allow": [1] }),
@@ -100,10 +113,78 @@ async fn delayed_events_are_sent_at_once_or_not_at_all() {
     ] {
         alice.set_state(&room, "m.room.server_acl", "", bad).await.refused(400, "M_BAD_JSON");
     }
-    for _ in 0..100 {
-        alice.put(&message("org.matrix.msc4140.delay=3600000"), &content).await.ok();
+    // Not one more, however many are asked for at once.
+    let mut requests = tokio::task::JoinSet::new();
+    for _ in 0..110 {
+        let (alice, path, content) =
+            (alice.clone(), message("org.matrix.msc4140.delay=3600000"), content.clone());
+        requests.spawn(async move { alice.put(&path, &content).await.status == 200 });
     }
-    alice.put(&message("org.matrix.msc4140.delay=3600000"), &content).await.refused(429, "M_LIMIT_EXCEEDED");
+    let accepted = requests.join_all().await.into_iter().filter(|accepted| *accepted).count();
+    assert_eq!(accepted, 100);
+    let refused = alice
+        .put(&message("org.matrix.msc4140.delay=3600000"), &content)
+        .await
+        .refused(429, "M_LIMIT_EXCEEDED");
+    let retry_after = refused["retry_after_ms"].as_u64().unwrap();
+    assert!((3_500_000..=3_600_000).contains(&retry_after), "{retry_after}");
+}
+
+#[tokio::test]
+async fn a_retry_delays_nothing_twice() {
+    let server = Server::open();
+    let alice = User::register(&server, "alice").await;
+    let room = alice.create_room(json!({})).await;
+    let path = format!(
+        "/_matrix/client/unstable/org.matrix.msc4140/rooms/{}/delayed_event/m.room.message/once",
+        segment(&room)
+    );
+    let new = json!({ "delay": 500, "content": { "msgtype": "m.text", "body": "once" } });
+    let first = alice.put(&path, &new).await.ok();
+    assert_eq!(alice.put(&path, &new).await.ok(), first);
+    assert_eq!(alice.get(EVENTS).await.ok()["delayed_events"].as_array().unwrap().len(), 1);
+    let sent = tokio::time::timeout(SOON, async {
+        loop {
+            let page = alice.get(&User::in_room(&room, "messages?dir=b&limit=1")).await.ok();
+            if page["chunk"][0]["content"]["body"] == "once" {
+                return page["chunk"][0].clone();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let sent = sent.await.expect("the delayed event is not sent");
+    assert_eq!(sent["unsigned"]["org.matrix.msc4140.delay_id"], first["delay_id"]);
+    // Also when it was sent already.
+    assert_eq!(alice.put(&path, &new).await.ok(), first);
+    assert_eq!(alice.get(EVENTS).await.ok()["delayed_events"], json!([]));
+    alice.put(&path, &json!({ "delay": 0, "content": {} })).await.refused(400, "M_INVALID_PARAM");
+    alice.put(&path, &json!({ "content": {} })).await.refused(400, "M_BAD_JSON");
+    alice.put(&path, &json!({ "delay": 1, "content": [] })).await.refused(400, "M_BAD_JSON");
+}
+
+#[tokio::test]
+async fn a_message_destroys_itself() {
+    let server = Server::open();
+    let (alice, bob) = (User::register(&server, "alice").await, User::register(&server, "bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await.ok();
+    let event_id = alice.say(&room, "burn after reading").await;
+    let redact = |user: &str, ms: u64| {
+        User::in_room(&room, &format!("send/m.room.redaction/{user}?org.matrix.msc4140.delay={ms}"))
+    };
+    let content = json!({ "redacts": event_id });
+    // Whose event it is counts when the time has come.
+    bob.put(&redact("bob", 1), &content).await.ok();
+    alice.put(&redact("alice", 600), &content).await.ok();
+    let path = User::in_room(&room, &format!("event/{}", segment(&event_id)));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(alice.get(&path).await.ok()["content"]["body"], "burn after reading");
+    let gone = tokio::time::timeout(SOON, async {
+        while alice.get(&path).await.ok()["content"] != json!({}) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    gone.await.expect("the message is still there");
 }
 
 #[tokio::test]

@@ -1,48 +1,29 @@
 //! Delayed events (MSC4140): put down now, sent later by the server, unless whoever put them down says otherwise. By them a client that
 //! vanishes leaves a call.
 
+mod finalised;
+mod sending;
+
 use std::time::Duration;
 
 use entente_environment::Timestamp;
 use entente_storage::{Snapshot, Transaction};
-use ruma::{
-    CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId, events::TimelineEventType,
-};
+use ruma::{RoomId, UserId, events::TimelineEventType};
 
+use self::finalised::Outcome;
 use crate::{
     Draft, RoomError, Rooms,
-    rows::{self, DelayedRow},
+    rows::{self, DelayedRow, FinalisedRow, SentAs},
 };
 
 /// The longest delay.
 pub const LONGEST_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Delayed events of one user.
-const MOST_DELAYED: usize = 100;
+/// Delayed events that a user can have waiting.
+pub const MOST_DELAYED: usize = 100;
 /// A delay id has at most this many bytes.
 const MOST_ID_BYTES: usize = 64;
-/// Events that are sent in one go.
-const MOST_DUE: usize = 100;
-/// How long the one who sends them sleeps at the most: another node may have put one down.
-const LONGEST_SLEEP: Duration = Duration::from_secs(2);
 
-/// An event that is to be sent later.
-#[derive(Clone, Debug)]
-pub struct NewDelayed {
-    /// Into which room.
-    pub room_id: OwnedRoomId,
-    /// By whom.
-    pub sender: OwnedUserId,
-    /// Its type.
-    pub event_type: TimelineEventType,
-    /// Its state key, if it is a state event.
-    pub state_key: Option<String>,
-    /// Its content.
-    pub content: CanonicalJsonObject,
-    /// How much later.
-    pub delay: Duration,
-}
-
-/// A delayed event that waits.
+/// A delayed event.
 #[derive(Clone, Debug)]
 pub struct Delayed {
     /// Its id.
@@ -59,6 +40,19 @@ pub struct Delayed {
     pub delay: Duration,
     /// Since when.
     pub running_since: Timestamp,
+    /// What became of it; `None`: it waits.
+    pub finalised: Option<Finalised>,
+}
+
+/// What became of a delayed event. One without an event and without an error was cancelled.
+#[derive(Clone, Debug)]
+pub struct Finalised {
+    /// When.
+    pub at: Timestamp,
+    /// The event that it became.
+    pub event_id: Option<String>,
+    /// Why it could not be sent.
+    pub error: Option<String>,
 }
 
 /// What is done with a delayed event.
@@ -73,192 +67,186 @@ pub enum DelayedAction {
 }
 
 impl Rooms {
-    /// Puts down an event that is sent later. Answers its id.
-    pub async fn delay(&self, new: &NewDelayed) -> Result<String, RoomError> {
-        if new.delay > LONGEST_DELAY {
+    /// Puts down an event that is sent later. Answers its id; a retry by the same device with the same transaction id answers the
+    /// id of the first.
+    pub async fn delay(&self, room_id: &RoomId, draft: &Draft, delay: Duration) -> Result<String, RoomError> {
+        if delay > LONGEST_DELAY {
             return Err(RoomError::DelayTooLong(LONGEST_DELAY));
         }
-        // Whose event a redaction may take away is decided when it is asked for, and not for later.
-        if new.event_type == TimelineEventType::RoomRedaction {
-            return Err(RoomError::Forbidden("a redaction cannot be delayed"));
+        if delay.is_zero() {
+            return Err(RoomError::InvalidParameter(String::from("a delay is at least one millisecond")));
         }
-        let mut draft = Draft::message(&new.sender, new.event_type.clone(), new.content.clone());
-        draft.state_key.clone_from(&new.state_key);
-        self.check_draft(&new.room_id, &draft).await?;
         let localpart =
-            self.localpart(&new.sender).ok_or(RoomError::Forbidden("you are not of this server"))?;
-        self.view(&new.room_id).await?.require_joined(&new.sender).await?;
+            self.localpart(&draft.sender).ok_or(RoomError::Forbidden("you are not of this server"))?;
+        self.check_delayed(room_id, draft).await?;
         let environment = &self.inner.environment;
-        let delay_id = environment.randomness().alphanumeric(24);
+        let new_id = environment.randomness().alphanumeric(24);
         let content =
-            serde_json::to_string(&new.content).map_err(|error| RoomError::BadEvent(error.to_string()))?;
+            serde_json::to_string(&draft.content).map_err(|error| RoomError::BadEvent(error.to_string()))?;
         let row = DelayedRow {
             localpart: localpart.to_owned(),
-            room_id: new.room_id.to_string(),
-            event_type: new.event_type.to_string(),
-            state_key: new.state_key.clone(),
+            room_id: room_id.to_string(),
+            event_type: draft.event_type.to_string(),
+            state_key: draft.state_key.clone(),
             content,
-            delay: u64::try_from(new.delay.as_millis()).unwrap_or(u64::MAX),
+            delay: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
             running_since: environment.now().millis(),
+            transaction: draft.device.as_ref().map(|device| SentAs {
+                device_id: device.device_id.clone(),
+                transaction_id: device.transaction_id.clone(),
+            }),
+            sticky: draft.sticky,
         };
-        self.store()
+        let (delay_id, _) = self
+            .store()
             .run(async |snapshot| {
-                let scan = rows::DELAYED_OF_USERS.scan((localpart,)).limit(MOST_DELAYED);
-                if snapshot.scan(&scan).await?.rows.len() >= MOST_DELAYED {
-                    return Err(RoomError::TooManyDelayed);
+                if let Some(sent) = &row.transaction {
+                    let known = snapshot.get(&rows::DELAY_TRANSACTIONS, transaction_key(localpart, sent));
+                    if let Some(delay_id) = known.await? {
+                        return Ok((Transaction::new(), delay_id));
+                    }
                 }
+                self.require_few(&snapshot, localpart).await?;
                 let mut transaction = Transaction::new();
-                transaction.put(&rows::DELAYED, delay_id.as_str(), &row);
-                transaction.put(&rows::DELAYED_OF_USERS, (localpart, delay_id.as_str()), &());
-                transaction.put(&rows::DELAYED_DUE, (row.due(), delay_id.as_str()), &());
-                Ok((transaction, ()))
+                let last = snapshot.get(&rows::LAST_DELAYS, localpart).await?;
+                transaction.check_unchanged(&rows::LAST_DELAYS, localpart, last.as_ref());
+                transaction.put(&rows::LAST_DELAYS, localpart, &new_id);
+                if let Some(sent) = &row.transaction {
+                    let key = transaction_key(localpart, sent);
+                    transaction.put(&rows::DELAY_TRANSACTIONS, key, &new_id);
+                }
+                put(&mut transaction, &new_id, &row);
+                Ok::<_, RoomError>((transaction, new_id.clone()))
             })
             .await?;
         self.inner.delayed.notify_one();
         Ok(delay_id)
     }
 
-    /// Restarts, sends or cancels a delayed event. Whoever knows its id may. Answers the event that was sent.
+    /// What can be said against an event before its time has come. Whether it may be sent is decided then.
+    async fn check_delayed(&self, room_id: &RoomId, draft: &Draft) -> Result<(), RoomError> {
+        self.check_draft(room_id, draft).await?;
+        // Invites across servers are signed by both, and who is invited may want none by then.
+        let is_invite = draft.event_type == TimelineEventType::RoomMember
+            && draft.content.get("membership").and_then(|membership| membership.as_str()) == Some("invite");
+        if is_invite {
+            return Err(RoomError::Forbidden("an invite cannot be delayed"));
+        }
+        self.view(room_id).await?.require_joined(&draft.sender).await
+    }
+
+    /// Refuses a user who has as many delayed events as one can have.
+    async fn require_few(&self, snapshot: &Snapshot, localpart: &str) -> Result<(), RoomError> {
+        let scan = rows::DELAYED_OF_USERS.scan((localpart,)).limit(MOST_DELAYED);
+        let page = snapshot.scan(&scan).await?;
+        if page.rows.len() < MOST_DELAYED {
+            return Ok(());
+        }
+        let ids = page.rows.iter().map(|((_, delay_id), ())| delay_id.as_str());
+        let waiting = snapshot.get_many(&rows::DELAYED, ids).await?;
+        let next = waiting.iter().flatten().map(DelayedRow::due).min().unwrap_or_default();
+        Err(RoomError::TooManyDelayed(Timestamp(next).since(self.inner.environment.now())))
+    }
+
+    /// Restarts, sends or cancels a delayed event. Whoever knows its id may. What was done already is done.
+    ///
+    /// [`RoomError::NotFound`] if there is no such event, or it is to be restarted and waits no longer (MSC4140 asks for a conflict
+    /// here, but clients put down a new one on the former only); [`RoomError::Finalised`] if it came out otherwise.
     pub async fn manage_delayed(&self, delay_id: &str, action: DelayedAction) -> Result<(), RoomError> {
-        match action {
+        let outcome = match action {
             DelayedAction::Send => self.send_delayed(delay_id, true).await,
-            DelayedAction::Cancel => self.change_delayed(delay_id, |_| None).await,
-            DelayedAction::Restart => {
-                let now = self.inner.environment.now().millis();
-                self.change_delayed(delay_id, |row| Some(DelayedRow { running_since: now, ..row.clone() }))
-                    .await?;
-                self.inner.delayed.notify_one();
-                Ok(())
+            DelayedAction::Cancel => self.finalise(delay_id, &Outcome::Cancelled).await,
+            DelayedAction::Restart => return self.restart_delayed(delay_id).await,
+        };
+        match outcome {
+            Err(RoomError::NotFound(message)) => {
+                let snapshot = self.store().snapshot().await?;
+                let row = snapshot.get(&rows::FINALISED, delay_id).await?;
+                let was_sent = row.ok_or(RoomError::NotFound(message))?.event_id.is_some();
+                match (was_sent, action == DelayedAction::Send) {
+                    (true, false) => Err(RoomError::Finalised("it was sent")),
+                    (false, true) => Err(RoomError::Finalised("it was cancelled, or could not be sent")),
+                    _ => Ok(()),
+                }
             }
+            outcome => outcome,
         }
     }
 
-    async fn change_delayed(
-        &self,
-        delay_id: &str,
-        change: impl Fn(&DelayedRow) -> Option<DelayedRow>,
-    ) -> Result<(), RoomError> {
+    async fn restart_delayed(&self, delay_id: &str) -> Result<(), RoomError> {
+        let now = self.inner.environment.now().millis();
         self.store()
             .run(async |snapshot| {
                 let row = delayed_row(&snapshot, delay_id).await?;
                 let mut transaction = Transaction::new();
-                forget(&mut transaction, delay_id, &row);
-                if let Some(row) = change(&row) {
-                    transaction.put(&rows::DELAYED, delay_id, &row);
-                    transaction.put(&rows::DELAYED_OF_USERS, (row.localpart.as_str(), delay_id), &());
-                    transaction.put(&rows::DELAYED_DUE, (row.due(), delay_id), &());
-                }
+                transaction.check_unchanged(&rows::DELAYED, delay_id, Some(&row));
+                transaction.delete(&rows::DELAYED_DUE, (row.due(), delay_id));
+                put(&mut transaction, delay_id, &DelayedRow { running_since: now, ..row });
                 Ok::<_, RoomError>((transaction, ()))
             })
             .await?;
+        self.inner.delayed.notify_one();
         Ok(())
     }
 
-    /// Whether a delayed event waits.
+    /// Whether a delayed event waits, or what became of it is known.
     pub async fn has_delayed(&self, delay_id: &str) -> Result<bool, RoomError> {
         // Nothing longer is ever an id.
         if delay_id.len() > MOST_ID_BYTES {
             return Ok(false);
         }
-        Ok(self.store().snapshot().await?.get(&rows::DELAYED, delay_id).await?.is_some())
+        let snapshot = self.store().snapshot().await?;
+        Ok(snapshot.get(&rows::DELAYED, delay_id).await?.is_some()
+            || snapshot.get(&rows::FINALISED, delay_id).await?.is_some())
     }
 
-    /// The delayed events of a user that wait, the oldest ids first.
+    /// The delayed events of a user that wait, those that are due first in front.
     pub async fn delayed_events(&self, user_id: &UserId) -> Result<Vec<Delayed>, RoomError> {
         let localpart = self.localpart(user_id).ok_or(RoomError::Forbidden("you are not of this server"))?;
         let snapshot = self.store().snapshot().await?;
         let ids = snapshot.scan_all(rows::DELAYED_OF_USERS.scan((localpart,))).await?;
         let ids: Vec<String> = ids.into_iter().map(|((_, delay_id), ())| delay_id).collect();
         let found = snapshot.get_many(&rows::DELAYED, ids.iter().map(String::as_str)).await?;
-        let mut delayed: Vec<Delayed> =
-            ids.into_iter().zip(found).filter_map(|(delay_id, row)| Some(shown(delay_id, row?))).collect();
-        delayed.sort_by_key(|delayed| delayed.running_since);
-        Ok(delayed)
+        let mut waiting: Vec<(String, DelayedRow)> =
+            ids.into_iter().zip(found).filter_map(|(delay_id, row)| Some((delay_id, row?))).collect();
+        waiting.sort_by_key(|(_, row)| row.due());
+        Ok(waiting.into_iter().map(|(delay_id, row)| shown(delay_id, row, None)).collect())
     }
 
-    /// One delayed event of a user.
+    /// One delayed event of a user, also one that waits no longer.
     pub async fn delayed_event(&self, user_id: &UserId, delay_id: &str) -> Result<Delayed, RoomError> {
-        let row = delayed_row(&self.store().snapshot().await?, delay_id).await?;
-        if Some(row.localpart.as_str()) != self.localpart(user_id) {
-            return Err(RoomError::NotFound("there is no such delayed event"));
-        }
-        Ok(shown(delay_id.to_owned(), row))
-    }
-
-    /// Sends delayed events when they are due, for as long as it is polled. Those that came due while nobody did it are sent at once.
-    pub async fn watch_delayed(self) {
-        loop {
-            let pause = match self.send_due().await {
-                Ok(pause) => pause,
-                Err(error) => {
-                    tracing::warn!(%error, "delayed events could not be sent; it will be tried again");
-                    LONGEST_SLEEP
-                }
-            };
-            let _ = tokio::time::timeout(pause, self.inner.delayed.notified()).await;
-        }
-    }
-
-    /// Sends what is due. Answers when to look again.
-    async fn send_due(&self) -> Result<Duration, RoomError> {
         let snapshot = self.store().snapshot().await?;
-        let page = snapshot.scan(&rows::DELAYED_DUE.scan(()).limit(MOST_DUE)).await?;
-        let now = self.inner.environment.now();
-        for ((due, delay_id), ()) in page.rows {
-            if due > now.millis() {
-                return Ok(Timestamp(due).since(now).min(LONGEST_SLEEP));
-            }
-            match self.send_delayed(&delay_id, false).await {
-                // Somebody cancelled it, or another node was quicker.
-                Ok(()) | Err(RoomError::NotFound(_)) => {}
-                Err(error @ RoomError::Storage(_)) => return Err(error),
-                Err(error) => {
-                    tracing::info!(%error, "a delayed event is not allowed any more and is dropped");
-                    self.change_delayed(&delay_id, |_| None).await?;
-                }
-            }
+        let (row, finalised) = if let Some(row) = snapshot.get(&rows::DELAYED, delay_id).await? {
+            (row, None)
+        } else {
+            let row = snapshot.get(&rows::FINALISED, delay_id).await?.ok_or(UNKNOWN)?;
+            let FinalisedRow { delayed, at, event_id, error } = row;
+            (delayed, Some(Finalised { at: Timestamp(at), event_id, error }))
+        };
+        if Some(row.localpart.as_str()) != self.localpart(user_id) {
+            return Err(UNKNOWN);
         }
-        Ok(LONGEST_SLEEP)
-    }
-
-    /// Sends a delayed event: it is gone in the transaction that adds it to the room. Unless `now`, only if it is due.
-    async fn send_delayed(&self, delay_id: &str, now: bool) -> Result<(), RoomError> {
-        let row = delayed_row(&self.store().snapshot().await?, delay_id).await?;
-        let damaged = |_| RoomError::Internal(String::from("a stored delayed event"));
-        let room_id = RoomId::parse(row.room_id.as_str()).map_err(damaged)?;
-        let sender =
-            UserId::parse_with_server_name(row.localpart.as_str(), self.server_name()).map_err(damaged)?;
-        let content: CanonicalJsonObject = serde_json::from_str(&row.content)
-            .map_err(|error| RoomError::Internal(format!("a stored delayed event: {error}")))?;
-        let mut draft = Draft::message(&sender, TimelineEventType::from(row.event_type.as_str()), content);
-        draft.state_key.clone_from(&row.state_key);
-        self.change_room(&room_id, async |mut composer| -> Result<(_, Option<OwnedEventId>), RoomError> {
-            let row = delayed_row(&composer.view.snapshot, delay_id).await?;
-            if !now && row.due() > self.inner.environment.now().millis() {
-                return Ok((composer, None));
-            }
-            let event = composer.append(draft.clone()).await?;
-            forget(&mut composer.transaction, delay_id, &row);
-            Ok((composer, Some(event.event_id.clone())))
-        })
-        .await?;
-        Ok(())
+        Ok(shown(delay_id.to_owned(), row, finalised))
     }
 }
+
+const UNKNOWN: RoomError = RoomError::NotFound("there is no such delayed event; it was sent or cancelled");
 
 async fn delayed_row(snapshot: &Snapshot, delay_id: &str) -> Result<DelayedRow, RoomError> {
-    let row = snapshot.get(&rows::DELAYED, delay_id).await?;
-    row.ok_or(RoomError::NotFound("there is no such delayed event; it was sent or cancelled"))
+    snapshot.get(&rows::DELAYED, delay_id).await?.ok_or(UNKNOWN)
 }
 
-fn forget(transaction: &mut Transaction, delay_id: &str, row: &DelayedRow) {
-    transaction.check_unchanged(&rows::DELAYED, delay_id, Some(row));
-    transaction.delete(&rows::DELAYED, delay_id);
-    transaction.delete(&rows::DELAYED_OF_USERS, (row.localpart.as_str(), delay_id));
-    transaction.delete(&rows::DELAYED_DUE, (row.due(), delay_id));
+fn transaction_key<'a>(localpart: &'a str, sent: &'a SentAs) -> (&'a str, &'a str, &'a str) {
+    (localpart, sent.device_id.as_str(), sent.transaction_id.as_str())
 }
 
-fn shown(delay_id: String, row: DelayedRow) -> Delayed {
+fn put(transaction: &mut Transaction, delay_id: &str, row: &DelayedRow) {
+    transaction.put(&rows::DELAYED, delay_id, row);
+    transaction.put(&rows::DELAYED_OF_USERS, (row.localpart.as_str(), delay_id), &());
+    transaction.put(&rows::DELAYED_DUE, (row.due(), delay_id), &());
+}
+
+fn shown(delay_id: String, row: DelayedRow, finalised: Option<Finalised>) -> Delayed {
     Delayed {
         delay_id,
         room_id: row.room_id,
@@ -267,5 +255,6 @@ fn shown(delay_id: String, row: DelayedRow) -> Delayed {
         content: row.content,
         delay: Duration::from_millis(row.delay),
         running_since: Timestamp(row.running_since),
+        finalised,
     }
 }

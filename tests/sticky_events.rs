@@ -1,0 +1,107 @@
+//! Sticky events: everybody in the room is given them for a while, however far back they lie.
+
+use std::time::Duration;
+
+use entente_tests::{Answer, SOON, Server, User, fresh_id, segment};
+use serde_json::{Value, json};
+
+const TYPE: &str = "org.matrix.msc4143.rtc.member";
+
+async fn stick(user: &User, room: &str, ms: u64, content: Value) -> Answer {
+    let path = format!("send/{TYPE}/{}?org.matrix.msc4354.sticky_duration_ms={ms}", fresh_id());
+    user.put(&User::in_room(room, &path), &content).await
+}
+
+fn sticky<'a>(synced: &'a Value, room: &str) -> Vec<&'a Value> {
+    let events = synced["rooms"]["join"][room]["msc4354_sticky"]["events"].as_array();
+    events.map(|events| events.iter().collect()).unwrap_or_default()
+}
+
+async fn flood(user: &User, room: &str) {
+    for number in 0..25 {
+        user.say(room, &format!("{number}")).await;
+    }
+}
+
+#[tokio::test]
+async fn what_sticks_is_given_although_the_timeline_is_full() {
+    let server = Server::open();
+    let (alice, bob) = (User::register(&server, "alice").await, User::register(&server, "bob").await);
+    let versions = alice.get("/_matrix/client/versions").await.ok();
+    assert_eq!(versions["unstable_features"]["org.matrix.msc4354"], true);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await.ok();
+    let since = bob.sync(&[]).await["next_batch"].as_str().unwrap().to_owned();
+    let sent = stick(&alice, &room, 600_000, json!({ "n": 1 })).await.ok()["event_id"].clone();
+    // In the timeline it comes as any other.
+    let near = bob.sync(&[("since", &since)]).await;
+    let timeline = near["rooms"]["join"][&room]["timeline"]["events"].as_array().unwrap();
+    let event = timeline.iter().find(|event| event["event_id"] == sent).unwrap();
+    assert_eq!(event["msc4354_sticky"], json!({ "duration_ms": 600_000 }));
+    let left = event["unsigned"]["msc4354_sticky_duration_ttl_ms"].as_u64().unwrap();
+    assert!((500_000..=600_000).contains(&left), "{left}");
+    assert_eq!(sticky(&near, &room), Vec::<&Value>::new());
+
+    flood(&alice, &room).await;
+    let far = bob.sync(&[("since", &since)]).await;
+    assert_eq!(sticky(&far, &room).iter().map(|event| &event["event_id"]).collect::<Vec<_>>(), [&sent]);
+    // Once: who has it is not told again.
+    let next = far["next_batch"].as_str().unwrap().to_owned();
+    alice.say(&room, "more").await;
+    assert_eq!(sticky(&bob.sync(&[("since", &next)]).await, &room).len(), 0);
+    // And whoever comes later is told, too.
+    let carol = User::register(&server, "carol").await;
+    carol.join(&room).await.ok();
+    flood(&alice, &room).await;
+    assert_eq!(sticky(&carol.sync(&[]).await, &room).len(), 1);
+
+    // Sliding sync has it as an extension.
+    let body = json!({
+        "lists": { "all": { "ranges": [[0, 9]], "timeline_limit": 1, "required_state": [] } },
+        "extensions": { "org.matrix.msc4354.sticky_events": { "enabled": true } },
+    });
+    let path = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
+    let slid = bob.post(path, &body).await.ok();
+    let extension = &slid["extensions"]["org.matrix.msc4354.sticky_events"];
+    assert_eq!(extension["rooms"][&room]["events"][0]["event_id"], sent, "{extension}");
+    assert!(extension["next_batch"].is_string());
+
+    // What was redacted sticks no more.
+    let redact = format!("redact/{}/{}", segment(sent.as_str().unwrap()), fresh_id());
+    alice.put(&User::in_room(&room, &redact), &json!({})).await.ok();
+    assert_eq!(sticky(&carol.sync(&[]).await, &room).len(), 0);
+}
+
+#[tokio::test]
+async fn nothing_sticks_for_ever() {
+    let server = Server::open();
+    let (alice, bob) = (User::register(&server, "alice").await, User::register(&server, "bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await.ok();
+    stick(&alice, &room, 3_600_001, json!({})).await.refused(400, "M_INVALID_PARAM");
+    let path = format!("send/{TYPE}/1?org.matrix.msc4354.sticky_duration_ms=long");
+    alice.put(&User::in_room(&room, &path), &json!({})).await.refused(400, "M_INVALID_PARAM");
+    stick(&alice, &room, 2_500, json!({})).await.ok();
+    stick(&alice, &room, 3_600_000, json!({})).await.ok();
+    // A delayed one sticks from when it is sent.
+    let path = format!(
+        "send/{TYPE}/later?org.matrix.msc4354.sticky_duration_ms=600000&org.matrix.msc4140.delay=100"
+    );
+    alice.put(&User::in_room(&room, &path), &json!({ "later": true })).await.ok();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    flood(&alice, &room).await;
+    let server = server.crash_and_restart();
+    let bob = bob.at(&server);
+    let lapsed = tokio::time::timeout(SOON, async {
+        loop {
+            let synced = bob.sync(&[]).await;
+            let sticky = sticky(&synced, &room);
+            assert!(sticky.iter().any(|event| event["content"]["later"] == true), "{sticky:?}");
+            if sticky.len() == 2 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    lapsed.await.expect("it sticks for ever");
+}
