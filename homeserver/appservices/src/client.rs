@@ -1,0 +1,184 @@
+//! Requests to application services (A-S API). Where they are is the operator's own choice: private addresses too.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use entente_outbound::{AddressPolicy, ClientSettings, GuardedResolver, SystemLookup, client, public_tls};
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+use url::Url;
+
+use crate::{AppServiceError, Registration};
+
+/// A transaction may take so long.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// A question that a user waits for may take so long.
+pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// An answer has at most this many bytes.
+const MOST_ANSWER_BYTES: usize = 1024 * 1024;
+/// Of an error so much is told.
+const MOST_ERROR_BYTES: usize = 4_096;
+
+/// Speaks to services. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct ServiceClient {
+    http: reqwest::Client,
+}
+
+/// What is asked of a service.
+#[derive(Clone, Debug)]
+pub(crate) struct Question<'a> {
+    pub(crate) method: Method,
+    /// The segments of the path behind `/_matrix/app/v1`.
+    pub(crate) path: &'a [&'a str],
+    /// Where services had it before that: the segments of the whole path; `None`: nowhere.
+    pub(crate) legacy_path: Option<&'a [&'a str]>,
+    pub(crate) query: &'a [(String, String)],
+    pub(crate) body: Option<Bytes>,
+    pub(crate) timeout: Duration,
+}
+
+impl<'a> Question<'a> {
+    pub(crate) fn get(path: &'a [&'a str], legacy_path: &'a [&'a str]) -> Self {
+        let legacy_path = Some(legacy_path);
+        Self { method: Method::GET, path, legacy_path, query: &[], body: None, timeout: QUERY_TIMEOUT }
+    }
+}
+
+impl ServiceClient {
+    pub(crate) fn new() -> Result<Self, AppServiceError> {
+        let settings = ClientSettings {
+            user_agent: String::from("Entente"),
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: TRANSACTION_TIMEOUT,
+            idle_connections: 2,
+        };
+        let policy = AddressPolicy::public_internet().with_private_addresses(true);
+        let resolver = GuardedResolver::new(Arc::new(policy), Arc::new(SystemLookup));
+        let made = public_tls(&[]).and_then(|tls| client(&settings, resolver, tls));
+        Ok(Self { http: made.map_err(|error| AppServiceError::Internal(error.to_string()))? })
+    }
+
+    /// Hands a transaction over. It was taken if this returns without error.
+    pub(crate) async fn send_transaction(
+        &self,
+        service: &Registration,
+        transaction_id: &str,
+        body: Bytes,
+    ) -> Result<(), AppServiceError> {
+        let question = Question {
+            method: Method::PUT,
+            path: &["transactions", transaction_id],
+            legacy_path: Some(&["transactions", transaction_id]),
+            query: &[],
+            body: Some(body),
+            timeout: TRANSACTION_TIMEOUT,
+        };
+        self.ask(service, &question).await.map(|_| ())
+    }
+
+    /// Asks, and where the service does not know the path, asks under the one from before (A-S API, "Legacy routes").
+    pub(crate) async fn ask(
+        &self,
+        service: &Registration,
+        question: &Question<'_>,
+    ) -> Result<Bytes, AppServiceError> {
+        let base = service.url.as_ref().ok_or(AppServiceError::NoUrl)?;
+        let path: Vec<&str> =
+            ["_matrix", "app", "v1"].into_iter().chain(question.path.iter().copied()).collect();
+        let answer = self.ask_at(service, question, url_of(base, &path, question.query)?, false).await;
+        match (answer, question.legacy_path) {
+            (Err(AppServiceError::Status { status, body }), Some(legacy))
+                if is_unrecognized(status, &body) =>
+            {
+                let url = url_of(base, legacy, question.query)?;
+                match self.ask_at(service, question, url, true).await {
+                    // It knows neither.
+                    Err(AppServiceError::Status { status: 404 | 405, .. }) => {
+                        Err(AppServiceError::Status { status, body })
+                    }
+                    answer => answer,
+                }
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    /// The token stands in the URL too where services are so old that they look for it only there: elsewhere it would only end up
+    /// in log files.
+    async fn ask_at(
+        &self,
+        service: &Registration,
+        question: &Question<'_>,
+        mut url: Url,
+        token_in_url: bool,
+    ) -> Result<Bytes, AppServiceError> {
+        if token_in_url {
+            url.query_pairs_mut().append_pair("access_token", &service.hs_token);
+        }
+        let mut request = self
+            .http
+            .request(question.method.clone(), url)
+            .timeout(question.timeout)
+            .bearer_auth(&service.hs_token);
+        if let Some(body) = &question.body {
+            request = request.header("content-type", "application/json").body(body.clone());
+        }
+        let mut response = request.send().await.map_err(failure)?;
+        let status = response.status();
+        let most = if status == StatusCode::OK { MOST_ANSWER_BYTES } else { MOST_ERROR_BYTES };
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(failure)? {
+            if body.len() + chunk.len() > most {
+                if status == StatusCode::OK {
+                    return Err(AppServiceError::BadAnswer(format!("more than {most} bytes")));
+                }
+                body.extend(chunk.iter().take(most - body.len()));
+                break;
+            }
+            body.extend_from_slice(&chunk);
+        }
+        if status == StatusCode::OK {
+            return Ok(body.freeze());
+        }
+        let body = String::from_utf8_lossy(&body).into_owned();
+        Err(AppServiceError::Status { status: status.as_u16(), body })
+    }
+}
+
+/// A service that does not know a path says so by `M_UNRECOGNIZED`, or by whatever its HTTP library says of unknown paths.
+fn is_unrecognized(status: u16, body: &str) -> bool {
+    let errcode = serde_json::from_str::<Value>(body).ok();
+    let errcode = errcode.as_ref().and_then(|body| body.get("errcode")).and_then(Value::as_str);
+    match status {
+        404 => errcode.is_none_or(|errcode| errcode == "M_UNRECOGNIZED"),
+        405 => errcode == Some("M_UNRECOGNIZED"),
+        _ => false,
+    }
+}
+
+fn url_of(base: &Url, path: &[&str], query: &[(String, String)]) -> Result<Url, AppServiceError> {
+    let mut url = base.clone();
+    let mut segments = url.path_segments_mut().map_err(|()| AppServiceError::NoUrl)?;
+    segments.pop_if_empty().extend(path);
+    drop(segments);
+    if !query.is_empty() {
+        url.query_pairs_mut().extend_pairs(query);
+    }
+    Ok(url)
+}
+
+fn failure(error: reqwest::Error) -> AppServiceError {
+    if error.is_timeout() {
+        return AppServiceError::TimedOut;
+    }
+    // The URL may hold the token.
+    let error = error.without_url();
+    let mut message = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        message = cause.to_string();
+        source = cause.source();
+    }
+    AppServiceError::Unreachable(message)
+}

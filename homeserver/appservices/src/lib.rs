@@ -1,0 +1,153 @@
+//! Application services: bridges and bots that act for whole ranges of users, aliases and rooms (A-S API).
+//!
+//! [`AppServices`] is the entry to all of it. What services are to hear is put down by a follower of the log (`sending`), and stays
+//! in the store until they have taken it.
+
+mod client;
+mod error;
+mod questions;
+mod registration;
+mod registrations;
+mod registry;
+mod rows;
+mod sending;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use entente_accounts::{AccountError, Accounts};
+use entente_encryption::Encryption;
+use entente_environment::Environment;
+use entente_rooms::Rooms;
+use entente_storage::Store;
+use ruma::UserId;
+
+use self::{client::ServiceClient, sending::Desks};
+pub use self::{
+    error::AppServiceError,
+    questions::ThirdPartyKind,
+    registration::Registration,
+    registrations::{Registrations, read_files},
+    registry::Registry,
+    rows::KEYSPACES,
+};
+
+/// Registrations are read again this often, beside at a signal.
+const READ_EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// The application services of this server. Cheap to clone.
+#[derive(Clone)]
+pub struct AppServices {
+    inner: Arc<Inner>,
+}
+
+/// What application services work on.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The store.
+    pub store: Store,
+    /// Time and randomness.
+    pub environment: Environment,
+    /// The accounts.
+    pub accounts: Accounts,
+    /// What is kept for their encryption.
+    pub encryption: Encryption,
+    /// The rooms.
+    pub rooms: Rooms,
+}
+
+struct Inner {
+    parts: Parts,
+    registrations: Registrations,
+    registry: ArcSwap<Registry>,
+    client: ServiceClient,
+    desks: Desks,
+}
+
+impl fmt::Debug for AppServices {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("AppServices").finish_non_exhaustive()
+    }
+}
+
+impl AppServices {
+    /// Reads the registrations, and makes the services' own users where they are missing.
+    pub async fn open(parts: Parts, registrations: Registrations) -> Result<Self, AppServiceError> {
+        let services = Self {
+            inner: Arc::new(Inner {
+                parts,
+                registrations,
+                registry: ArcSwap::default(),
+                client: ServiceClient::new()?,
+                desks: Desks::default(),
+            }),
+        };
+        services.reload().await?;
+        Ok(services)
+    }
+
+    /// Reads the registrations again. With a mistake among them all stays as it was. Answers how many there are.
+    pub async fn reload(&self) -> Result<usize, AppServiceError> {
+        let registry = self.inner.registrations.read().await?;
+        for service in registry.services() {
+            self.make_sender(&service.sender).await?;
+        }
+        let count = registry.services().len();
+        self.inner.registry.store(Arc::new(registry));
+        self.wake_all();
+        Ok(count)
+    }
+
+    /// Reads the registrations again every hour, and whenever `told` says so, for as long as it is polled.
+    pub async fn watch_registrations(self, told: Arc<tokio::sync::Notify>) {
+        loop {
+            // Whether it was told or the hour is over is the same.
+            let _ = tokio::time::timeout(READ_EVERY, told.notified()).await;
+            match self.reload().await {
+                Ok(count) => tracing::info!(count, "the registrations of application services were read"),
+                Err(error) => {
+                    tracing::error!(%error, "the registrations of application services cannot be used, and stay as they were");
+                }
+            }
+        }
+    }
+
+    async fn make_sender(&self, sender: &UserId) -> Result<(), AppServiceError> {
+        match self.accounts().create_service_user(sender.localpart(), None).await {
+            Ok(_) | Err(AccountError::UsernameTaken) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The services at present.
+    pub fn registry(&self) -> Arc<Registry> {
+        self.inner.registry.load_full()
+    }
+
+    /// The service with this token. That it asks for something shows that it is there: what waits for it is sent at once.
+    pub fn by_token(&self, as_token: &str) -> Option<Arc<Registration>> {
+        let service = Arc::clone(self.inner.registry.load().by_token(as_token)?);
+        self.inner.desks.note_alive(&service.id);
+        Some(service)
+    }
+
+    fn store(&self) -> &Store {
+        &self.inner.parts.store
+    }
+
+    fn rooms(&self) -> &Rooms {
+        &self.inner.parts.rooms
+    }
+
+    fn accounts(&self) -> &Accounts {
+        &self.inner.parts.accounts
+    }
+
+    fn encryption(&self) -> &Encryption {
+        &self.inner.parts.encryption
+    }
+
+    fn environment(&self) -> &Environment {
+        &self.inner.parts.environment
+    }
+}

@@ -1,0 +1,142 @@
+//! Where registrations come from: files that the settings name, and what the operator gave on the command line.
+
+use std::path::{Path, PathBuf};
+
+use entente_storage::{Store, Transaction};
+use ruma::OwnedServerName;
+
+use crate::{
+    AppServiceError, Registration, Registry,
+    registration::MOST_BYTES,
+    rows::{self, REGISTRATIONS},
+};
+
+/// Files of one directory.
+const MOST_FILES: usize = 1_000;
+
+/// The sources of registrations. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Registrations {
+    store: Store,
+    server_name: OwnedServerName,
+    paths: Vec<PathBuf>,
+}
+
+impl Registrations {
+    /// What is in the store, and in these files and directories. Of directories, the files ending in `.yaml` and `.yml`.
+    pub fn new(store: Store, server_name: OwnedServerName, paths: Vec<PathBuf>) -> Self {
+        Self { store, server_name, paths }
+    }
+
+    /// All of them, read anew. One mistake is the mistake of all: nothing is used that is half right.
+    pub async fn read(&self) -> Result<Registry, AppServiceError> {
+        Registry::new(self.read_all().await?)
+    }
+
+    async fn read_all(&self) -> Result<Vec<Registration>, AppServiceError> {
+        let (paths, server_name) = (self.paths.clone(), self.server_name.clone());
+        let read = tokio::task::spawn_blocking(move || read_files(&paths, &server_name)).await;
+        let mut services = read.map_err(|error| AppServiceError::Internal(error.to_string()))??;
+        for (id, text) in self.store.snapshot().await?.scan_all(REGISTRATIONS.scan(())).await? {
+            services.push(Registration::parse(&text, &stored_name(&id), &self.server_name)?);
+        }
+        Ok(services)
+    }
+
+    /// Adds one, or replaces that with the same id. Answers the id.
+    pub async fn add(&self, text: &str) -> Result<String, AppServiceError> {
+        let new = Registration::parse(text, "registration", &self.server_name)?;
+        let id = new.id.clone();
+        let stored = self.store.snapshot().await?.get(&REGISTRATIONS, id.as_str()).await?;
+        let mut services = self.read_all().await?;
+        if stored.is_some() {
+            // The files come first: what is replaced is the one of the store.
+            if let Some(last) = services.iter().rposition(|service| service.id == id) {
+                services.remove(last);
+            }
+        }
+        services.push(new);
+        Registry::new(services)?;
+        let mut transaction = Transaction::new();
+        transaction.check_unchanged(&REGISTRATIONS, id.as_str(), stored.as_ref());
+        transaction.put(&REGISTRATIONS, id.as_str(), &text.to_owned());
+        self.store.commit(transaction).await?;
+        Ok(id)
+    }
+
+    /// Removes one that was added, and everything that waits for it.
+    pub async fn remove(&self, id: &str) -> Result<(), AppServiceError> {
+        let snapshot = self.store.snapshot().await?;
+        if snapshot.get(&REGISTRATIONS, id).await?.is_none() {
+            return Err(AppServiceError::Unknown(id.to_owned()));
+        }
+        let mut transaction = Transaction::new();
+        transaction.delete(&REGISTRATIONS, id);
+        transaction.delete(&rows::IN_FLIGHT, id);
+        self.store.commit(transaction).await?;
+        let mut next = Some(rows::WAITING.scan((id,)));
+        while let Some(scan) = next {
+            let page = self.store.snapshot().await?.scan(&scan).await?;
+            let mut transaction = Transaction::relaxed();
+            for (key, _) in &page.rows {
+                transaction.delete(&rows::WAITING, key);
+            }
+            if !transaction.is_empty() {
+                self.store.commit(transaction).await?;
+            }
+            next = page.next.map(|at| scan.resume(at));
+        }
+        Ok(())
+    }
+}
+
+fn stored_name(id: &str) -> String {
+    format!("the stored registration {id}")
+}
+
+/// Reads registrations from files, for `entente check-config` as well.
+pub fn read_files(
+    paths: &[PathBuf],
+    server_name: &ruma::ServerName,
+) -> Result<Vec<Registration>, AppServiceError> {
+    let mut services = Vec::new();
+    for path in paths {
+        for file in files(path)? {
+            let name = file.display().to_string();
+            let unreadable =
+                |error| AppServiceError::Registration(format!("{name}: cannot be read: {error}"));
+            let length = std::fs::metadata(&file).map_err(unreadable)?.len();
+            if usize::try_from(length).unwrap_or(usize::MAX) > MOST_BYTES {
+                let message = format!("{name}: a registration has at most {MOST_BYTES} bytes");
+                return Err(AppServiceError::Registration(message));
+            }
+            let text = std::fs::read_to_string(&file).map_err(unreadable)?;
+            services.push(Registration::parse(&text, &name, server_name)?);
+        }
+    }
+    Ok(services)
+}
+
+/// The files that a path means, in the order of their names.
+fn files(path: &Path) -> Result<Vec<PathBuf>, AppServiceError> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let fault = |error: std::io::Error| {
+        AppServiceError::Registration(format!("{}: cannot be read: {error}", path.display()))
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(fault)? {
+        let file = entry.map_err(fault)?.path();
+        let is_yaml = file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        if is_yaml && file.is_file() {
+            files.push(file);
+        }
+        if files.len() > MOST_FILES {
+            let message = format!("{}: at most {MOST_FILES} registrations", path.display());
+            return Err(AppServiceError::Registration(message));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
