@@ -1,0 +1,151 @@
+//! Minutes: who was in a call and when.
+//!
+//! Nothing is noted unless a moderator switched it on, which the room is told, and any member's objection ends it and deletes what was
+//! noted. When the last has left, the minutes are posted and deleted.
+
+use std::collections::BTreeMap;
+
+use entente_appservice::{
+    Batch, Command, Context, Error, Event, HandlerResult, ruma::events::call::member::CallMemberEventContent,
+};
+use serde::{Deserialize, Serialize};
+
+use super::may;
+
+/// Where the rooms are that agreed, with what was noted.
+const MINUTES: &str = "meeting.minutes";
+/// How many lines minutes have at the most; what comes after is counted.
+const MOST_LINES: usize = 500;
+
+/// What was noted of a call.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Minutes {
+    /// Who is there, by membership, since when.
+    present: BTreeMap<String, (String, u64)>,
+    /// Who was there, from when to when, in milliseconds since 1970.
+    past: Vec<(String, u64, u64)>,
+    /// How many lines had no place.
+    left_out: u32,
+}
+
+impl Minutes {
+    /// Somebody's membership begins, goes on, or ends.
+    fn note(&mut self, membership: &str, user_id: &str, is_there: bool, at: u64) {
+        if is_there {
+            if self.present.len() < MOST_LINES {
+                self.present.entry(membership.to_owned()).or_insert_with(|| (user_id.to_owned(), at));
+            }
+            return;
+        }
+        let Some((user_id, since)) = self.present.remove(membership) else { return };
+        if self.past.len() < MOST_LINES {
+            self.past.push((user_id, since, at));
+        } else {
+            self.left_out += 1;
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.present.is_empty() && !self.past.is_empty()
+    }
+
+    fn text(&self) -> String {
+        let mut lines = vec!["Minutes (UTC):".to_owned()];
+        lines.extend(self.past.iter().map(|(who, from, to)| format!("{who} {}–{}", time(*from), time(*to))));
+        lines.extend(self.present.values().map(|(who, since)| format!("{who} {}–", time(*since))));
+        if self.left_out > 0 {
+            lines.push(format!("and {} more", self.left_out));
+        }
+        lines.join("\n")
+    }
+}
+
+/// Hours and minutes of the day.
+fn time(millis: u64) -> String {
+    let minutes = millis / 60_000;
+    format!("{:02}:{:02}", minutes / 60 % 24, minutes % 60)
+}
+
+/// Notes who enters and leaves a call.
+pub(super) async fn note(event: Event<CallMemberEventContent>, context: Context) -> HandlerResult {
+    let (store, room) = (context.bridge().store().clone(), context.room());
+    let (key, Some(membership)) = (event.room_id.as_str(), &event.state_key) else { return Ok(()) };
+    let Some(mut minutes) = store.get::<Minutes>(MINUTES, key).await.map_err(Error::from)? else {
+        return Ok(());
+    };
+    let is_there = !event.content.memberships().is_empty();
+    minutes.note(membership, event.sender.as_str(), is_there, event.origin_server_ts);
+    if minutes.is_over() {
+        room.notice(minutes.text()).await?;
+        minutes = Minutes::default();
+    }
+    store.put(MINUTES, key, &minutes).await.map_err(Error::from)?;
+    Ok(())
+}
+
+/// Switches minutes on or off, or shows them.
+pub(super) async fn switch(command: Command, context: Context) -> HandlerResult {
+    let (store, room) = (context.bridge().store().clone(), context.room());
+    let key = command.event.room_id.as_str();
+    let found = store.get::<Minutes>(MINUTES, key).await.map_err(Error::from)?;
+    let answer = match (command.words.first().map(String::as_str), found) {
+        (None, Some(minutes)) => minutes.text(),
+        (None, None) => "No minutes are kept here.".to_owned(),
+        (Some("on" | "off"), _) if !may(&context, &command.event.sender, "state").await? => {
+            "This takes a moderator. Anybody may say `!meet object`.".to_owned()
+        }
+        (Some("on"), Some(_)) => "Minutes are kept already.".to_owned(),
+        (Some("on"), None) => {
+            store.put(MINUTES, key, &Minutes::default()).await.map_err(Error::from)?;
+            "From now on I note who enters and leaves calls here, and post it when the call is over. \
+             Who does not agree says `!meet object`: then I stop, and delete what I noted."
+                .to_owned()
+        }
+        (Some("off"), _) => {
+            store.delete(MINUTES, key).await.map_err(Error::from)?;
+            "I keep no minutes here.".to_owned()
+        }
+        (Some(_), _) => "It is `!meet minutes`, `!meet minutes on` or `!meet minutes off`.".to_owned(),
+    };
+    room.notice(answer).await?;
+    Ok(())
+}
+
+/// Ends the minutes because somebody does not agree.
+pub(super) async fn object(command: Command, context: Context) -> HandlerResult {
+    let batch = Batch::new().delete(MINUTES, command.event.room_id.as_str());
+    context.bridge().store().apply(batch).await.map_err(Error::from)?;
+    context.room().notice("Somebody objects: I keep no minutes here, and what I noted is deleted.").await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_over_when_the_last_has_left() {
+        let mut minutes = Minutes::default();
+        minutes.note("_@a:x_D", "@a:x", true, 60_000);
+        minutes.note("_@b:x_D", "@b:x", true, 120_000);
+        // A client that prolongs its membership was there all the time.
+        minutes.note("_@a:x_D", "@a:x", true, 180_000);
+        minutes.note("_@a:x_D", "@a:x", false, 240_000);
+        assert!(!minutes.is_over());
+        minutes.note("_@b:x_D", "@b:x", false, 3_600_000);
+        assert!(minutes.is_over());
+        assert_eq!(minutes.text(), "Minutes (UTC):\n@a:x 00:01–00:04\n@b:x 00:02–01:00");
+    }
+
+    #[test]
+    fn who_was_never_there_does_not_leave_and_lines_are_bounded() {
+        let mut minutes = Minutes::default();
+        minutes.note("x", "@a:x", false, 1);
+        assert_eq!(minutes, Minutes::default());
+        for at in 0..600 {
+            minutes.note("x", "@a:x", true, at);
+            minutes.note("x", "@a:x", false, at);
+        }
+        assert_eq!((minutes.past.len(), minutes.left_out), (500, 100));
+    }
+}

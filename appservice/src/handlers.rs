@@ -1,0 +1,168 @@
+//! What the service's author wants done when something happens.
+
+use std::{collections::HashMap, future::Future, sync::Arc};
+
+use futures_util::future::{BoxFuture, FutureExt as _};
+use matrix_sdk::{
+    deserialized_responses::EncryptionInfo,
+    ruma::{
+        EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId,
+        events::{MessageLikeEventContent, StaticEventContent},
+    },
+};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    Bridge, Error, InRoom, User,
+    transaction::{Envelope, EphemeralEnvelope},
+};
+
+/// What a handler may fail with. A failure for reasons that may pass ([`Error::is_temporary`]) makes the homeserver send the event
+/// again, up to five times; any other is logged.
+pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
+/// What a handler comes to.
+pub type HandlerResult = Result<(), HandlerError>;
+
+/// An event of a room, in the clear.
+#[derive(Clone, Debug)]
+pub struct Event<C> {
+    /// Its id.
+    pub event_id: OwnedEventId,
+    /// Where it was sent.
+    pub room_id: OwnedRoomId,
+    /// Who sent it.
+    pub sender: OwnedUserId,
+    /// The time that the sender's server gave it, in milliseconds since 1970.
+    pub origin_server_ts: u64,
+    /// What it is the state of, if it is state.
+    pub state_key: Option<String>,
+    /// What it says.
+    pub content: C,
+    /// Whose device encrypted it and how far that is trusted, if it was encrypted.
+    pub encryption: Option<Arc<EncryptionInfo>>,
+}
+
+/// Something that happens in a room and is not kept.
+#[derive(Clone, Debug)]
+pub struct Ephemeral<C> {
+    /// Where it happens.
+    pub room_id: OwnedRoomId,
+    /// What happens.
+    pub content: C,
+}
+
+/// Where a handler runs.
+#[derive(Clone, Debug)]
+pub struct Context {
+    bridge: Bridge,
+    room_id: OwnedRoomId,
+    event_id: Option<OwnedEventId>,
+}
+
+impl Context {
+    pub(crate) fn new(bridge: &Bridge, room_id: &RoomId, event_id: Option<&EventId>) -> Self {
+        let event_id = event_id.map(EventId::to_owned);
+        Self { bridge: bridge.clone(), room_id: room_id.to_owned(), event_id }
+    }
+
+    /// The service.
+    pub fn bridge(&self) -> &Bridge {
+        &self.bridge
+    }
+
+    /// The service's own user.
+    pub fn bot(&self) -> User {
+        self.bridge.bot()
+    }
+
+    /// The service's own user in the room of the event.
+    pub fn room(&self) -> InRoom {
+        self.bridge.bot().in_room(&self.room_id)
+    }
+
+    /// The event, if it is one that is kept.
+    pub fn event_id(&self) -> Option<&EventId> {
+        self.event_id.as_deref()
+    }
+
+    /// Sends something into the event's room as the bot.
+    pub async fn send(&self, content: impl MessageLikeEventContent) -> Result<OwnedEventId, Error> {
+        self.room().send(content).await
+    }
+}
+
+/// A decrypted or clear event on its way to the handlers.
+#[derive(Clone)]
+pub(crate) struct Incoming {
+    pub(crate) envelope: Envelope,
+    pub(crate) encryption: Option<Arc<EncryptionInfo>>,
+}
+
+type EventHandler = Arc<dyn Fn(Incoming, Context) -> BoxFuture<'static, HandlerResult> + Send + Sync>;
+type EphemeralHandler =
+    Arc<dyn Fn(EphemeralEnvelope, Context) -> BoxFuture<'static, HandlerResult> + Send + Sync>;
+
+/// All handlers, by the type of what they handle.
+#[derive(Default)]
+pub(crate) struct Handlers {
+    events: HashMap<&'static str, Vec<EventHandler>>,
+    ephemeral: HashMap<&'static str, Vec<EphemeralHandler>>,
+}
+
+impl Handlers {
+    pub(crate) fn add<C, F, Fut>(&mut self, handler: F)
+    where
+        C: StaticEventContent + DeserializeOwned + Send + 'static,
+        F: Fn(Event<C>, Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
+    {
+        let handler: EventHandler = Arc::new(move |incoming, context| match typed::<C>(incoming) {
+            Some(event) => handler(event, context).boxed(),
+            None => futures_util::future::ready(Ok(())).boxed(),
+        });
+        self.events.entry(C::TYPE).or_default().push(handler);
+    }
+
+    pub(crate) fn add_ephemeral<C, F, Fut>(&mut self, handler: F)
+    where
+        C: StaticEventContent + DeserializeOwned + Send + 'static,
+        F: Fn(Ephemeral<C>, Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
+    {
+        let handler: EphemeralHandler =
+            Arc::new(move |envelope, context| match serde_json::from_str(envelope.content.get()) {
+                Ok(content) => handler(Ephemeral { room_id: envelope.room_id, content }, context).boxed(),
+                Err(_) => futures_util::future::ready(Ok(())).boxed(),
+            });
+        self.ephemeral.entry(C::TYPE).or_default().push(handler);
+    }
+
+    pub(crate) fn of_event(&self, event_type: &str) -> &[EventHandler] {
+        self.events.get(event_type).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn of_ephemeral(&self, event_type: &str) -> &[EphemeralHandler] {
+        self.ephemeral.get(event_type).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// The event with its content as this type. A content that is not so was made by a stranger and is nobody's.
+fn typed<C: DeserializeOwned>(incoming: Incoming) -> Option<Event<C>> {
+    let Incoming { envelope, encryption } = incoming;
+    let content = match serde_json::from_str(envelope.content.get()) {
+        Ok(content) => content,
+        Err(error) => {
+            tracing::debug!(event.id = %envelope.event_id, %error, "the content has another form");
+            return None;
+        }
+    };
+    Some(Event {
+        event_id: envelope.event_id,
+        room_id: envelope.room_id,
+        sender: envelope.sender,
+        origin_server_ts: envelope.origin_server_ts,
+        state_key: envelope.state_key,
+        content,
+        encryption,
+    })
+}
