@@ -8,7 +8,18 @@ pub trait Admission: fmt::Debug + Send + Sync {
     fn may_join<'a>(
         &'a self,
         claims: &'a Claims,
-    ) -> Pin<Box<dyn Future<Output = Result<bool, String>> + Send + 'a>>;
+    ) -> Pin<Box<dyn Future<Output = Result<Admitted, String>> + Send + 'a>>;
+}
+
+/// How somebody gets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// Not at all.
+    No,
+    /// As the token says.
+    AsGranted,
+    /// As the token says, but whether it may send media and data is this.
+    Publishing(bool),
 }
 
 /// Lets in whoever has a valid token.
@@ -19,7 +30,7 @@ impl Admission for EveryHolder {
     fn may_join<'a>(
         &'a self,
         _: &'a Claims,
-    ) -> Pin<Box<dyn Future<Output = Result<bool, String>> + Send + 'a>> {
-        Box::pin(async { Ok(true) })
+    ) -> Pin<Box<dyn Future<Output = Result<Admitted, String>> + Send + 'a>> {
+        Box::pin(async { Ok(Admitted::AsGranted) })
     }
 }

@@ -26,11 +26,11 @@ mod transport;
 mod worker;
 
 pub use self::{
-    admission::{Admission, EveryHolder},
+    admission::{Admission, Admitted, EveryHolder},
     event::CallEvent,
     proto::{ParticipantInfo, ParticipantPermission, TrackInfo},
     server::CallBridge,
-    settings::{IceServer, MediaAddress, Settings},
+    settings::{MediaAddress, Settings},
     token::{ApiKey, Claims, TokenError, VideoGrant},
     worker::{StartError, Stopped},
 };

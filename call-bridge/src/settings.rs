@@ -4,7 +4,9 @@ use std::{
     time::Duration,
 };
 
-use crate::{proto, token::ApiKey};
+use entente_turn::TurnService;
+
+use crate::token::ApiKey;
 
 /// How the call bridge works.
 #[derive(Clone, Debug)]
@@ -18,7 +20,7 @@ pub struct Settings {
     /// Threads that forward media. Each room is on one of them.
     pub workers: NonZeroUsize,
     /// STUN and TURN servers that clients are told of.
-    pub ice_servers: Vec<IceServer>,
+    pub turn: Option<TurnService>,
     /// Whether a token with `roomJoin` alone makes a room that is not there.
     pub auto_create: bool,
     /// How long a room waits for its first participant, unless it was made with another time.
@@ -43,7 +45,7 @@ impl Settings {
             udp_port,
             addresses,
             workers: NonZeroUsize::MIN,
-            ice_servers: Vec::new(),
+            turn: None,
             auto_create: true,
             empty_timeout: Duration::from_secs(300),
             departure_timeout: Duration::from_secs(20),
@@ -73,23 +75,5 @@ impl From<IpAddr> for MediaAddress {
 impl MediaAddress {
     pub(crate) fn candidate(self, port: u16) -> SocketAddr {
         SocketAddr::new(self.advertised, port)
-    }
-}
-
-/// A STUN or TURN server.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct IceServer {
-    /// `stun:`, `turn:` and `turns:` addresses.
-    pub urls: Vec<String>,
-    /// For TURN.
-    pub username: String,
-    /// For TURN.
-    pub credential: String,
-}
-
-impl From<&IceServer> for proto::IceServer {
-    fn from(server: &IceServer) -> Self {
-        let IceServer { urls, username, credential } = server.clone();
-        Self { urls, username, credential }
     }
 }

@@ -1,20 +1,19 @@
 //! Calls: from the settings to what serves them, and who is thrown out of them.
 
-use std::{
-    fs, io, io::Write, net::IpAddr, num::NonZeroUsize, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc,
-    thread, time::Duration,
-};
+use std::{net::IpAddr, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
-use entente_api::{CallMember, Calls, RoomMembers};
+use entente_api::{CallMember, Calls, Leaves, RemoteUsers, RoomMembers, Standing};
 use entente_call_bridge::{ApiKey, CallBridge, MediaAddress, Settings};
 use entente_config::{Config, Sfu};
-use entente_environment::{Environment, Randomness};
-use entente_rooms::{Change, Membership, RoomError, RoomNumber, Rooms};
+use entente_environment::Environment;
+use entente_federation::Federation;
+use entente_rooms::{Change, Event, Membership, RoomError, Rooms};
 use entente_storage::{LogEntry, StorageError, Store};
-use ruma::{OwnedUserId, UserId};
+use entente_turn::TurnService;
+use ruma::RoomId;
 
-/// Characters of a secret that is made here: 190 bits.
-const SECRET_LENGTH: usize = 32;
+use crate::secrets;
+
 /// Records of the log that are read at once.
 const MOST_RECORDS: usize = 512;
 /// Before the log is followed again after a failure. Who has to leave a call shall do so within a second.
@@ -25,39 +24,53 @@ pub(crate) fn open(
     config: &Config,
     environment: &Environment,
     rooms: &Rooms,
+    federation: &Federation,
+    turn: Option<TurnService>,
 ) -> Result<Option<Calls>, String> {
     if !config.calls.enabled {
         return Ok(None);
     }
     let base_url = config.public_base_url();
     let settings = &config.calls;
+    let members = RoomMembers {
+        rooms: rooms.clone(),
+        policy: federation.policy.clone(),
+        remote_users: match settings.remote_users {
+            entente_config::RemoteUsers::Refused => RemoteUsers::Refused,
+            entente_config::RemoteUsers::Subscribe => RemoteUsers::Subscribe,
+            entente_config::RemoteUsers::Publish => RemoteUsers::Publish,
+        },
+    };
     if settings.sfu == Sfu::Livekit {
         let (Some(url), Some(secret)) = (&settings.livekit_url, &settings.api_secret) else {
             return Err("calls: a LiveKit server needs calls.livekit_url and calls.api_secret".to_owned());
         };
         let key = ApiKey { name: settings.api_key.clone(), secret: secret.reveal().to_owned() };
-        return Ok(Some(Calls::elsewhere(base_url.as_str(), key, url.as_str())));
+        return Ok(Some(Calls::elsewhere(base_url.as_str(), key, members, url.as_str())));
     }
     let secret = if let Some(secret) = &settings.api_secret {
         secret.reveal().to_owned()
     } else {
         let path = config.calls_secret_path();
-        kept_secret(&path, environment.randomness())
+        secrets::kept(&path, environment.randomness())
             .map_err(|error| format!("the secret of calls, {}: {error}", path.display()))?
     };
     let key = ApiKey { name: settings.api_key.clone(), secret };
     let addresses = settings.addresses.iter().map(|address| media_address(*address, settings.external_ip));
     let bridge = Settings {
         workers: workers(settings),
+        // Tokens of this server's users say that they may make a room.
+        auto_create: false,
+        turn,
         ..Settings::new(key.clone(), settings.udp_port.get(), addresses.collect())
     };
-    let admission = Arc::new(RoomMembers(rooms.clone()));
-    let bridge = CallBridge::start(bridge, environment.clone(), admission)
+    let bridge = CallBridge::start(bridge, environment.clone(), Arc::new(members.clone()))
         .map_err(|error| format!("calls: {error}"))?;
-    Ok(Some(Calls::embedded(base_url.as_str(), key, bridge)))
+    let leaves = Leaves::new(rooms.clone(), bridge.clone(), environment.clock().clone());
+    Ok(Some(Calls::embedded(base_url.as_str(), key, members, bridge, leaves)))
 }
 
-fn media_address(local: IpAddr, external: Option<IpAddr>) -> MediaAddress {
+pub(crate) fn media_address(local: IpAddr, external: Option<IpAddr>) -> MediaAddress {
     let advertised = external.filter(|external| external.is_ipv4() == local.is_ipv4()).unwrap_or(local);
     MediaAddress { local, advertised }
 }
@@ -67,33 +80,11 @@ fn workers(settings: &entente_config::Calls) -> NonZeroUsize {
     wanted.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
 }
 
-/// The secret in a file, which is made if it is not there: tokens stay valid through a restart, and calls go on.
-fn kept_secret(path: &Path, randomness: &Randomness) -> io::Result<String> {
-    match fs::read_to_string(path) {
-        Ok(secret) if secret.trim().len() >= SECRET_LENGTH => return Ok(secret.trim().to_owned()),
-        Ok(_) => return Err(io::Error::other(format!("it has less than {SECRET_LENGTH} bytes"))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    let secret = randomness.alphanumeric(SECRET_LENGTH);
-    // Another name first: a file that is there is complete.
-    let unfinished = path.with_extension("new");
-    let mut options = fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-    writeln!(file, "{secret}")?;
-    file.sync_all()?;
-    fs::rename(&unfinished, path)?;
-    Ok(secret)
-}
-
-/// Throws those out of calls who are no longer joined to the room.
+/// Throws those out of calls who are no longer joined to the room, and lets those send media whom the room lets.
 #[derive(Clone, Debug)]
 pub(crate) struct CallRemovals {
     pub(crate) store: Store,
-    pub(crate) rooms: Rooms,
+    pub(crate) members: RoomMembers,
     pub(crate) bridge: CallBridge,
 }
 
@@ -117,8 +108,20 @@ impl CallRemovals {
             let followed = async {
                 watch.beyond(&position).await?;
                 let (records, reached) = self.store.read_log(&position, MOST_RECORDS).await?;
-                for entry in records.iter().flat_map(|record| &record.entries) {
-                    self.hear(entry).await?;
+                let changes: Vec<Change> =
+                    records.iter().flat_map(|record| &record.entries).filter_map(change).collect();
+                if !changes.is_empty() {
+                    // Most servers hold no call most of the time.
+                    let owners = self.bridge.owners().await?;
+                    let present: Vec<_> =
+                        owners.iter().filter_map(|owner| CallMember::from_owner(owner)).collect();
+                    for change in changes.iter().filter(|_| !present.is_empty()) {
+                        match self.hear(change, &present).await {
+                            // It was purged meanwhile.
+                            Err(RemovalError::Room(RoomError::RoomNotFound)) => {}
+                            heard => heard?,
+                        }
+                    }
                 }
                 Ok::<_, RemovalError>(reached)
             };
@@ -132,26 +135,54 @@ impl CallRemovals {
         }
     }
 
-    async fn hear(&self, entry: &LogEntry) -> Result<(), RemovalError> {
-        if entry.topic != entente_rooms::TOPIC {
-            return Ok(());
+    async fn hear(&self, change: &Change, present: &[CallMember]) -> Result<(), RemovalError> {
+        match change {
+            Change::Event { room, member: Some((user_id, membership)), .. }
+            | Change::Membership { room, user_id, membership } => {
+                let concerned = present.iter().any(|member| member.user_id == *user_id);
+                if *membership == Membership::Join || !concerned {
+                    return Ok(());
+                }
+                let room_id = self.members.rooms.view_of(*room).await?.room.room_id.clone();
+                let is_theirs =
+                    |member: &&CallMember| member.user_id == *user_id && member.room_id == room_id;
+                for member in present.iter().filter(is_theirs) {
+                    self.remove(member).await?;
+                }
+                Ok(())
+            }
+            Change::Event { room, number, .. } => {
+                let found = self.members.rooms.event_by_number(*room, *number).await?;
+                match found {
+                    Some((view, event)) if decides(&event) => {
+                        self.apply_powers(&view.room.room_id, present).await
+                    }
+                    _ => Ok(()),
+                }
+            }
+            _ => Ok(()),
         }
-        let Ok(Change::Event { room, member: Some((user_id, membership)), .. }) =
-            Change::from_payload(&entry.payload)
-        else {
-            // What cannot be read is told by who follows the log for /sync.
-            return Ok(());
-        };
-        if membership == Membership::Join {
-            return Ok(());
+    }
+
+    /// The room may let others send than before.
+    async fn apply_powers(&self, room_id: &RoomId, present: &[CallMember]) -> Result<(), RemovalError> {
+        for member in present.iter().filter(|member| member.room_id == *room_id) {
+            match self.members.standing(member).await? {
+                Standing::Outside => self.remove(member).await?,
+                standing => {
+                    let may_publish = standing == Standing::Publisher;
+                    let changed = self.bridge.permit_owner(&member.to_owner(), may_publish).await?;
+                    if changed > 0 {
+                        let CallMember { room_id, user_id } = member;
+                        tracing::info!(room.id = %room_id, user.id = %user_id, may_publish, "the room's rules for its call changed");
+                    }
+                }
+            }
         }
-        let Some(user_id) = self.local(&user_id) else { return Ok(()) };
-        let snapshot = self.store.snapshot().await?;
-        let room = match self.rooms.room_by_number(&snapshot, RoomNumber(room)).await {
-            Err(RoomError::RoomNotFound) => return Ok(()),
-            room => room?,
-        };
-        let member = CallMember { room_id: room.room_id.clone(), user_id };
+        Ok(())
+    }
+
+    async fn remove(&self, member: &CallMember) -> Result<(), RemovalError> {
         let removed = self.bridge.remove_owner(&member.to_owner()).await?;
         if removed > 0 {
             let CallMember { room_id, user_id } = member;
@@ -159,30 +190,20 @@ impl CallRemovals {
         }
         Ok(())
     }
-
-    /// Only users of this server have tokens.
-    fn local(&self, user_id: &str) -> Option<OwnedUserId> {
-        let user_id = UserId::parse(user_id).ok()?;
-        (user_id.server_name() == self.rooms.server_name()).then_some(user_id)
-    }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    #[test]
-    fn a_secret_is_made_once_and_kept_from_others() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("data/calls-secret");
-        let randomness = Randomness::from_seed(1);
-        let secret = kept_secret(&path, &randomness).unwrap();
-        assert_eq!(secret.len(), SECRET_LENGTH);
-        assert_eq!(kept_secret(&path, &randomness).unwrap(), secret);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        fs::write(&path, "short\n").unwrap();
-        assert!(kept_secret(&path, &randomness).is_err());
+/// What a record tells of rooms that matters to calls.
+fn change(entry: &LogEntry) -> Option<Change> {
+    if entry.topic != entente_rooms::TOPIC {
+        return None;
     }
+    // What cannot be read is told by who follows the log for /sync.
+    let change = Change::from_payload(&entry.payload).ok()?;
+    matches!(change, Change::Event { .. } | Change::Membership { .. }).then_some(change)
+}
+
+/// Whether an event decides who may be in calls, and how.
+fn decides(event: &Event) -> bool {
+    event.state_key.as_deref() == Some("")
+        && ["m.room.power_levels", "m.room.server_acl"].contains(&event.event_type.to_string().as_str())
 }

@@ -51,12 +51,38 @@ impl Room {
         Ok(())
     }
 
-    /// Throws all participants of an owner out; answers how many there were.
-    pub(crate) fn remove_owner(&mut self, now: Moment, owner: &str) -> usize {
+    /// Whom the application takes the participants for; some more than once.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = &str> {
+        let owners = self.participants.values().map(|participant| participant.owner.as_str());
+        owners.filter(|owner| !owner.is_empty())
+    }
+
+    fn of_owner(&self, owner: &str) -> Vec<ParticipantKey> {
         let is_theirs =
             |participant: &&super::participant::Participant| !owner.is_empty() && participant.owner == owner;
-        let of_owner = self.participants.values().filter(is_theirs);
-        let keys: Vec<ParticipantKey> = of_owner.map(|participant| participant.key).collect();
+        self.participants.values().filter(is_theirs).map(|participant| participant.key).collect()
+    }
+
+    /// Lets all participants of an owner publish, or no longer; answers for how many that is new.
+    pub(crate) fn permit_owner(&mut self, now: Moment, owner: &str, may_publish: bool) -> usize {
+        let mut changed = 0;
+        for key in self.of_owner(owner) {
+            let Some(participant) = self.participants.get(&key) else { continue };
+            let mut permission = participant.permission.clone();
+            if permission.can_publish == may_publish && permission.can_publish_data == may_publish {
+                continue;
+            }
+            permission.can_publish = may_publish;
+            permission.can_publish_data = may_publish;
+            self.set_permission(now, key, permission);
+            changed += 1;
+        }
+        changed
+    }
+
+    /// Throws all participants of an owner out; answers how many there were.
+    pub(crate) fn remove_owner(&mut self, now: Moment, owner: &str) -> usize {
+        let keys = self.of_owner(owner);
         for key in &keys {
             self.dismiss(now, *key, DisconnectReason::ParticipantRemoved, Action::Disconnect);
         }

@@ -1,12 +1,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use entente_turn::TurnCredentials;
+
 use super::{
     Command, ConnectionKey, MAXIMUM_METADATA, Moment, Output, ParticipantKey, PeerKind, Room,
     participant::{Client, Participant, Presence},
 };
 use crate::{
     CallEvent,
-    proto::{Codec, JoinResponse, ServerInfo, participant_info::State, signal_response::Message},
+    proto::{Codec, IceServer, JoinResponse, ServerInfo, participant_info::State, signal_response::Message},
     session::{Answering, JoinParameters, Offering, Path},
     token::Claims,
 };
@@ -93,7 +95,7 @@ impl Room {
         if dual {
             self.command(key, PeerKind::Subscriber, Command::Open);
         }
-        self.welcome(key);
+        self.welcome(now, key);
         self.refresh_token(now, key);
         if dual
             && subscribes
@@ -160,7 +162,7 @@ impl Room {
         }
     }
 
-    fn welcome(&mut self, key: ParticipantKey) {
+    fn welcome(&mut self, now: Moment, key: ParticipantKey) {
         let Some(participant) = self.participants.get(&key) else { return };
         let others = self
             .participants
@@ -173,7 +175,7 @@ impl Room {
             participant: Some(participant.info(&self.tracks)),
             other_participants: others.collect(),
             server_version: SERVER_VERSION.to_owned(),
-            ice_servers: self.ice_servers(),
+            ice_servers: self.ice_servers(now, &participant.identity),
             subscriber_primary: dual && participant.permission.can_subscribe,
             ping_timeout: PING_TIMEOUT,
             ping_interval: PING_INTERVAL,
@@ -185,8 +187,11 @@ impl Room {
         self.say(key, Message::Join(response));
     }
 
-    pub(super) fn ice_servers(&self) -> Vec<crate::proto::IceServer> {
-        self.settings.ice_servers.iter().map(Into::into).collect()
+    /// By which servers a participant reaches us if the network shuts it in.
+    pub(super) fn ice_servers(&self, now: Moment, identity: &str) -> Vec<IceServer> {
+        let Some(turn) = &self.settings.turn else { return Vec::new() };
+        let TurnCredentials { username, password, .. } = turn.credentials(identity, now.time);
+        vec![IceServer { urls: turn.uris().to_vec(), username, credential: password }]
     }
 
     pub(super) fn server_info(&self) -> ServerInfo {

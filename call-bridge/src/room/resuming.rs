@@ -34,10 +34,11 @@ impl Room {
             Path::Single => participant.answering.renegotiate(now.at),
             Path::Dual => participant.offering.restart(now.at),
         }
+        let ice_servers = self.ice_servers(now, &claims.sub);
         self.say(
             key,
             Message::Reconnect(ReconnectResponse {
-                ice_servers: self.ice_servers(),
+                ice_servers,
                 server_info: Some(self.server_info()),
                 last_message_seq,
             }),

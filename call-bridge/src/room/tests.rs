@@ -542,6 +542,26 @@ fn an_owner_is_thrown_out_with_all_sessions() {
 }
 
 #[test]
+fn an_owner_is_kept_from_publishing_and_let_again() {
+    let mut scene = Scene::new();
+    let own = |newcomer: &mut Newcomer| newcomer.claims.owner = "alice in the room".to_owned();
+    scene.try_join("alice", own).unwrap();
+    scene.join("bob");
+    assert_eq!(scene.room.owners().collect::<Vec<_>>(), ["alice in the room"]);
+    let may = |scene: &Scene, identity: &str| {
+        let permission = scene.room.get_participant(identity).unwrap().permission.unwrap();
+        (permission.can_publish, permission.can_publish_data, permission.can_subscribe)
+    };
+    assert_eq!(scene.room.permit_owner(scene.now(), "alice in the room", false), 1);
+    assert_eq!(scene.room.permit_owner(scene.now(), "alice in the room", false), 0, "it is so already");
+    assert_eq!(may(&scene, "alice"), (false, false, true));
+    assert_eq!(scene.room.permit_owner(scene.now(), "", false), 0, "bob has no owner");
+    assert_eq!(may(&scene, "bob"), (true, true, true));
+    assert_eq!(scene.room.permit_owner(scene.now(), "alice in the room", true), 1);
+    assert_eq!(may(&scene, "alice"), (true, true, true));
+}
+
+#[test]
 fn an_empty_room_waits_and_ends() {
     let mut scene = Scene::new();
     assert!(!scene.room.is_finished(scene.now()));

@@ -2,7 +2,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
 
 use super::CallBridge;
-use crate::{Claims, Stopped, TokenError, session::JoinError, token::MAXIMUM_NAME_BYTES};
+use crate::{Admitted, Claims, Stopped, TokenError, session::JoinError, token::MAXIMUM_NAME_BYTES};
 
 /// Why somebody does not get in. Each has an HTTP status, by which clients decide what to show; the text is for people.
 #[derive(Debug, thiserror::Error)]
@@ -80,10 +80,10 @@ impl CallBridge {
     }
 
     /// Whether the holder of a valid token may still join.
-    pub(super) async fn ask_admission(&self, claims: &Claims) -> Result<(), AccessError> {
+    pub(super) async fn ask_admission(&self, claims: &Claims) -> Result<Admitted, AccessError> {
         match self.shared.admission.may_join(claims).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(AccessError::NoLonger),
+            Ok(Admitted::No) => Err(AccessError::NoLonger),
+            Ok(admitted) => Ok(admitted),
             Err(error) => {
                 tracing::warn!(%error, "nobody can join: who may is not known");
                 Err(AccessError::Undecided)
@@ -93,7 +93,7 @@ impl CallBridge {
 
     /// What a token says that allows to join.
     pub(super) async fn admit(&self, token: &str) -> Result<Claims, AccessError> {
-        let claims = self.claims(token)?;
+        let mut claims = self.claims(token)?;
         let has_length = |text: &str| !text.is_empty() && text.len() <= MAXIMUM_NAME_BYTES;
         if !claims.video.room_join {
             return Err(AccessError::MayNotJoin);
@@ -104,7 +104,10 @@ impl CallBridge {
         if !has_length(&claims.video.room) {
             return Err(AccessError::Room);
         }
-        self.ask_admission(&claims).await?;
+        if let Admitted::Publishing(may_publish) = self.ask_admission(&claims).await? {
+            claims.video.can_publish = Some(may_publish);
+            claims.video.can_publish_data = Some(may_publish);
+        }
         if !self.may_create(&claims) {
             let name = claims.video.room.clone();
             let exists = self

@@ -5,7 +5,7 @@ mod pace;
 mod signalling;
 mod twirp;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -19,7 +19,9 @@ use http::{HeaderValue, Method, StatusCode, header};
 use tokio::sync::broadcast;
 
 use crate::{
-    Admission, CallEvent, Claims, Settings, StartError, Stopped, proto::ParticipantInfo, worker::Workers,
+    Admission, CallEvent, Claims, Settings, StartError, Stopped,
+    proto::ParticipantInfo,
+    worker::{Rooms, Workers},
 };
 
 /// A running call bridge. Cheap to clone; the bridge runs until [`CallBridge::stop`] or the end of the process.
@@ -90,6 +92,19 @@ impl CallBridge {
         let owner = owner.to_owned();
         let removed = self.shared.workers.with_all(move |rooms, now| rooms.remove_owner(&owner, now)).await?;
         Ok(removed.into_iter().sum())
+    }
+
+    /// Lets all participants of an owner send media and data, or no longer; answers for how many that is new.
+    pub async fn permit_owner(&self, owner: &str, may_publish: bool) -> Result<usize, Stopped> {
+        let owner = owner.to_owned();
+        let permit = move |rooms: &mut Rooms, now| rooms.permit_owner(&owner, may_publish, now);
+        Ok(self.shared.workers.with_all(permit).await?.into_iter().sum())
+    }
+
+    /// The owners of all participants, each once.
+    pub async fn owners(&self) -> Result<BTreeSet<String>, Stopped> {
+        let of_workers = self.shared.workers.with_all(|rooms, _| rooms.owners()).await?;
+        Ok(of_workers.into_iter().flatten().collect())
     }
 
     /// Who is in a room; nobody if it is not there.

@@ -20,7 +20,7 @@ use super::{
     pace::Pace,
 };
 use crate::{
-    Claims,
+    Admitted, Claims,
     proto::SignalRequest,
     room::{ConnectionKey, Newcomer},
     session::{JoinParameters, V0Query},
@@ -136,10 +136,12 @@ async fn serve(bridge: CallBridge, socket: WebSocket, claims: Claims, parameters
     if worker.send(Command::Join { room, may_create, newcomer, sink }).await.is_err() {
         return;
     }
-    // Who was refused between the first question and the joining was not there yet to be removed.
-    if bridge.ask_admission(&claims).await.is_err() {
-        // It has ended if it cannot be asked.
-        let _ = bridge.remove_participant(&claims.video.room, &claims.sub).await;
+    // What changed between the first question and the joining could not be applied to who was not there yet.
+    // The bridge has ended if it cannot be asked.
+    match bridge.ask_admission(&claims).await {
+        Err(_) => drop(bridge.remove_participant(&claims.video.room, &claims.sub).await),
+        Ok(Admitted::Publishing(may)) => drop(bridge.permit_owner(&claims.owner, may).await),
+        Ok(_) => {}
     }
     let (outgoing, incoming) = socket.split();
     tokio::select! {

@@ -113,6 +113,11 @@ impl Call {
         Ok((headers, body).into_response())
     }
 
+    /// Who joins on account of an owner may make the room by joining it, and neither make nor delete others.
+    fn needs_room_create(&self) -> Result<(), TwirpError> {
+        needs(self.claims.video.room_create && self.claims.owner.is_empty())
+    }
+
     fn needs_admin(&self, room: &str) -> Result<(), TwirpError> {
         needs(self.claims.video.room_admin && self.claims.video.room == room)
     }
@@ -172,7 +177,7 @@ async fn in_room<R: Send + 'static>(
 }
 
 async fn create_room(bridge: &CallBridge, call: &Call) -> Result<Response, TwirpError> {
-    needs(call.claims.video.room_create)?;
+    call.needs_room_create()?;
     let request: CreateRoomRequest = call.read("livekit.CreateRoomRequest")?;
     if request.name.is_empty() || request.name.len() > MAXIMUM_NAME_BYTES {
         return Err(TwirpError::Argument("the room's name is missing or too long"));
@@ -204,7 +209,7 @@ async fn list_rooms(bridge: &CallBridge, call: &Call) -> Result<Response, TwirpE
 }
 
 async fn delete_room(bridge: &CallBridge, call: &Call) -> Result<Response, TwirpError> {
-    needs(call.claims.video.room_create)?;
+    call.needs_room_create()?;
     let request: DeleteRoomRequest = call.read("livekit.DeleteRoomRequest")?;
     let name = request.room.clone();
     let workers = &bridge.shared.workers;

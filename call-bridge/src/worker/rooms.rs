@@ -1,5 +1,5 @@
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Instant,
 };
@@ -115,6 +115,25 @@ impl Rooms {
             }
         }
         removed
+    }
+
+    /// Lets all participants of an owner publish, or no longer; answers for how many that is new.
+    pub(crate) fn permit_owner(&mut self, owner: &str, may_publish: bool, now: Moment) -> usize {
+        let mut changed = 0;
+        for (key, entry) in &mut self.entries {
+            let of_room = entry.room.permit_owner(now, owner, may_publish);
+            if of_room > 0 {
+                self.touched.insert(*key);
+                changed += of_room;
+            }
+        }
+        changed
+    }
+
+    /// The owners of all participants, each once.
+    pub(crate) fn owners(&self) -> BTreeSet<String> {
+        let owners = self.entries.values().flat_map(|entry| entry.room.owners());
+        owners.map(str::to_owned).collect()
     }
 
     pub(super) fn key(&self, name: &str) -> Option<RoomKey> {

@@ -33,7 +33,7 @@ def free_port(kind):
 class Server:
     """The program, with calls."""
 
-    def __init__(self, program):
+    def __init__(self, program, **further):
         self.program = program
         self.directory = tempfile.TemporaryDirectory()
         self.port = free_port(socket.SOCK_STREAM)
@@ -51,7 +51,7 @@ class Server:
             "CALLS__ENABLED": "true",
             "CALLS__ADDRESSES": '["127.0.0.1"]',
             "CALLS__UDP_PORT": str(free_port(socket.SOCK_DGRAM)),
-        }
+        } | further
         self.environment = {"PATH": os.environ["PATH"]}
         self.environment |= {f"ENTENTE_{name}": value for name, value in settings.items()}
         self.start()
@@ -142,12 +142,22 @@ def check_discovery(server, alice):
 
 
 def check_tokens(server, room, alice, stranger):
-    status, answer = alice.sfu_get(room, delay_id="x", delay_timeout=1_000)
+    status, answer = alice.sfu_get(room)
     assert status == 200 and answer["url"] == f"ws://{server.name}/livekit/sfu", answer
     held = claims(answer["jwt"])
     assert held["sub"] == f"{alice.id}:{alice.device}"
     assert held["video"]["room"] == hashed(room, "m.call#ROOM") and held["video"]["roomJoin"]
-    assert "roomCreate" not in held["video"] and "roomAdmin" not in held["video"]
+    assert held["video"]["roomCreate"] and held["video"]["canPublish"] and "roomAdmin" not in held["video"]
+    # The grant is for the room of the call, by joining it.
+    other = {"Authorization": f"Bearer {answer['jwt']}", "Content-Type": "application/json"}
+    for method, body in (("CreateRoom", b'{"name": "other"}'), ("DeleteRoom", b'{"room": "other"}')):
+        url = f"{server.base}/livekit/sfu/twirp/livekit.RoomService/{method}"
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, body, other), timeout=10)
+        except urllib.error.HTTPError as error:
+            assert error.code == 403, error
+        else:
+            raise AssertionError(f"{method} is open to every user")
 
     status, answer = stranger.sfu_get(room)
     assert (status, answer["errcode"]) == (403, "M_FORBIDDEN"), answer
@@ -157,7 +167,10 @@ def check_tokens(server, room, alice, stranger):
     status, answer = alice.sfu_get(room, openid_token=wrong)
     assert (status, answer["errcode"]) == (401, "M_UNAUTHORIZED"), answer
     elsewhere = alice.openid() | {"matrix_server_name": "example.org"}
-    assert alice.sfu_get(room, openid_token=elsewhere)[0] == 401
+    status, answer = alice.sfu_get(room, openid_token=elsewhere)
+    assert (status, answer["errcode"]) == (403, "M_FORBIDDEN"), answer
+    status, answer = alice.sfu_get(room, delay_id="x", delay_timeout=1_000)
+    assert (status, answer["errcode"]) == (400, "M_INVALID_PARAM"), answer
     status, answer = alice.sfu_get(room, device_id="")
     assert (status, answer["errcode"]) == (400, "M_INVALID_PARAM"), answer
     assert server.call("POST", "/livekit/jwt/sfu/get", {"room": room})[1]["errcode"] == "M_BAD_JSON"
@@ -210,6 +223,83 @@ async def check_removal(server, room, alice, bob):
     return joined[alice.id], took
 
 
+MEMBER = "org.matrix.msc3401.call.member"
+
+
+async def check_delayed_leave(server, room, alice, bob):
+    """The server sends a delegated leave when its participant is gone, and not while it is there."""
+    in_room = f"v3/rooms/{urllib.parse.quote(room)}"
+    content = alice.done("GET", f"{in_room}/state/m.room.power_levels")
+    content["events"][MEMBER] = 0
+    alice.done("PUT", f"{in_room}/state/m.room.power_levels", content)
+    state = f"{in_room}/state/{MEMBER}/{urllib.parse.quote(bob.id)}"
+    bob.done("PUT", state, {"here": True})
+    # Restarted after 2.4 s: without that it would be sent after three.
+    delay_id = bob.done("PUT", f"{state}?org.matrix.msc4140.delay=3000", {})["delay_id"]
+    path = "/livekit/jwt/delegate_delayed_leave"
+    assert server.call("POST", path)[0] in (400, 401)
+    _, answer = bob.sfu_get(room)
+    connection = rtc.Room()
+    await connection.connect(answer["url"], answer["jwt"])
+    member = {"id": "m", "claimed_user_id": bob.id, "claimed_device_id": bob.device}
+    body = {"room_id": room, "slot_id": "m.call#ROOM", "member": member, "delay_id": delay_id, "delay_timeout": 3_600_000}
+    status, refused = server.call("POST", path, body | {"openid_token": alice.openid()})
+    assert status == 401, refused
+    status, refused = server.call("POST", path, body | {
+        "openid_token": alice.openid(), "member": member | {"claimed_user_id": alice.id}})
+    assert (status, refused["errcode"]) == (400, "M_INVALID_PARAM"), refused
+    status, answer = bob.sfu_get(room, delay_id=delay_id, delay_timeout=3_600_000)
+    assert status == 200, answer
+    await asyncio.sleep(7)
+    assert bob.done("GET", state) == {"here": True}, "left although it is there"
+    await connection.disconnect()
+    began = time.monotonic()
+    while bob.done("GET", state) != {}:
+        assert time.monotonic() - began < 2, "the leave is not sent at once"
+        await asyncio.sleep(0.05)
+    assert bob.done("GET", "unstable/org.matrix.msc4140/delayed_events")["delayed_events"] == []
+
+    # Who was never there leaves when its time is over.
+    bob.done("PUT", state, {"here": True})
+    delay_id = bob.done("PUT", f"{state}?org.matrix.msc4140.delay=600000", {})["delay_id"]
+    path = "unstable/io.element.msc4195/rtc/livekit/delegate_delayed_leave"
+    body = {"room_id": room, "slot_id": "m.call#ROOM", "member_id": "one", "delay_id": delay_id, "delay_timeout": 1_500}
+    assert bob.done("POST", path, body) == {}
+    await asyncio.sleep(1)
+    assert bob.done("GET", state) == {"here": True}
+    await asyncio.sleep(1.5)
+    assert bob.done("GET", state) == {}
+
+
+async def check_audience(server, room, alice, bob):
+    """Who may not announce to be in a call may listen, and is let or kept from speaking while it is there."""
+    path = f"v3/rooms/{urllib.parse.quote(room)}/state/m.room.power_levels"
+    content = alice.done("GET", path)
+    open_to_all = json.loads(json.dumps(content))
+    for name in (MEMBER, "org.matrix.msc4143.rtc.member", "m.rtc.member"):
+        content["events"][name] = 50
+    alice.done("PUT", path, content)
+    _, answer = bob.sfu_get(room)
+    held = claims(answer["jwt"])["video"]
+    assert held["canPublish"] is False and held["canPublishData"] is False and held["canSubscribe"], held
+    # Every local user may begin a call; here the audience is there first.
+    connection = rtc.Room()
+    await connection.connect(answer["url"], answer["jwt"])
+    source = rtc.AudioSource(48_000, 1)
+    try:
+        await asyncio.wait_for(
+            connection.local_participant.publish_track(rtc.LocalAudioTrack.create_audio_track("a", source)), 15)
+    except Exception:
+        pass
+    else:
+        raise AssertionError("the audience speaks")
+    alice.done("PUT", path, open_to_all)
+    await asyncio.sleep(1)
+    await asyncio.wait_for(
+        connection.local_participant.publish_track(rtc.LocalAudioTrack.create_audio_track("b", source)), 15)
+    await connection.disconnect()
+
+
 async def appears(room):
     for _ in range(50):
         if room.remote_participants:
@@ -227,6 +317,8 @@ async def main(arguments):
         bob.done("POST", f"v3/rooms/{urllib.parse.quote(room)}/join", {})
         check_discovery(server, alice)
         check_tokens(server, room, alice, stranger)
+        await check_delayed_leave(server, room, alice, bob)
+        await check_audience(server, room, alice, bob)
         old, took = await check_removal(server, room, alice, bob)
         # The server stops although somebody is in a call, and after it the same token lets back in.
         connection = rtc.Room()

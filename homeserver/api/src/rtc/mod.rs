@@ -1,7 +1,9 @@
 //! MatrixRTC: where calls are held (MSC4143), and the tokens with which clients get in: by the homeserver's own endpoint (MSC4195)
 //! and by the older service for `LiveKit` tokens, which clients still ask first.
 
+mod delegations;
 mod identity;
+mod leaves;
 mod members;
 mod request;
 mod service;
@@ -14,8 +16,11 @@ use axum::{
 };
 use entente_call_bridge::{ApiKey, CallBridge};
 
-pub use self::members::{CallMember, RoomMembers};
-pub(crate) use self::transports::foci;
+pub use self::{
+    leaves::Leaves,
+    members::{CallMember, RemoteUsers, RoomMembers, Standing},
+};
+pub(crate) use self::{tokens::for_peer, transports::foci};
 use crate::ApiState;
 
 /// Where the service for tokens is mounted.
@@ -28,6 +33,10 @@ const SFU_PATH: &str = "/livekit/sfu";
 pub struct Calls {
     /// What forwards media in this process; `None` if a `LiveKit` server elsewhere does.
     pub bridge: Option<CallBridge>,
+    /// What looks after delayed leaves; `None` if it is not known who is in calls.
+    pub leaves: Option<Leaves>,
+    /// Who may do what in them.
+    pub members: RoomMembers,
     /// What tokens are signed with.
     pub key: ApiKey,
     /// Where clients reach the SFU's signalling, a `ws` or `wss` address.
@@ -38,18 +47,26 @@ pub struct Calls {
 
 impl Calls {
     /// Calls that are forwarded by this process, for clients that reach it at `base_url`.
-    pub fn embedded(base_url: &str, key: ApiKey, bridge: CallBridge) -> Self {
+    pub fn embedded(
+        base_url: &str,
+        key: ApiKey,
+        members: RoomMembers,
+        bridge: CallBridge,
+        leaves: Leaves,
+    ) -> Self {
         let base_url = base_url.trim_end_matches('/');
         // http becomes ws, https becomes wss.
         let sfu_url = format!("{}{SFU_PATH}", base_url.replacen("http", "ws", 1));
-        Self { bridge: Some(bridge), key, sfu_url, service_url: format!("{base_url}{SERVICE_PATH}") }
+        let service_url = format!("{base_url}{SERVICE_PATH}");
+        Self { bridge: Some(bridge), leaves: Some(leaves), members, key, sfu_url, service_url }
     }
 
     /// Calls that a `LiveKit` server at `sfu_url` forwards.
-    pub fn elsewhere(base_url: &str, key: ApiKey, sfu_url: &str) -> Self {
+    pub fn elsewhere(base_url: &str, key: ApiKey, members: RoomMembers, sfu_url: &str) -> Self {
         let base_url = base_url.trim_end_matches('/');
         let sfu_url = sfu_url.trim_end_matches('/').to_owned();
-        Self { bridge: None, key, sfu_url, service_url: format!("{base_url}{SERVICE_PATH}") }
+        let service_url = format!("{base_url}{SERVICE_PATH}");
+        Self { bridge: None, leaves: None, members, key, sfu_url, service_url }
     }
 }
 
@@ -64,6 +81,13 @@ pub(crate) fn routes(state: &ApiState) -> Router<ApiState> {
         .route(&format!("{SERVICE_PATH}/get_token"), post(service::get_token))
         .route(&format!("{SERVICE_PATH}/healthz"), get(service::health))
         .route("/_matrix/client/unstable/io.element.msc4195/rtc/livekit/get_token", post(tokens::of_session));
+    if calls.leaves.is_some() {
+        // Clients take any status but 404 for yes.
+        let delegate = "/_matrix/client/unstable/io.element.msc4195/rtc/livekit/delegate_delayed_leave";
+        routes = routes
+            .route(&format!("{SERVICE_PATH}/delegate_delayed_leave"), post(service::delegate_delayed_leave))
+            .route(delegate, post(tokens::delegate_of_session));
+    }
     match &calls.bridge {
         Some(bridge) => routes.nest_service(SFU_PATH, bridge.router()),
         None => routes,

@@ -2,12 +2,15 @@ use std::time::Duration;
 
 use axum::{Json, extract::State};
 use entente_call_bridge::{Claims, VideoGrant};
+use ruma::{OwnedServerName, ServerName, UserId};
 use serde_json::{Value, json};
 
 use super::{
-    CallMember, RoomMembers,
-    identity::{of_member, of_member_id, sfu_room},
-    request::{HomeserverToken, check_ids, read},
+    CallMember, Calls, Standing,
+    delegations::Place,
+    leaves::{Leave, Leaves},
+    members::NOT_JOINED,
+    request::{HomeserverToken, read},
 };
 use crate::{
     ApiState, LimitKind, MatrixError,
@@ -16,69 +19,157 @@ use crate::{
 
 /// How long a token lets in. Who is in gets new ones from the SFU.
 const LIFETIME: Duration = Duration::from_secs(60 * 60);
+/// Tokens and addresses of other servers, in bytes.
+const MOST_TOKEN_BYTES: usize = 16 * 1_024;
+const MOST_URL_BYTES: usize = 2_048;
 
 /// A place in a call.
 pub(super) struct Seat {
-    /// What the call's room is called at the SFU.
-    pub(super) sfu_room: String,
-    /// Who the client is there.
-    pub(super) identity: String,
+    /// Where at the SFU.
+    pub(super) place: Place,
     /// On account of what.
     pub(super) member: CallMember,
 }
 
-/// A token for a place in a call, and where to go with it.
-///
-/// 403, `M_FORBIDDEN`, for who is not joined to the room; 429, `M_LIMIT_EXCEEDED`, for who asks too often.
-pub(super) async fn token(state: &ApiState, seat: Seat) -> Result<Json<Value>, MatrixError> {
-    let calls = state.calls.as_ref().ok_or_else(MatrixError::unrecognized)?;
-    state.limits.take(LimitKind::RequestsByUser, seat.member.user_id.as_str())?;
-    if !RoomMembers(state.rooms.clone()).contain(&seat.member).await? {
-        return Err(MatrixError::forbidden("only who is joined to a room can take part in its calls"));
+/// How calls are held; 404, `M_UNRECOGNIZED`, if not at all.
+pub(super) fn calls(state: &ApiState) -> Result<&Calls, MatrixError> {
+    state.calls.as_ref().ok_or_else(MatrixError::unrecognized)
+}
+
+/// 403, `M_FORBIDDEN`, for who is not joined to the room, or may not be in its calls; 429, `M_LIMIT_EXCEEDED`, for who asks too often.
+async fn standing(state: &ApiState, member: &CallMember) -> Result<Standing, MatrixError> {
+    state.limits.take(LimitKind::RequestsByUser, member.user_id.as_str())?;
+    let standing = calls(state)?.members.standing(member).await?;
+    if standing == Standing::Outside { Err(MatrixError::forbidden(NOT_JOINED)) } else { Ok(standing) }
+}
+
+/// A token for a place in a call, and where to go with it. The leave is looked after if the SFU is ours.
+pub(super) async fn token(
+    state: &ApiState,
+    seat: Seat,
+    leave: Option<Leave>,
+) -> Result<Json<Value>, MatrixError> {
+    let calls = calls(state)?;
+    let standing = standing(state, &seat.member).await?;
+    let Seat { place, member } = seat;
+    if let (Some(leave), Some(leaves)) = (leave, &calls.leaves) {
+        leaves.delegate(&member, place.clone(), leave).await?;
     }
+    let is_local = member.user_id.server_name() == state.accounts.server_name();
+    let may_publish = standing == Standing::Publisher;
     let video = VideoGrant {
-        room: seat.sfu_room,
+        room: place.room,
         room_join: true,
-        can_publish: Some(true),
+        // At a LiveKit server the grant would allow to delete others' rooms as well.
+        room_create: is_local && calls.bridge.is_some(),
+        can_publish: Some(may_publish),
+        can_publish_data: Some(may_publish),
         can_subscribe: Some(true),
         can_update_own_metadata: Some(true),
         ..VideoGrant::default()
     };
-    let claims = Claims { sub: seat.identity, owner: seat.member.to_owner(), video, ..Claims::default() };
+    let claims = Claims { sub: place.identity, owner: member.to_owner(), video, ..Claims::default() };
     let jwt = calls.key.sign(claims, state.limits.clock().now(), LIFETIME);
-    tracing::debug!(user.id = %seat.member.user_id, room.id = %seat.member.room_id, "a token for a call");
+    tracing::debug!(user.id = %member.user_id, room.id = %member.room_id, "a token for a call");
     Ok(Json(json!({ "url": calls.sfu_url, "jwt": jwt })))
 }
 
-/// `POST /_matrix/client/unstable/io.element.msc4195/rtc/livekit/get_token` (MSC4195).
+/// Looks after a delayed leave.
+pub(super) async fn delegate(
+    state: &ApiState,
+    leaves: &Leaves,
+    seat: Seat,
+    leave: Leave,
+) -> Result<Json<Value>, MatrixError> {
+    standing(state, &seat.member).await?;
+    leaves.delegate(&seat.member, seat.place, leave).await?;
+    Ok(Json(json!({})))
+}
+
+/// What looks after leaves; 404, `M_UNRECOGNIZED`, if nothing does.
+pub(super) fn leaves(state: &ApiState) -> Result<&Leaves, MatrixError> {
+    calls(state)?.leaves.as_ref().ok_or_else(MatrixError::unrecognized)
+}
+
+/// Refuses another transport than ours.
+fn require_ours(calls: &Calls, url: Option<&str>) -> Result<(), MatrixError> {
+    let leads_here = url.is_none_or(|url| url.trim_end_matches('/') == calls.sfu_url);
+    if leads_here { Ok(()) } else { Err(MatrixError::invalid_param("url is of no transport of this server")) }
+}
+
+/// `POST /_matrix/client/unstable/io.element.msc4195/rtc/livekit/get_token` (MSC4195). For a call that is held at another server,
+/// that one is asked.
 pub(super) async fn of_session(
     State(state): State<ApiState>,
     SessionOf(session): SessionOf,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, MatrixError> {
     let request: HomeserverToken = read(&body)?;
-    let is_ours = request.server_name.is_none_or(|name| name == state.accounts.server_name());
-    let leads_here = |url: String| state.calls.as_ref().is_some_and(|calls| calls.sfu_url == url);
-    if !is_ours || !request.url.is_none_or(leads_here) {
-        return Err(MatrixError::invalid_param("tokens can only be had for the transports of this server"));
+    let elsewhere = request.server_name.clone().filter(|name| name != state.accounts.server_name());
+    if let Some(server) = elsewhere {
+        return of_peer(&state, &server, &session.user_id, &request).await;
     }
-    let user_id = session.user_id;
-    let identity = match (request.member, request.member_id) {
-        (Some(member), _) => {
-            check_ids(&[&member.id, &member.claimed_device_id])?;
-            of_member(user_id.as_str(), &member.claimed_device_id, &member.id)
-        }
-        (None, Some(member_id)) => {
-            check_ids(&[&member_id])?;
-            of_member_id(user_id.as_str(), &member_id)
-        }
-        (None, None) => return Err(MatrixError::bad_json("member or member_id is missing")),
+    require_ours(calls(&state)?, request.url.as_deref())?;
+    let seat = request.seat(session.user_id)?;
+    token(&state, seat, request.leave.leave()?).await
+}
+
+/// `POST /_matrix/client/unstable/io.element.msc4195/rtc/livekit/delegate_delayed_leave` (MSC4195).
+pub(super) async fn delegate_of_session(
+    State(state): State<ApiState>,
+    SessionOf(session): SessionOf,
+    JsonBody(body): JsonBody,
+) -> Result<Json<Value>, MatrixError> {
+    let leaves = leaves(&state)?;
+    let request: HomeserverToken = read(&body)?;
+    require_ours(calls(&state)?, request.url.as_deref())?;
+    let seat = request.seat(session.user_id)?;
+    delegate(&state, leaves, seat, request.leave.required()?).await
+}
+
+/// A token of another server, for a user of this one.
+async fn of_peer(
+    state: &ApiState,
+    server: &ServerName,
+    user_id: &UserId,
+    request: &HomeserverToken,
+) -> Result<Json<Value>, MatrixError> {
+    let seat = request.seat(user_id.to_owned())?;
+    if request.url.as_ref().is_some_and(|url| url.len() > MOST_URL_BYTES) {
+        return Err(MatrixError::invalid_param("url is too long"));
+    }
+    standing(state, &seat.member).await?;
+    calls(state)?.members.require_server(&request.room_id, server).await?;
+    let answer = state.federation.client.livekit_token(server, &request.to_peer(user_id)).await?;
+    let text = |name: &str, most: usize| {
+        answer.get(name).and_then(Value::as_str).filter(|text| !text.is_empty() && text.len() <= most)
     };
-    check_ids(&[&request.slot_id])?;
-    let seat = Seat {
-        sfu_room: sfu_room(request.room_id.as_str(), &request.slot_id),
-        identity,
-        member: CallMember { room_id: request.room_id, user_id },
+    let Some(jwt) = text("jwt", MOST_TOKEN_BYTES) else {
+        return Err(MatrixError::from(entente_federation::FederationError::BadAnswer {
+            server: server.to_owned(),
+            reason: String::from("there is no token in it"),
+        }));
     };
-    token(&state, seat).await
+    let url = text("url", MOST_URL_BYTES).or(request.url.as_deref());
+    Ok(Json(url.map_or_else(|| json!({ "jwt": jwt }), |url| json!({ "jwt": jwt, "url": url }))))
+}
+
+/// A token for a user of another server, which asks for it by
+/// `POST /_matrix/federation/unstable/io.element.msc4195/rtc/livekit/get_token` (MSC4195).
+pub(crate) async fn for_peer(
+    state: &ApiState,
+    origin: &OwnedServerName,
+    body: Value,
+) -> Result<Json<Value>, MatrixError> {
+    let calls = calls(state)?;
+    let request: HomeserverToken = serde_json::from_value(body).map_err(MatrixError::bad_json)?;
+    let claimed = || request.member.as_ref().and_then(|member| member.claimed_user_id.clone());
+    let user_id = request.user_id.clone().or_else(claimed);
+    let user_id = user_id.ok_or_else(|| MatrixError::missing_param("user_id is missing"))?;
+    if user_id.server_name() != origin {
+        return Err(MatrixError::forbidden("the user is of another server than the one that asks"));
+    }
+    require_ours(calls, request.url.as_deref())?;
+    let seat = request.seat(user_id)?;
+    token(state, seat, None).await
 }

@@ -1,0 +1,104 @@
+"""`RoomService`, asked by LiveKit's own SDK for servers, in protobuf over Twirp, about a call with two of its native clients.
+
+Needs `livekit` and `livekit-api` from PyPI. Exits with 1 if something is not as it should be.
+"""
+
+import argparse
+import asyncio
+import json
+
+from livekit import api, rtc
+
+
+async def refused(code, asked):
+    """Waits for a refusal with this code."""
+    try:
+        answer = await asked
+    except api.TwirpError as error:
+        assert error.code == code, (error.code, error.message)
+    else:
+        raise AssertionError(f"{code} was expected: {answer}")
+
+
+async def soon(what, look):
+    for _ in range(100):
+        found = look()
+        if found:
+            return found
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"{what} does not happen")
+
+
+async def join(arguments, identity):
+    grants = api.VideoGrants(room_join=True, room=arguments.room)
+    token = api.AccessToken("devkey", arguments.secret).with_identity(identity).with_grants(grants).to_jwt()
+    room = rtc.Room()
+    await room.connect(arguments.url, token)
+    return room
+
+
+async def speak(source):
+    while True:
+        await source.capture_frame(rtc.AudioFrame.create(48_000, 1, 480))
+
+
+async def main(arguments):
+    service = api.LiveKitAPI(arguments.url, "devkey", arguments.secret)
+    rooms, name = service.room, arguments.room
+    made = await rooms.create_room(api.CreateRoomRequest(name=name, empty_timeout=60, max_participants=2, metadata="m"))
+    assert (made.name, made.empty_timeout, made.max_participants, made.metadata) == (name, 60, 2, "m"), made
+    assert made.sid.startswith("RM_")
+    listed = await rooms.list_rooms(api.ListRoomsRequest(names=[name, "another"]))
+    assert [room.sid for room in listed.rooms] == [made.sid], listed
+    await refused("not_found", rooms.get_participant(api.RoomParticipantIdentity(room=name, identity="alice")))
+    await refused("not_found", rooms.list_participants(api.ListParticipantsRequest(room="another")))
+
+    alice, bob = await join(arguments, "alice"), await join(arguments, "bob")
+    data, changed, left = asyncio.Queue(), asyncio.Queue(), asyncio.Queue()
+    alice.on("data_received", lambda packet: data.put_nowait((packet.topic, packet.data)))
+    alice.on("room_metadata_changed", lambda old, new: changed.put_nowait(new))
+    bob.on("disconnected", lambda reason: left.put_nowait(reason))
+    source = rtc.AudioSource(48_000, 1)
+    track = rtc.LocalAudioTrack.create_audio_track("voice", source)
+    publication = await bob.local_participant.publish_track(track)
+    speaking = asyncio.create_task(speak(source))
+
+    found = await rooms.list_participants(api.ListParticipantsRequest(room=name))
+    assert sorted(one.identity for one in found.participants) == ["alice", "bob"], found
+    bobs = await rooms.get_participant(api.RoomParticipantIdentity(room=name, identity="bob"))
+    assert bobs.sid == bob.local_participant.sid and bobs.permission.can_publish, bobs
+
+    # A track is there when its first packet came.
+    await soon("bob is heard of", lambda: any(one.track_publications for one in alice.remote_participants.values()))
+    await rooms.send_data(api.SendDataRequest(room=name, data=b"to all", topic="t", kind=0))
+    assert await asyncio.wait_for(data.get(), 10) == ("t", b"to all")
+    await rooms.update_room_metadata(api.UpdateRoomMetadataRequest(room=name, metadata="new"))
+    assert await asyncio.wait_for(changed.get(), 10) == "new"
+
+    muted = await rooms.mute_published_track(
+        api.MuteRoomTrackRequest(room=name, identity="bob", track_sid=publication.sid, muted=True))
+    assert muted.track.sid == publication.sid and muted.track.muted, muted
+    unknown = api.MuteRoomTrackRequest(room=name, identity="bob", track_sid="TR_none", muted=True)
+    await refused("not_found", rooms.mute_published_track(unknown))
+
+    permission = api.ParticipantPermission(can_subscribe=True, can_publish=False, can_publish_data=False)
+    updated = await rooms.update_participant(
+        api.UpdateParticipantRequest(room=name, identity="bob", name="Bob", permission=permission))
+    assert updated.name == "Bob" and not updated.permission.can_publish, updated
+
+    await rooms.remove_participant(api.RoomParticipantIdentity(room=name, identity="bob"))
+    assert await asyncio.wait_for(left.get(), 10) == rtc.DisconnectReason.PARTICIPANT_REMOVED
+    await rooms.delete_room(api.DeleteRoomRequest(room=name))
+    await refused("not_found", rooms.delete_room(api.DeleteRoomRequest(room=name)))
+    stranger = api.LiveKitAPI(arguments.url, "devkey", "another secret, just as long as it has to be")
+    await refused("unauthenticated", stranger.room.list_rooms(api.ListRoomsRequest()))
+    speaking.cancel()
+    await asyncio.gather(alice.disconnect(), service.aclose(), stranger.aclose())
+    print(json.dumps({"room_service": "as it should be"}))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    for option in ("--url", "--secret", "--room"):
+        parser.add_argument(option, required=True)
+    asyncio.run(asyncio.wait_for(main(parser.parse_args()), 60))
