@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use entente_tests::{Authority, SOON, User, bodies, free_port, fresh_id, segment};
+use entente_tests::{Answer, Authority, SOON, User, bodies, free_port, fresh_id, segment};
+use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -171,6 +172,21 @@ async fn invite(host: &User, guest: &User, version: &str) {
     soon("the leave", has_left).await;
 }
 
+/// What one uploads the other downloads, as it was.
+async fn exchange_a_file(from: &User, to: &User) {
+    let text = "a file of some length\n".repeat(20_000);
+    let upload = from
+        .request(Method::POST, "/_matrix/media/v3/upload?filename=a.txt")
+        .header("Content-Type", "text/plain")
+        .body(text.clone());
+    let uri = Answer::to(upload).await.ok()["content_uri"].as_str().unwrap().to_owned();
+    let path = format!("/_matrix/client/v1/media/download/{}", uri.strip_prefix("mxc://").unwrap());
+    let got = to.get(&path).await;
+    assert!(got.header("content-type").starts_with("text/plain"));
+    assert!(got.header("content-disposition").contains("a.txt"));
+    assert_eq!(got.ok().as_str(), Some(text.as_str()));
+}
+
 #[tokio::test]
 async fn users_of_synapse_and_ours_share_rooms() {
     let authority = Authority::new();
@@ -183,6 +199,9 @@ async fn users_of_synapse_and_ours_share_rooms() {
     ours.put(&format!("{}/displayname", profile(&ours)), &name).await.ok();
     assert_eq!(theirs.get(&profile(&ours)).await.ok()["displayname"], "Alice");
     assert_eq!(ours.get(&profile(&theirs)).await.ok()["displayname"], "bob");
+
+    exchange_a_file(&ours, &theirs).await;
+    exchange_a_file(&theirs, &ours).await;
 
     for version in ["6", "9", "10", "11", "12"] {
         share_a_room(&ours, &theirs, version).await;

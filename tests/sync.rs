@@ -284,3 +284,41 @@ async fn every_event_comes_to_every_reader_once_and_in_order() {
         assert_eq!(&stored, seen);
     }
 }
+
+#[tokio::test]
+async fn a_long_first_answer_comes_in_parts_and_whole() {
+    let server = Server::open();
+    let (alice, bob) = (User::register(&server, "alice").await, User::register(&server, "bob").await);
+    let mut rooms = Vec::new();
+    let text = "long ".repeat(8_000);
+    for number in 0..12 {
+        let room = alice.create_room(json!({ "preset": "public_chat", "name": format!("{number}") })).await;
+        bob.join(&room).await.ok();
+        alice.say(&room, &format!("{number} {text}")).await;
+        rooms.push(room);
+    }
+    let left = rooms.split_off(10);
+    for room in &left {
+        bob.membership(room, "leave", json!({})).await.ok();
+    }
+    let invited = alice.create_room(json!({ "invite": [bob.id] })).await;
+    let filter = json!({ "room": { "include_leave": true } }).to_string();
+    let first = bob.sync(&[("filter", &filter)]).await;
+    let ids = |kind: &str| first["rooms"][kind].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let sorted = |mut ids: Vec<String>| {
+        ids.sort();
+        ids
+    };
+    assert_eq!(sorted(ids("join")), sorted(rooms.clone()));
+    assert_eq!(sorted(ids("leave")), sorted(left));
+    assert_eq!(ids("invite"), [invited]);
+    for room in &rooms {
+        let last = timeline(&first, room).as_array().unwrap().last().unwrap().clone();
+        assert!(last["content"]["body"].as_str().unwrap().len() > text.len());
+    }
+    assert!(first["device_one_time_keys_count"].is_object());
+    // What comes next is behind it.
+    alice.say(&rooms[3], "short").await;
+    let second = bob.sync(&[("since", &next(&first)), ("timeout", "10000")]).await;
+    assert_eq!(entente_tests::bodies(timeline(&second, &rooms[3])), ["short"]);
+}

@@ -12,8 +12,8 @@ use crate::{
     problem::{ConfigError, Problem},
     reading::{self, Node},
     sections::{
-        Accounts, Acme, Admin, Calls, Federation, Limits, Listener, Log, Login, Media, Metrics, Presence,
-        RateLimits, Registration, Rooms, Storage, Support, listeners,
+        Accounts, Acme, Admin, ApplicationServices, Calls, Federation, Limits, Listener, Log, Login, Media,
+        Metrics, Presence, Push, RateLimits, Registration, Rooms, Storage, Support, Turn, listeners,
     },
     validation,
     values::{DomainName, ServerName},
@@ -52,12 +52,18 @@ pub struct Config {
     pub rooms: Rooms,
     /// Whether it is told who is here.
     pub presence: Presence,
+    /// Which push gateways are spoken to, and what they are told.
+    pub push: Push,
     /// How often one caller may ask.
     pub rate_limits: RateLimits,
     /// Which other servers this one speaks to.
     pub federation: Federation,
+    /// Bridges and bots that act for many users.
+    pub application_services: ApplicationServices,
     /// Voice and video.
     pub calls: Calls,
+    /// How calls reach clients that the network shuts in.
+    pub turn: Turn,
     /// Whom users and other servers can turn to.
     pub support: Support,
     /// What one request, and all of them together, may take.
@@ -86,9 +92,12 @@ impl Default for Config {
             accounts: Accounts::default(),
             rooms: Rooms::default(),
             presence: Presence::default(),
+            push: Push::default(),
             rate_limits: RateLimits::default(),
             federation: Federation::default(),
+            application_services: ApplicationServices::default(),
             calls: Calls::default(),
+            turn: Turn::default(),
             support: Support::default(),
             limits: Limits::default(),
             log: Log::default(),

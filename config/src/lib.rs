@@ -20,12 +20,13 @@ pub use config::Config;
 pub use example::EXAMPLE;
 pub use problem::{ConfigError, Place, Problem};
 pub use sections::{
-    Accounts, Acme, Admin, Argon2, Calls, Engine, Federation, FederationDirection, FederationPeer,
-    FederationPolicy, FileMedia, FjallStorage, Limits, Listener, Log, LogFormat, Login, Media, MediaStore,
-    Metrics, PerSecond, PostgresqlStorage, Presence, Rate, RateLimits, Registration, Resource, Rooms,
-    S3Media, Sfu, SledStorage, Storage, Support, SupportContact, Tls, is_private_address,
+    Accounts, Acme, Admin, ApplicationServices, Argon2, Calls, Engine, Federation, FederationDirection,
+    FederationPeer, FederationPolicy, FileMedia, FjallStorage, Limits, Listener, Log, LogFormat, Login,
+    Media, MediaStore, Metrics, PerSecond, PostgresqlStorage, Presence, Previews, Push, PushPolicy, Rate,
+    RateLimits, Registration, RemoteUsers, Resource, Rooms, S3Media, Sfu, SledStorage, Storage, Support,
+    SupportContact, ThumbnailMethod, ThumbnailSize, Thumbnails, Tls, Turn, is_private_address,
 };
 pub use values::{
-    ByteSize, DomainName, EmailAddress, InvalidValue, Localpart, MatrixId, RoomVersion, Secret, ServerName,
-    ServerNamePattern, SupportRole, TimeSpan,
+    ByteSize, Day, DomainName, EmailAddress, InvalidValue, Localpart, MatrixId, RoomVersion, Secret,
+    ServerName, ServerNamePattern, SupportRole, TimeSpan,
 };

@@ -64,8 +64,10 @@ fn check(config: &Config) -> Contradictions {
     config.accounts.check(&mut found);
     config.federation.check(&mut found);
     config.calls.check(&mut found);
+    config.check_turn(&mut found);
     config.support.check(&mut found);
     config.limits.check(&mut found);
+    config.push.check(&mut found);
     check_metrics(config, &mut found);
     found
 }

@@ -58,6 +58,36 @@ pub(crate) enum AdminCommand {
         /// The user's name or whole id.
         user: String,
     },
+    /// Registers an application service, or replaces its registration. It stays registered without the file.
+    AddAppservice {
+        /// Its registration: YAML.
+        file: PathBuf,
+    },
+    /// Removes an application service that was added with `add-appservice`, and what waits for it.
+    RemoveAppservice {
+        /// The id in its registration.
+        id: String,
+    },
+    /// Lists the application services.
+    Appservices,
+    /// Deletes a file that a user uploaded, or the copy of another server's, for everybody.
+    DeleteMedia {
+        /// `mxc://server/id`.
+        uri: String,
+    },
+    /// Deletes everything that a user uploaded.
+    DeleteMediaOf {
+        /// The user's name or whole id.
+        user: String,
+    },
+    /// Keeps a file from everybody; one of another server is not fetched any more.
+    QuarantineMedia {
+        /// `mxc://server/id`.
+        uri: String,
+        /// Gives it out again.
+        #[arg(long)]
+        release: bool,
+    },
     /// Makes a token with which people can register, and prints it.
     RegistrationToken(RegistrationTokenArguments),
 }

@@ -108,6 +108,9 @@ impl Consequences {
     }
 
     async fn act_on_room(&self, change: &entente_rooms::Change) -> Result<bool, FollowerError> {
+        if let entente_rooms::Change::GuestsRefused { room } = change {
+            return self.send_guests_away(RoomNumber(*room)).await;
+        }
         let entente_rooms::Change::Event { room, number, member: Some((user_id, Membership::Join)), .. } =
             change
         else {
@@ -130,6 +133,7 @@ impl Consequences {
                     self.encryption.forget_user(&user_id).await?;
                 }
                 self.leave_rooms(localpart).await?;
+                self.rooms.forget_delayed(localpart).await?;
                 self.accounts.forget_presence(localpart).await?;
                 Ok(true)
             }
@@ -182,6 +186,19 @@ impl Consequences {
             }
         }
         Ok(())
+    }
+
+    /// Guests leave a room that lets none in any more.
+    async fn send_guests_away(&self, room: RoomNumber) -> Result<bool, FollowerError> {
+        let Some((room_id, members)) = self.rooms.joined_local_members(room).await? else { return Ok(false) };
+        let guests = self.accounts.guests_among(&members).await?;
+        for user_id in guests.iter().filter_map(|localpart| self.user_id(localpart)) {
+            match self.rooms.leave(&room_id, &user_id, None).await {
+                Err(RoomError::Unauthorized(_) | RoomError::Forbidden(_)) => {}
+                outcome => outcome?,
+            }
+        }
+        Ok(!guests.is_empty())
     }
 
     async fn leave_rooms(&self, localpart: &str) -> Result<(), FollowerError> {

@@ -1,6 +1,7 @@
 //! `entente`: the wiring of the homeserver, and its command line.
 
 mod admin;
+mod appservices;
 mod backups;
 mod calls;
 mod catalogue;
@@ -8,10 +9,13 @@ mod command_line;
 mod followers;
 mod greeting;
 mod logging;
+mod media;
 mod output;
+mod secrets;
 mod serve;
 mod settings;
 mod store;
+mod turn;
 
 use std::process::ExitCode;
 
@@ -25,7 +29,7 @@ use self::{
 };
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The exit code for a configuration that cannot be used, as `sysexits.h` has it.
 const EX_CONFIG: u8 = 78;
@@ -101,6 +105,16 @@ fn admin_request(command: AdminCommand) -> Result<AdminRequest, String> {
         AdminCommand::ResetPassword { user } => {
             AdminRequest::ResetPassword { user, password: read_password()? }
         }
+        AdminCommand::AddAppservice { file } => {
+            let text = std::fs::read_to_string(&file)
+                .map_err(|error| format!("{}: cannot be read: {error}", file.display()))?;
+            AdminRequest::AddAppservice { registration: text }
+        }
+        AdminCommand::RemoveAppservice { id } => AdminRequest::RemoveAppservice { id },
+        AdminCommand::Appservices => AdminRequest::Appservices,
+        AdminCommand::DeleteMedia { uri } => AdminRequest::DeleteMedia { uri },
+        AdminCommand::DeleteMediaOf { user } => AdminRequest::DeleteMediaOf { user },
+        AdminCommand::QuarantineMedia { uri, release } => AdminRequest::QuarantineMedia { uri, release },
         AdminCommand::RegistrationToken(arguments) => AdminRequest::RegistrationToken {
             uses: arguments.uses,
             lifetime_seconds: arguments.lifetime,

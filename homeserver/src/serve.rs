@@ -5,9 +5,11 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use entente_accounts::Accounts;
 use entente_api::{ApiState, InFlight, Metrics, Readiness, Server, Services, metrics_router};
 use entente_config::Config;
+use entente_delivery::Delivery;
 use entente_encryption::Encryption;
 use entente_environment::{Clock, Environment};
 use entente_federation::Federation;
+use entente_media::Media;
 use entente_rooms::Rooms;
 use entente_storage::Store;
 use entente_sync::Sync;
@@ -18,9 +20,10 @@ use tokio::{
 
 use crate::{
     admin::{AdminSocket, Operator},
+    appservices,
     calls::{self, CallRemovals},
     followers::Consequences,
-    greeting, logging, settings, store,
+    greeting, logging, media, settings, store, turn,
 };
 
 /// Short-lived rows that have expired are deleted this often.
@@ -31,6 +34,7 @@ pub(crate) fn check(config: &Config) -> Result<(), String> {
     settings::server_name(config)?;
     settings::identity(config)?;
     settings::rooms(config)?;
+    appservices::check(config)?;
     logging::check(config)
 }
 
@@ -61,41 +65,17 @@ pub(crate) async fn serve(config: &Config, environment: Environment) -> Result<(
 }
 
 async fn serve_from(config: &Config, environment: Environment, store: &Store) -> Result<(), String> {
-    let accounts = open_accounts(config, &environment, store).await?;
-    let encryption = Encryption::new(store.clone());
-    let rooms = open_rooms(config, &environment, store).await?;
-    let calls = calls::open(config, &environment, &rooms)?;
-    let sync =
-        Sync::new(environment.clone(), store.clone(), accounts.clone(), encryption.clone(), rooms.clone());
-    let federation =
-        Federation::open(store.clone(), environment.clone(), rooms.clone(), config.federation.clone())
-            .await
-            .map_err(|error| error.to_string())?;
-    let state = ApiState::from(Services {
-        accounts: accounts.clone(),
-        encryption,
-        rooms,
-        sync: sync.clone(),
-        federation: federation.clone(),
-        calls,
-        readiness: Arc::new(StoreReadiness(store.clone())),
-        limits: settings::limits(config, environment.clock().clone()),
-        identity: Arc::new(settings::identity(config)?),
-        metrics: Metrics::new(),
-        http: settings::http(config),
-        in_flight: InFlight::new(settings::as_usize(config.limits.max_requests_in_flight.get())),
-    });
+    let state = open(config, &environment, store).await?;
     let connections = settings::connections(config);
-    let first_token = accounts.first_registration_token().await.map_err(|error| error.to_string())?;
-    let clock = environment.clock().clone();
-    let consequences = Consequences {
+    let first_token = state.accounts.first_registration_token().await.map_err(|error| error.to_string())?;
+    let operator = Operator {
+        accounts: state.accounts.clone(),
         store: store.clone(),
-        accounts: accounts.clone(),
-        encryption: state.encryption.clone(),
-        rooms: state.rooms.clone(),
-        sync: sync.clone(),
+        environment: environment.clone(),
+        registrations: appservices::registrations(config, store)?,
+        appservices: Some(state.appservices.clone()),
+        media: Some(state.media.clone()),
     };
-    let operator = Operator { accounts: accounts.clone(), store: store.clone(), environment };
     let socket = AdminSocket::bind(&config.admin_socket())
         .map_err(|error| format!("the admin socket {}: {error}", config.admin_socket().display()))?;
     let metrics = match config.metrics.address {
@@ -109,19 +89,8 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
         .await
         .map_err(|error| error.to_string())?;
     let bridge = state.calls.as_ref().and_then(|calls| calls.bridge.clone());
-    let mut tasks = Tasks(vec![
-        tokio::spawn(socket.serve(operator)),
-        tokio::spawn(accounts.clone().watch_presence()),
-        tokio::spawn(sweep(accounts, state.encryption.clone(), clock)),
-        tokio::spawn(sync.follow()),
-        tokio::spawn(consequences.follow()),
-        tokio::spawn(federation.outbox.follow()),
-        tokio::spawn(state.rooms.clone().watch_delayed()),
-    ]);
-    if let Some(bridge) = bridge.clone() {
-        let removals = CallRemovals { store: store.clone(), rooms: state.rooms.clone(), bridge };
-        tasks.0.push(tokio::spawn(removals.follow()));
-    }
+    let mut tasks = follow(&state, store, environment.clock());
+    tasks.0.push(tokio::spawn(socket.serve(operator)));
     greeting::greet(config, server.addresses(), first_token.as_deref());
     tracing::info!(server = %config.server_name, version = env!("CARGO_PKG_VERSION"), storage = store.engine_name(), "ready");
 
@@ -144,6 +113,93 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
         metrics.stop(Duration::ZERO).await;
     }
     outcome
+}
+
+/// Everything that the API stands upon, from a store.
+async fn open(config: &Config, environment: &Environment, store: &Store) -> Result<ApiState, String> {
+    let accounts = open_accounts(config, environment, store).await?;
+    let encryption = Encryption::new(store.clone());
+    let rooms = open_rooms(config, environment, store).await?;
+    let sync =
+        Sync::new(environment.clone(), store.clone(), accounts.clone(), encryption.clone(), rooms.clone());
+    let federation =
+        Federation::open(store.clone(), environment.clone(), rooms.clone(), config.federation.clone())
+            .await
+            .map_err(|error| error.to_string())?;
+    let (turn_service, turn_server) = turn::open(config, environment).await?;
+    let calls = calls::open(config, environment, &rooms, &federation, turn_service.clone())?;
+    let media = media::open(config, environment, store, federation.client.clone()).await?;
+    let delivery = Delivery::new(
+        environment.clone(),
+        store.clone(),
+        accounts.clone(),
+        rooms.clone(),
+        sync.clone(),
+        config.push.clone(),
+    )
+    .map_err(|error| error.to_string())?;
+    let parts = entente_appservices::Parts {
+        store: store.clone(),
+        environment: environment.clone(),
+        accounts: accounts.clone(),
+        encryption: encryption.clone(),
+        rooms: rooms.clone(),
+    };
+    let appservices = appservices::open(config, parts).await?;
+    Ok(ApiState::from(Services {
+        accounts,
+        encryption,
+        rooms,
+        sync,
+        federation,
+        delivery,
+        media,
+        appservices,
+        calls,
+        turn_service,
+        metrics: Metrics::new(turn_server.clone()),
+        turn_server,
+        readiness: Arc::new(StoreReadiness(store.clone())),
+        limits: settings::limits(config, environment.clock().clone()),
+        identity: Arc::new(settings::identity(config)?),
+        http: settings::http(config),
+        in_flight: InFlight::new(settings::as_usize(config.limits.max_requests_in_flight.get())),
+    }))
+}
+
+/// Begins what runs in the background: what follows the log, what waits for its time, what cleans up.
+fn follow(state: &ApiState, store: &Store, clock: &Arc<dyn Clock>) -> Tasks {
+    let Services {
+        accounts, encryption, rooms, sync, federation, delivery, media, appservices, calls, ..
+    } = &**state;
+    let consequences = Consequences {
+        store: store.clone(),
+        accounts: accounts.clone(),
+        encryption: encryption.clone(),
+        rooms: rooms.clone(),
+        sync: sync.clone(),
+    };
+    let sweeping =
+        sweep(accounts.clone(), encryption.clone(), rooms.clone(), media.clone(), Arc::clone(clock));
+    let mut tasks = Tasks(vec![
+        tokio::spawn(accounts.clone().watch_presence()),
+        tokio::spawn(sweeping),
+        tokio::spawn(sync.clone().follow()),
+        tokio::spawn(consequences.follow()),
+        tokio::spawn(federation.outbox.clone().follow()),
+        tokio::spawn(delivery.clone().follow()),
+        tokio::spawn(appservices.clone().follow()),
+        tokio::spawn(appservices::watch(appservices.clone())),
+        tokio::spawn(rooms.clone().watch_delayed()),
+    ]);
+    if let Some(calls) = calls
+        && let Some(bridge) = calls.bridge.clone()
+    {
+        let removals = CallRemovals { store: store.clone(), members: calls.members.clone(), bridge };
+        tasks.0.push(tokio::spawn(removals.follow()));
+        tasks.0.extend(calls.leaves.clone().map(|leaves| tokio::spawn(leaves.follow())));
+    }
+    tasks
 }
 
 pub(crate) async fn open_accounts(
@@ -185,7 +241,13 @@ async fn told_to_stop() -> Result<&'static str, String> {
     }
 }
 
-async fn sweep(accounts: Accounts, encryption: Encryption, clock: Arc<dyn Clock>) {
+async fn sweep(
+    accounts: Accounts,
+    encryption: Encryption,
+    rooms: Rooms,
+    media: Media,
+    clock: Arc<dyn Clock>,
+) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         if let Err(error) = encryption.delete_expired(clock.now()).await {
@@ -194,6 +256,12 @@ async fn sweep(accounts: Accounts, encryption: Encryption, clock: Arc<dyn Clock>
         match accounts.delete_expired().await {
             Ok(deleted) => tracing::debug!(deleted, "expired tokens and sessions are gone"),
             Err(error) => tracing::warn!(%error, "expired tokens and sessions could not be deleted"),
+        }
+        if let Err(error) = rooms.forget_sticky().await {
+            tracing::warn!(%error, "events that were sticky could not be forgotten");
+        }
+        if let Err(error) = media.sweep().await {
+            tracing::warn!(%error, "media that nobody names could not be deleted");
         }
     }
 }

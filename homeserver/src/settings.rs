@@ -20,6 +20,7 @@ pub(crate) fn accounts(config: &Config) -> entente_accounts::Settings {
     entente_accounts::Settings {
         open_registration: registration.open,
         registration_tokens: registration.tokens,
+        guests: registration.guests,
         reserved_names: registration.reserved_localparts.iter().map(ToString::to_string).collect(),
         password_login: login.password,
         minimum_password_length: as_usize(accounts.minimum_password_length),
@@ -120,6 +121,7 @@ pub(crate) fn listeners(config: &Config) -> Vec<Listener> {
         address: listener.address,
         serves: listener.serves.iter().map(resource).collect(),
         trusted_proxies: listener.trusted_proxies.clone(),
+        turn: config.turn.on_tls_listeners && listener.tls.is_some(),
         tls: listener.tls.as_ref().map(tls),
     };
     config.listeners.iter().map(listener).collect()

@@ -6,12 +6,14 @@
 mod federation;
 mod http;
 mod keys;
+mod service;
 mod users;
 
 pub use self::{
     federation::{Authority, free_port},
     http::{Answer, Caller},
     keys::Key,
+    service::{Service, ServiceRequest},
     users::{User, bodies, fresh_id, segment},
 };
 
@@ -149,6 +151,13 @@ impl Server {
     /// Its working directory; the data is under `data`.
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// How much memory it has, in bytes.
+    pub fn resident_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
     }
 
     /// What it has logged so far.

@@ -29,6 +29,8 @@ pub struct Calls {
     /// Threads that forward media; absent: as many as there are processors. For `embedded`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<NonZeroU32>,
+    /// What users of other servers may do in calls that are held here.
+    pub remote_users: RemoteUsers,
     /// Where clients reach the LiveKit server; for `livekit`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub livekit_url: Option<Url>,
@@ -48,6 +50,7 @@ impl Default for Calls {
             addresses: Vec::new(),
             external_ip: None,
             workers: None,
+            remote_users: RemoteUsers::default(),
             livekit_url: None,
             api_key: "entente".to_owned(),
             api_secret: None,
@@ -64,6 +67,19 @@ pub enum Sfu {
     Embedded,
     /// A LiveKit server.
     Livekit,
+}
+
+/// What users of other servers may do in calls that are held here, if they are in the room and it lets them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RemoteUsers {
+    /// Nothing.
+    Refused,
+    /// Receive media. They send theirs through their own server.
+    #[default]
+    Subscribe,
+    /// Send media as well.
+    Publish,
 }
 
 /// Shorter secrets can be guessed.

@@ -14,7 +14,10 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::default(), filter: "info,ruma_state_res=warn".to_owned() }
+        Self {
+            format: LogFormat::default(),
+            filter: "info,ruma_state_res=warn,stun_proto=off,turn_server_proto=warn".to_owned(),
+        }
     }
 }
 

@@ -12,6 +12,8 @@ pub struct Registration {
     pub open: bool,
     /// Whether whoever has a token made by an administrator may (the stage `m.login.registration_token`).
     pub tokens: bool,
+    /// Whether anybody may be a guest: an account without a password, which reads and talks in rooms that let guests in.
+    pub guests: bool,
     /// Names that only administrators can give.
     pub reserved_localparts: Vec<Localpart>,
 }
@@ -35,6 +37,6 @@ const RESERVED: [&str; 12] = [
 impl Default for Registration {
     fn default() -> Self {
         let reserved = RESERVED.iter().map(|name| name.parse().expect("a constant localpart"));
-        Self { open: false, tokens: true, reserved_localparts: reserved.collect() }
+        Self { open: false, tokens: true, guests: false, reserved_localparts: reserved.collect() }
     }
 }

@@ -32,6 +32,26 @@ entente.toml:6:12: media.s3.endpoint: an http or https address is needed
 }
 
 #[test]
+fn media_bounds() {
+    assert_snapshot!(errors("[media]\nunauthenticated_before = \"2026-02-30\""), @r#"entente.toml:2:26: media.unauthenticated_before: expected a day, such as "2026-12-31", found "2026-02-30""#);
+    assert_snapshot!(errors(
+        r#"
+[media]
+upload_timeout = "0 s"
+[media.thumbnails]
+sizes = [{ width = 4096, height = 32, method = "crop" }]
+[media.previews]
+user_agent = ""
+"#
+    ), @r#"
+entente.toml:3:18: media.upload_timeout: more than nothing is needed
+entente.toml:5:10: media.thumbnails.sizes.0: at most 2048 pixels a side are made
+entente.toml:7:14: media.previews.user_agent: expected printable ASCII characters
+"#);
+    assert!(parse("[media]\nunauthenticated_before = \"2026-02-28\"").is_ok());
+}
+
+#[test]
 fn listeners() {
     assert_snapshot!(errors("listeners = []"), @r#"entente.toml:1:13: listeners: without a listener nobody can reach the server"#);
     assert_snapshot!(errors(

@@ -1,6 +1,7 @@
 //! The typed values that settings are made of. Each is checked once, where it is read, and is valid ever after.
 
 mod byte_size;
+mod day;
 mod domain_name;
 mod email_address;
 mod identifiers;
@@ -11,6 +12,7 @@ mod server_name_pattern;
 mod time_span;
 
 pub use byte_size::ByteSize;
+pub use day::Day;
 pub use domain_name::DomainName;
 pub use email_address::EmailAddress;
 pub use identifiers::{Localpart, MatrixId, SupportRole};

@@ -45,6 +45,9 @@ pub enum AccountError {
         /// Whether the client should keep its data and log in again or refresh (soft logout).
         soft_logout: bool,
     },
+    /// An application service acts as a device that is not there (MSC4326).
+    #[error("there is no such device")]
+    UnknownDevice,
     /// The account was locked by an administrator.
     #[error("this account is locked")]
     UserLocked,

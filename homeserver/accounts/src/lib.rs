@@ -7,6 +7,7 @@ mod account_data;
 mod administration;
 mod attendance;
 mod changes;
+mod default_rules;
 mod device_names;
 mod devices;
 mod error;
@@ -21,6 +22,7 @@ mod push_rules;
 mod registration;
 mod registration_tokens;
 mod rows;
+mod services;
 mod sessions;
 mod settings;
 mod succession;
@@ -120,7 +122,7 @@ impl Accounts {
     }
 
     /// The id of the user with this localpart.
-    fn user_id(&self, localpart: &str) -> Result<OwnedUserId, AccountError> {
+    pub fn user_id(&self, localpart: &str) -> Result<OwnedUserId, AccountError> {
         UserId::parse_with_server_name(localpart, self.server_name())
             .map_err(|_| AccountError::InvalidUsername)
     }

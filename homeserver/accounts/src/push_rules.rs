@@ -8,7 +8,7 @@ use ruma::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountError, Accounts, Change, rows};
+use crate::{AccountError, Accounts, Change, default_rules::default_rules, rows};
 
 /// The type of account data in which a user's rules are kept.
 pub(crate) const EVENT_TYPE: &str = "m.push_rules";
@@ -97,7 +97,7 @@ impl Accounts {
         localpart: &str,
         stored: Option<&Bytes>,
     ) -> Result<Ruleset, AccountError> {
-        let defaults = Ruleset::server_default(&self.user_id(localpart)?);
+        let defaults = default_rules(&self.user_id(localpart)?);
         let Some(stored) = stored else { return Ok(defaults) };
         let content: Content<Ruleset> = serde_json::from_slice(stored)
             .map_err(|error| AccountError::Internal(format!("stored push rules: {error}")))?;

@@ -17,6 +17,10 @@ pub struct NewAccount {
     pub session: Option<SessionRequest>,
     /// Whether the user becomes an administrator.
     pub admin: bool,
+    /// Whether the user is a guest.
+    pub guest: bool,
+    /// Whether an application service makes it: such a user is valid for as long as the service is.
+    pub of_service: bool,
 }
 
 /// A user who is.
@@ -33,6 +37,15 @@ impl Accounts {
     /// transaction.
     pub async fn register(&self, account: &NewAccount, proof: &Proof) -> Result<Registered, AccountError> {
         self.register_with(account, proof.registration_token.as_deref()).await
+    }
+
+    /// Registers a guest, if there may be any (`POST /register?kind=guest`).
+    pub async fn register_guest(&self, session: SessionRequest) -> Result<Registered, AccountError> {
+        if !self.settings().guests {
+            return Err(AccountError::GuestsRefused);
+        }
+        let guest = NewAccount { session: Some(session), guest: true, ..NewAccount::default() };
+        self.register_with(&guest, None).await
     }
 
     /// Registers a user on behalf of an administrator.
@@ -59,11 +72,13 @@ impl Accounts {
             None => None,
         };
         let now = self.inner.environment.now();
+        let validity = self.settings().validity.filter(|_| !account.of_service);
         let user = &UserRow {
             password_hash,
             created_at: now.millis(),
             admin: account.admin,
-            valid_until: self.settings().validity.map(|validity| now.after(validity).millis()),
+            guest: account.guest,
+            valid_until: validity.map(|validity| now.after(validity).millis()),
             ..UserRow::default()
         };
         let (session, _) = self

@@ -87,6 +87,8 @@ pub(crate) struct UserRow {
     /// The number of the next filter.
     #[n(8)]
     pub(crate) next_filter: u64,
+    #[cbor(n(9), default)]
+    pub(crate) guest: bool,
 }
 
 /// The tokens of a device that were handed out together.

@@ -29,6 +29,10 @@ pub struct Session {
     pub admin: bool,
     /// Whether the user was suspended, and may only read and leave.
     pub suspended: bool,
+    /// Whether the user is a guest, who may do little.
+    pub guest: bool,
+    /// The application service that acts as this user, by its id. The device is empty then if it acts as none.
+    pub service: Option<String>,
 }
 
 /// What a client wants when it logs in.
@@ -208,6 +212,8 @@ impl Accounts {
             device_id: row.device_id.into(),
             admin: user.admin,
             suspended: user.suspended,
+            guest: user.guest,
+            service: None,
         })
     }
 

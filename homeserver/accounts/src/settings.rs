@@ -8,6 +8,8 @@ pub struct Settings {
     pub open_registration: bool,
     /// Whether a registration token lets its holder register.
     pub registration_tokens: bool,
+    /// Whether anybody may be a guest.
+    pub guests: bool,
     /// Localparts that nobody may register.
     pub reserved_names: Vec<String>,
     /// Whether users may log in with a password.
@@ -66,6 +68,7 @@ impl Default for Settings {
         Self {
             open_registration: false,
             registration_tokens: true,
+            guests: false,
             reserved_names: Vec::new(),
             password_login: true,
             minimum_password_length: 8,

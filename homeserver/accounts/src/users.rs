@@ -85,6 +85,15 @@ impl Accounts {
         self.check_may_log_in(&user.unwrap_or_default())
     }
 
+    /// Those of the given users who are guests.
+    pub async fn guests_among(&self, localparts: &[String]) -> Result<Vec<String>, AccountError> {
+        let snapshot = self.snapshot().await?;
+        let users = snapshot.get_many(&rows::USERS, localparts.iter().map(String::as_str)).await?;
+        let guests =
+            localparts.iter().zip(users).filter(|(_, user)| user.as_ref().is_some_and(|user| user.guest));
+        Ok(guests.map(|(localpart, _)| localpart.clone()).collect())
+    }
+
     pub(crate) fn check_may_log_in(&self, user: &UserRow) -> Result<(), AccountError> {
         if user.deactivated {
             return Err(AccountError::UserDeactivated);

@@ -16,18 +16,17 @@ use axum::{
     routing::{MethodFilter, on},
 };
 use entente_accounts::Session;
+use entente_rooms::LONGEST_STICKY;
 use ruma::api::{
     IncomingRequest, IncomingRequestExt, OutgoingResponseExt,
-    auth_scheme::{
-        AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken,
-        NoAuthentication,
-    },
+    auth_scheme::{AccessToken, AccessTokenOptional, AuthScheme, NoAccessToken, NoAuthentication},
     path_builder::PathBuilder,
 };
 
 use crate::{
     ApiState, LimitKind, MatrixError,
     address::{ClientAddress, address_key},
+    guests, masquerading,
 };
 
 /// Whoever sends a request that needs no proof of who it is.
@@ -61,6 +60,9 @@ impl Caller<AccessToken> for Session {
     }
 }
 
+/// The largest number that canonical JSON has.
+const MOST_TIMESTAMP: u64 = (1 << 53) - 1;
+
 /// Whoever sends an event, perhaps later (MSC4140).
 #[derive(Debug)]
 pub(crate) struct Sending {
@@ -68,21 +70,41 @@ pub(crate) struct Sending {
     pub(crate) session: Session,
     /// How much later.
     pub(crate) delay: Option<Duration>,
+    /// For how long the event is sticky, in ms (MSC4354).
+    pub(crate) sticky: Option<u64>,
+    /// When it was sent, in ms since 1970, as an application service says (A-S API, "Timestamp massaging").
+    pub(crate) origin_server_ts: Option<u64>,
+}
+
+/// A parameter that is a number of milliseconds.
+fn milliseconds(parts: &Parts, name: &str) -> Result<Option<u64>, MatrixError> {
+    let mut pairs = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+    let value = pairs.find(|(given, _)| given == name).map(|(_, value)| value.parse());
+    value.transpose().map_err(|_| MatrixError::invalid_param(&format!("{name} is a number of ms")))
+}
+
+/// For how long an event is to be sticky, in ms (MSC4354).
+pub(crate) fn sticky_duration(parts: &Parts) -> Result<Option<u64>, MatrixError> {
+    let sticky = milliseconds(parts, "org.matrix.msc4354.sticky_duration_ms")?;
+    if sticky.is_some_and(|duration| duration > LONGEST_STICKY) {
+        return Err(MatrixError::invalid_param("an event is sticky for at most 3600000 ms"));
+    }
+    Ok(sticky)
 }
 
 impl Caller<AccessToken> for Sending {
     async fn identify(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Self, MatrixError> {
         let session = <Session as Caller<AccessToken>>::identify(state, parts, rate_limited).await?;
-        let mut pairs = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
-        let delay = match pairs.find(|(name, _)| name == "org.matrix.msc4140.delay") {
+        let delay = milliseconds(parts, "org.matrix.msc4140.delay")?.map(Duration::from_millis);
+        // Others' clocks are not asked.
+        let origin_server_ts = match session.service {
+            Some(_) => milliseconds(parts, "ts")?,
             None => None,
-            Some((_, delay)) => {
-                let delay =
-                    delay.parse().map_err(|_| MatrixError::invalid_param("a delay is a number of ms"))?;
-                Some(Duration::from_millis(delay))
-            }
         };
-        Ok(Self { session, delay })
+        if origin_server_ts.is_some_and(|ts: u64| ts > MOST_TIMESTAMP) {
+            return Err(MatrixError::invalid_param("ts is a number of ms since 1970, below 2^53"));
+        }
+        Ok(Self { session, delay, sticky: sticky_duration(parts)?, origin_server_ts })
     }
 }
 
@@ -107,14 +129,7 @@ impl Caller<NoAuthentication> for Anonymous {
     }
 }
 
-/// Logging in and registering, which application services may do with their own token.
-impl Caller<AppserviceTokenOptional> for Anonymous {
-    async fn identify(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Self, MatrixError> {
-        anonymous(state, parts, rate_limited)
-    }
-}
-
-fn access_token<A, T>(parts: &Parts) -> Result<T, MatrixError>
+pub(crate) fn access_token<A, T>(parts: &Parts) -> Result<T, MatrixError>
 where
     A: AuthScheme<Output = T, ExtractAuthenticationError: std::fmt::Display>,
 {
@@ -132,6 +147,9 @@ async fn authenticate(
     token: &str,
     rate_limited: bool,
 ) -> Result<Session, MatrixError> {
+    if let Some(service) = state.appservices.by_token(token) {
+        return masquerading::session_of(state, parts, &service, rate_limited).await;
+    }
     let address = ClientAddress::of(parts);
     let session = match state.accounts.authenticate(token, address).await {
         Ok(session) => session,
@@ -144,10 +162,15 @@ async fn authenticate(
     if rate_limited {
         state.limits.take(LimitKind::RequestsByUser, session.user_id.as_str())?;
     }
+    guests::check(&session, parts)?;
     Ok(session)
 }
 
-fn anonymous(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Anonymous, MatrixError> {
+pub(crate) fn anonymous(
+    state: &ApiState,
+    parts: &Parts,
+    rate_limited: bool,
+) -> Result<Anonymous, MatrixError> {
     let address = ClientAddress::of(parts);
     if rate_limited {
         state.limits.take(LimitKind::RequestsByAddress, &address_key(address))?;

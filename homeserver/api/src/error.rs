@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use entente_accounts::AccountError;
+use entente_appservices::AppServiceError;
 use entente_encryption::EncryptionError;
 use entente_federation::FederationError;
 use entente_rooms::RoomError;
@@ -31,7 +32,7 @@ pub struct MatrixError {
 }
 
 impl MatrixError {
-    fn new(status: StatusCode, errcode: &str, message: impl Display) -> Self {
+    pub(crate) fn new(status: StatusCode, errcode: &str, message: impl Display) -> Self {
         let body = json!({ "errcode": errcode, "error": message.to_string() });
         Self { status, body, retry_after: None }
     }
@@ -44,6 +45,47 @@ impl MatrixError {
     /// 401, `M_UNAUTHORIZED`: a proof of who is asking that proves nothing.
     pub fn unauthorized(message: &str) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED", message)
+    }
+
+    /// 401, `M_UNKNOWN_TOKEN`: a token that is no application service's, where one is needed.
+    pub fn unknown_service() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "M_UNKNOWN_TOKEN",
+            "that is not the token of an application service",
+        )
+    }
+
+    /// 400, `M_EXCLUSIVE`: a name or an alias that an application service has for itself, or that a service has not.
+    pub fn exclusive(message: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "M_EXCLUSIVE", message)
+    }
+
+    /// 400, `M_APPSERVICE_LOGIN_UNSUPPORTED`: the service acts as its users without sessions of theirs (MSC4190).
+    pub fn service_login_unsupported() -> Self {
+        let message = "this application service manages its users' devices itself and has no sessions";
+        Self::new(StatusCode::BAD_REQUEST, "M_APPSERVICE_LOGIN_UNSUPPORTED", message)
+    }
+
+    /// Why an application service could not be reached (A-S API, `POST /appservice/{appserviceId}/ping`).
+    pub fn of_ping(error: AppServiceError) -> Self {
+        let message = error.to_string();
+        match error {
+            AppServiceError::NoUrl => Self::new(StatusCode::BAD_REQUEST, "M_URL_NOT_SET", message),
+            AppServiceError::TimedOut => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "M_CONNECTION_TIMEOUT", message)
+            }
+            AppServiceError::Status { status, body } => {
+                let mut error = Self::new(StatusCode::BAD_GATEWAY, "M_BAD_STATUS", message);
+                error.body["status"] = json!(status);
+                error.body["body"] = json!(body);
+                error
+            }
+            AppServiceError::Unreachable(_) | AppServiceError::BadAnswer(_) => {
+                Self::new(StatusCode::BAD_GATEWAY, "M_CONNECTION_FAILED", message)
+            }
+            error => Self::internal(error),
+        }
     }
 
     /// Whether it is this server's fault, and not that of whoever asks.
@@ -131,6 +173,17 @@ impl MatrixError {
             "M_UNRECOGNIZED",
             "this endpoint is called by another method",
         )
+    }
+
+    /// 403, `M_GUEST_ACCESS_FORBIDDEN`.
+    pub fn guest_access_forbidden(message: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "M_GUEST_ACCESS_FORBIDDEN", message)
+    }
+
+    /// 416, `M_INVALID_PARAM`.
+    pub fn range_not_satisfiable(size: u64) -> Self {
+        let message = format!("the file has {size} bytes");
+        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "M_INVALID_PARAM", message)
     }
 
     /// 429, `M_LIMIT_EXCEEDED`.
@@ -225,6 +278,7 @@ impl From<AccountError> for MatrixError {
                 error.body["soft_logout"] = json!(soft_logout);
                 return error;
             }
+            AccountError::UnknownDevice => (StatusCode::BAD_REQUEST, "M_UNKNOWN_DEVICE"),
             AccountError::UserLocked => {
                 let mut error = Self::new(StatusCode::UNAUTHORIZED, "M_USER_LOCKED", message);
                 error.body["soft_logout"] = json!(true);
@@ -301,7 +355,12 @@ impl From<RoomError> for MatrixError {
                 error.body["org.matrix.msc4140.max_delay"] = json!(longest.as_millis());
                 return error;
             }
-            RoomError::TooManyDelayed => (StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED"),
+            RoomError::TooManyDelayed(until) => {
+                let mut error = Self::limit_exceeded(until);
+                error.body["error"] = json!(message);
+                return error;
+            }
+            RoomError::Finalised(_) => (StatusCode::CONFLICT, "M_UNKNOWN"),
             RoomError::BadState(_) => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),
             error => return Self::internal(error),
         };

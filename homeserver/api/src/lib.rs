@@ -7,11 +7,14 @@ mod client;
 mod endpoint;
 mod error;
 mod federation;
+mod guests;
 mod health;
 mod landing;
 mod layers;
 mod limits;
 mod listener;
+mod masquerading;
+mod media;
 mod metrics;
 mod pages;
 mod rtc;
@@ -20,10 +23,14 @@ use std::{ops::Deref, sync::Arc};
 
 use axum::Router;
 use entente_accounts::Accounts;
+use entente_appservices::AppServices;
+use entente_delivery::Delivery;
 use entente_encryption::Encryption;
 use entente_federation::Federation;
+use entente_media::Media;
 use entente_rooms::Rooms;
 use entente_sync::Sync;
+use entente_turn::{TurnServer, TurnService};
 use ruma::OwnedUserId;
 use url::Url;
 
@@ -34,7 +41,7 @@ pub use self::{
     limits::{LimitKind, Limits, RateLimit},
     listener::{Acme, ConnectionSettings, Listener, Server, ServerError, Tls},
     metrics::{Metrics, metrics_router},
-    rtc::{CallMember, Calls, RoomMembers},
+    rtc::{CallMember, Calls, Leaves, RemoteUsers, RoomMembers, Standing},
 };
 
 /// What handlers work with. Every layer and handler of every request has a clone: it is one pointer.
@@ -68,8 +75,18 @@ pub struct Services {
     pub sync: Sync,
     /// Other servers.
     pub federation: Federation,
+    /// Bridges and bots that act for many users.
+    pub appservices: AppServices,
+    /// How users are told of events while they are not looking.
+    pub delivery: Delivery,
+    /// What users uploaded.
+    pub media: Media,
     /// How calls are held; `None`: not at all.
     pub calls: Option<Calls>,
+    /// The STUN and TURN servers that clients are told of.
+    pub turn_service: Option<TurnService>,
+    /// The one among them that is here.
+    pub turn_server: Option<TurnServer>,
     /// Whether what it needs is there.
     pub readiness: Arc<dyn Readiness>,
     /// The rate limits.
@@ -129,10 +146,14 @@ pub fn router(state: ApiState, serves: &[Resource]) -> Router {
     let mut routes =
         Router::new().merge(client::discovery()).merge(federation::discovery()).merge(health::routes());
     if serves.contains(&Resource::Client) {
-        routes = routes.merge(client::routes()).merge(rtc::routes(&state)).merge(landing::routes());
+        routes = routes
+            .merge(client::routes())
+            .merge(media::routes())
+            .merge(rtc::routes(&state))
+            .merge(landing::routes());
     }
     if serves.contains(&Resource::Federation) {
-        routes = routes.merge(federation::routes());
+        routes = routes.merge(federation::routes()).merge(media::federation_routes());
     }
     let routes =
         routes.fallback(endpoint::unrecognized).method_not_allowed_fallback(endpoint::method_not_allowed);

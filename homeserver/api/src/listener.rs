@@ -2,6 +2,7 @@
 
 mod acme;
 mod connections;
+mod turn;
 
 use std::{
     io,
@@ -16,13 +17,14 @@ use axum_server::{
     accept::DefaultAcceptor,
     tls_rustls::{RustlsAcceptor, RustlsConfig},
 };
+use entente_turn::TurnServer;
 use hyper_util::rt::TokioTimer;
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinSet;
 
-use self::connections::Places;
 pub use self::{acme::Acme, connections::ConnectionSettings};
+use self::{connections::Places, turn::Divert};
 use crate::{ApiState, Resource, layers::TrustedProxies};
 
 /// Connections that wait to be accepted.
@@ -39,6 +41,8 @@ pub struct Listener {
     pub serves: Vec<Resource>,
     /// Proxies that are believed when they name the client.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether TURN is served there, too, if this server serves it.
+    pub turn: bool,
     /// How connections are encrypted; `None`: not at all, for loopback and for proxies that do it.
     pub tls: Option<Tls>,
 }
@@ -117,7 +121,8 @@ impl Server {
         for (address, socket, listener) in bound {
             let router = crate::router(state.clone(), &listener.serves)
                 .layer(Extension(TrustedProxies::from(listener.trusted_proxies)));
-            server.serve(address, socket, listener.tls, router, &places).await?;
+            let turn = state.turn_server.clone().filter(|_| listener.turn);
+            server.serve(address, socket, listener.tls, router, &places, turn).await?;
         }
         Ok(server)
     }
@@ -132,7 +137,7 @@ impl Server {
         let socket = bind(address).map_err(bind_error)?;
         let address = socket.local_addr().map_err(bind_error)?;
         let mut server = Self { addresses: vec![address], handle: Handle::new(), tasks: JoinSet::new() };
-        server.serve(address, socket, None, router, &Places::new(settings)).await?;
+        server.serve(address, socket, None, router, &Places::new(settings), None).await?;
         Ok(server)
     }
 
@@ -143,6 +148,7 @@ impl Server {
         tls: Option<Tls>,
         router: Router,
         places: &Places,
+        turn: Option<TurnServer>,
     ) -> Result<(), ServerError> {
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         let mut server = axum_server::from_tcp(socket)
@@ -158,7 +164,10 @@ impl Server {
         let max_header_list = u32::try_from(settings.max_header_size).unwrap_or(u32::MAX);
         server.http_builder().http2().timer(TokioTimer::new()).max_header_list_size(max_header_list);
         match tls {
-            None => self.tasks.spawn(server.acceptor(places.admit(DefaultAcceptor::new())).serve(service)),
+            None => {
+                let acceptor = Divert { inner: DefaultAcceptor::new(), turn };
+                self.tasks.spawn(server.acceptor(places.admit(acceptor)).serve(service));
+            }
             Some(Tls::Files { certificate, private_key }) => {
                 let config = RustlsConfig::from_pem_file(&certificate, &private_key).await;
                 let config = config.map_err(|source| ServerError::Certificate {
@@ -166,13 +175,14 @@ impl Server {
                     source,
                 })?;
                 tokio::spawn(reload(config.clone(), certificate, private_key));
-                self.tasks.spawn(server.acceptor(places.admit(RustlsAcceptor::new(config))).serve(service))
+                let acceptor = Divert { inner: RustlsAcceptor::new(config), turn };
+                self.tasks.spawn(server.acceptor(places.admit(acceptor)).serve(service));
             }
             Some(Tls::Acme(acme)) => {
-                let acceptor = acme::acceptor(acme)?;
-                self.tasks.spawn(server.acceptor(places.admit(acceptor)).serve(service))
+                let acceptor = Divert { inner: acme::acceptor(acme)?, turn };
+                self.tasks.spawn(server.acceptor(places.admit(acceptor)).serve(service));
             }
-        };
+        }
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! What the server tells Prometheus, on a listener of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -9,15 +9,17 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use entente_turn::{TurnFigures, TurnServer};
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
     metrics::{
-        counter::Counter,
+        counter::{ConstCounter, Counter},
         family::Family,
-        gauge::Gauge,
+        gauge::{ConstGauge, Gauge},
         histogram::{Histogram, exponential_buckets},
     },
-    registry::Registry,
+    registry::{Registry, Unit},
 };
 
 /// The counters and the registry that they are in. Cheap to clone.
@@ -51,9 +53,12 @@ impl Drop for RequestInFlight {
 }
 
 impl Metrics {
-    /// Fresh counters.
-    pub fn new() -> Self {
+    /// Fresh counters, and the figures of TURN, if it is served.
+    pub fn new(turn: Option<TurnServer>) -> Self {
         let mut registry = Registry::with_prefix("entente");
+        if let Some(turn) = turn {
+            registry.register_collector(Box::new(Relaying(turn)));
+        }
         let requests = Family::<RequestLabels, Counter>::default();
         registry.register("http_requests", "Answered HTTP requests", requests.clone());
         let durations = Family::<RouteLabels, Histogram>::new_with_constructor(|| {
@@ -81,9 +86,26 @@ impl Metrics {
     }
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
+/// What TURN does, asked whenever Prometheus asks.
+#[derive(Debug)]
+struct Relaying(TurnServer);
+
+impl Collector for Relaying {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let TurnFigures { allocations, relayed_packets, relayed_bytes } = self.0.figures();
+        let allocations = ConstGauge::new(allocations);
+        let help = "Addresses through which media is relayed";
+        let metric = encoder.encode_descriptor("turn_allocations", help, None, allocations.metric_type())?;
+        allocations.encode(metric)?;
+        let counters = [
+            ("turn_relayed_packets", "Packets that were relayed, both ways", None, relayed_packets),
+            ("turn_relayed", "What was relayed, both ways", Some(&Unit::Bytes), relayed_bytes),
+        ];
+        for (name, help, unit, value) in counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, unit, counter.metric_type())?)?;
+        }
+        Ok(())
     }
 }
 

@@ -26,7 +26,7 @@ mod x_matrix;
 pub use self::{
     answering::{SendJoinAnswer, Template},
     backoff::Destinations,
-    client::{Client, DirectoryAnswer},
+    client::{Client, DirectoryAnswer, RemoteFile},
     error::FederationError,
     federation::Federation,
     inviting::ReceivedInvite,

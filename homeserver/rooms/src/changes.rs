@@ -76,6 +76,20 @@ pub enum Change {
         #[n(0)]
         room: u64,
     },
+    /// A room lets no guests in any more.
+    #[n(11)]
+    GuestsRefused {
+        /// Which.
+        #[n(0)]
+        room: u64,
+    },
+    /// The event that was added is sticky (MSC4354).
+    #[n(12)]
+    Sticky {
+        /// In which room.
+        #[n(0)]
+        room: u64,
+    },
     /// A local user forgot a room.
     #[n(3)]
     Forgotten {

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use entente_environment::Timestamp;
 use ruma::UserId;
 use serde::Serialize;
 
@@ -178,6 +179,32 @@ impl RoomView {
         Ok(Some(ThreadSummary { latest, latest_edit, count, participated }))
     }
 
+    /// An event as application services get it: with what it replaced or what redacted it, and with nothing that is told to a
+    /// user alone.
+    pub async fn service_event(&self, event: &Event) -> Result<Vec<u8>, RoomError> {
+        let replaced = self.events_by_number(event.replaces().into_iter()).await?;
+        let redactions = self.events_by_number(event.redacted_by().into_iter()).await?;
+        let now = self.rooms.inner.environment.now().millis();
+        let mut json = Vec::with_capacity(event.json().len());
+        let mut writer = ObjectWriter::begin(&mut json);
+        self.write_fields(&mut writer, event, Shape::WithRoom);
+        writer.key("unsigned");
+        let mut inner = ObjectWriter::begin(writer.json);
+        inner.raw("age", age(event, now).to_string().as_bytes());
+        if let Some(replaced) = replaced.values().next() {
+            inner.value("replaces_state", replaced.event_id.as_str());
+            inner.value("prev_sender", replaced.sender.as_str());
+            inner.raw("prev_content", replaced.content_bytes());
+        }
+        if let Some(redaction) = redactions.values().next() {
+            inner.key("redacted_because");
+            self.write_plain(inner.json, redaction, Shape::WithRoom);
+        }
+        inner.end();
+        writer.end();
+        Ok(json)
+    }
+
     /// Writes an event as a user's client gets it.
     pub fn write_event(
         &self,
@@ -196,6 +223,13 @@ impl RoomView {
         inner.raw("age", age(event, now).to_string().as_bytes());
         if let Some(transaction_id) = event.transaction_id_of(reader.user_id, reader.device_id) {
             inner.value("transaction_id", transaction_id);
+        }
+        if let Some(delay_id) = event.delay_id_of(reader.user_id) {
+            // MSC4140.
+            inner.value("org.matrix.msc4140.delay_id", delay_id);
+        }
+        if let Some(left) = event.sticky_for(Timestamp(now)) {
+            inner.value("msc4354_sticky_duration_ttl_ms", left);
         }
         inner.value("membership", seen.membership.as_str());
         if let Some(replaced) = event.replaces().and_then(|number| unsigned.replaced.get(&number)) {
@@ -283,6 +317,9 @@ impl RoomView {
             writer.value("state_key", state_key.as_str());
         }
         writer.value("type", event.event_type.to_string().as_str());
+        if let Some(duration) = event.sticky_duration() {
+            writer.raw("msc4354_sticky", format!("{{\"duration_ms\":{duration}}}").as_bytes());
+        }
     }
 
     /// What somebody sees of a room before they are in it: content, sender, state key, type.

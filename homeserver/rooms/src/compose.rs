@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-use entente_storage::{Bytes, LogPosition, Transaction};
+use entente_storage::{Bytes, LogPosition, Transaction, value::Stamped};
 use ruma::{
     CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId,
     events::{StateEventType, TimelineEventType},
@@ -51,6 +51,10 @@ pub struct Draft {
     pub origin_server_ts: Option<u64>,
     /// The device that sends it.
     pub device: Option<SendingDevice>,
+    /// The id that it had while it was delayed.
+    pub delay_id: Option<String>,
+    /// For how long it is sticky, in ms (MSC4354).
+    pub sticky: Option<u64>,
 }
 
 /// The device that sends an event, and the transaction id by which it recognises a retry.
@@ -73,6 +77,8 @@ impl Draft {
             redacts: None,
             origin_server_ts: None,
             device: None,
+            delay_id: None,
+            sticky: None,
         }
     }
 
@@ -259,12 +265,14 @@ impl Composer {
             transaction: draft
                 .device
                 .map(|device| SentAs { device_id: device.device_id, transaction_id: device.transaction_id }),
+            delay_id: draft.delay_id,
             ..EventHeader::default()
         };
         let position = LogPosition::AT_COMMIT;
         let stored = StoredEvent { position, header: header.clone(), json: json.clone() };
         let event = Event::new(self.view.room.number, number, stored)?;
         authorisation.check(&rules.authorization, &event)?;
+        header.sticky_until = event.sticky_until(self.view.now());
         let mut replaced = None;
         if event.state_key.is_some() {
             replaced = self.change_state(&event).await?;
@@ -461,6 +469,7 @@ impl Composer {
         transaction.put(&rows::EVENT_IDS, event.event_id.as_str(), &EventPlace { room, number });
         if !stored.header.rejected && !stored.header.soft_failed {
             transaction.put(&rows::EVENT_TIMES, (room, event.origin_server_ts, number), &());
+            note_sticky(transaction, event, stored);
         }
         if let Some(SentAs { device_id, transaction_id }) = &stored.header.transaction {
             let localpart = event.sender.localpart();
@@ -497,7 +506,19 @@ impl Composer {
         self.redacted.extend(redacted.map(EventNumber));
         let (room, number) = (self.view.room.number.0, event.number.0);
         Change::Event { room, number, member, redacted }.log_in(&mut self.transaction);
+        if event.event_type == TimelineEventType::RoomGuestAccess && !event.lets_guests_in() {
+            Change::GuestsRefused { room }.log_in(&mut self.transaction);
+        }
         Ok(())
+    }
+}
+
+/// Indexes a sticky event, and tells the log that there is one.
+fn note_sticky(transaction: &mut Transaction, event: &Event, stored: &StoredEvent) {
+    if let Some(until) = stored.header.sticky_until {
+        let row = Stamped { position: LogPosition::AT_COMMIT, value: until };
+        transaction.put(&rows::STICKY, (event.room.0, event.number.0), &row);
+        Change::Sticky { room: event.room.0 }.log_in(transaction);
     }
 }
 

@@ -55,9 +55,12 @@ pub enum RoomError {
     /// Longer than events can be delayed.
     #[error("events are delayed by at most {} s", .0.as_secs())]
     DelayTooLong(std::time::Duration),
-    /// A user has as many delayed events as one can have.
+    /// A user has as many delayed events as one can have; the next of them is due after this time.
     #[error("you have as many delayed events as one can have")]
-    TooManyDelayed,
+    TooManyDelayed(std::time::Duration),
+    /// A delayed event came out otherwise than is asked for.
+    #[error("the delayed event waits no longer: {0}")]
+    Finalised(&'static str),
     /// The storage failed or is unavailable.
     #[error(transparent)]
     Storage(#[from] StorageError),

@@ -1,5 +1,6 @@
 use std::{ops::Range, sync::OnceLock};
 
+use entente_environment::Timestamp;
 use entente_storage::{Bytes, LogPosition};
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UInt, UserId,
@@ -13,6 +14,9 @@ use crate::{
     rows::{EventHeader, SentAs, StoredEvent},
     state::{EventNumber, StateRoot},
 };
+
+/// No event is sticky for longer, in ms (MSC4354).
+pub const LONGEST_STICKY: u64 = 60 * 60 * 1_000;
 
 /// An event of a room: its canonical JSON as it was signed, what this server knows of it, and a parsed view.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub struct Event {
     pub depth: u64,
     room_id: Option<OwnedRoomId>,
     redacts: Option<OwnedEventId>,
+    /// For how long its sender wants it to be sticky, in ms.
+    sticky: Option<u64>,
     content: Range<usize>,
     header: EventHeader,
     json: Bytes,
@@ -63,6 +69,14 @@ struct Fields<'a> {
     depth: u64,
     room_id: Option<OwnedRoomId>,
     redacts: Option<OwnedEventId>,
+    #[serde(borrow)]
+    msc4354_sticky: Option<&'a RawValue>,
+}
+
+/// What makes an event sticky (MSC4354). Anything else in its place makes it nothing.
+#[derive(Deserialize)]
+struct Sticky {
+    duration_ms: u64,
 }
 
 #[derive(Deserialize)]
@@ -97,6 +111,8 @@ impl Event {
         let content = fields.content.get();
         let start = content.as_ptr().addr() - text.as_ptr().addr();
         let content = start..start + content.len();
+        let sticky = fields.msc4354_sticky;
+        let sticky = sticky.and_then(|sticky| serde_json::from_str::<Sticky>(sticky.get()).ok());
         let Fields { sender, event_type, state_key, origin_server_ts, depth, room_id, redacts, .. } = fields;
         Ok(Self {
             room,
@@ -110,6 +126,7 @@ impl Event {
             depth,
             room_id,
             redacts,
+            sticky: sticky.map(|sticky| sticky.duration_ms),
             content,
             header,
             json,
@@ -134,7 +151,7 @@ impl Event {
     }
 
     /// The content's text.
-    pub(crate) fn content_bytes(&self) -> &[u8] {
+    pub fn content_bytes(&self) -> &[u8] {
         &self.json[self.content.clone()]
     }
 
@@ -227,10 +244,43 @@ impl Event {
         self.content_as::<Content<'_>>().and_then(|content| Membership::parse(content.membership))
     }
 
+    /// Whether guests may join by it, if it is `m.room.guest_access`.
+    pub(crate) fn lets_guests_in(&self) -> bool {
+        #[derive(Deserialize)]
+        struct Content<'a> {
+            guest_access: &'a str,
+        }
+        self.content_as::<Content<'_>>().is_some_and(|content| content.guest_access == "can_join")
+    }
+
     /// With which transaction id this device sent it.
     pub fn transaction_id_of(&self, user_id: &UserId, device_id: &str) -> Option<&str> {
         let SentAs { device_id: sender, transaction_id } = self.header.transaction.as_ref()?;
         (sender == device_id && self.sender == user_id).then_some(transaction_id)
+    }
+
+    /// Under which id it was delayed, if this user sent it.
+    pub fn delay_id_of(&self, user_id: &UserId) -> Option<&str> {
+        self.header.delay_id.as_deref().filter(|_| self.sender == user_id)
+    }
+
+    /// Until when it is sticky if it comes now, in ms since 1970; `None`: it is not. What its sender says of the time in which it
+    /// was sent cannot make it later.
+    pub(crate) fn sticky_until(&self, now: Timestamp) -> Option<u64> {
+        let duration = self.sticky?.min(LONGEST_STICKY);
+        let until = self.origin_server_ts.min(now.millis()).saturating_add(duration);
+        (until > now.millis()).then_some(until)
+    }
+
+    /// For how long it was sticky when it came, in ms; `None`: it was not.
+    pub(crate) fn sticky_duration(&self) -> Option<u64> {
+        self.sticky.filter(|_| self.header.sticky_until.is_some())
+    }
+
+    /// For how long it is still sticky, in ms; `None`: it is not, or not any more.
+    pub fn sticky_for(&self, now: Timestamp) -> Option<u64> {
+        let left = self.header.sticky_until?.saturating_sub(now.millis());
+        (left > 0).then_some(left)
     }
 
     pub(crate) fn header(&self) -> &EventHeader {

@@ -21,6 +21,7 @@ mod directory;
 mod error;
 mod event;
 mod filter;
+mod guests;
 mod hierarchy;
 mod incoming;
 mod members;
@@ -40,6 +41,7 @@ mod send;
 mod server_acl;
 mod signing;
 mod state_store;
+mod sticky;
 mod succession;
 mod summary;
 mod threads;
@@ -65,10 +67,10 @@ pub use self::{
     compose::{Draft, SendingDevice},
     content::{Profile, object},
     create::{NewRoom, Preset},
-    delayed::{Delayed, DelayedAction, LONGEST_DELAY, NewDelayed},
+    delayed::{Delayed, DelayedAction, Finalised, LONGEST_DELAY, MOST_DELAYED},
     directory::{DirectoryPage, DirectoryQuery},
     error::RoomError,
-    event::Event,
+    event::{Event, LONGEST_STICKY},
     filter::{EventFilter, matches_pattern},
     hierarchy::{HierarchyPage, HierarchyQuery, HierarchyRoom},
     incoming::{

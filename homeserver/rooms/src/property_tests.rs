@@ -79,10 +79,12 @@ fn any_header() -> impl Strategy<Value = EventHeader> {
             replaces: numbers.0,
             redacted_by: numbers.1,
             known_as: numbers.0,
+            delay_id: None,
             transaction: transaction.map(|(device_id, transaction_id)| SentAs { device_id, transaction_id }),
             rejected,
             soft_failed,
             outlier,
+            sticky_until: numbers.0.map(i64::unsigned_abs),
         },
     )
 }

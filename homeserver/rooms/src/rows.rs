@@ -94,9 +94,22 @@ pub(crate) const DELAYED_OF_USERS: Keyspace<(String, String), ()> =
     Keyspace::new(0x0231, "rooms.delayed_of_users");
 /// The same by when they are due: ms since 1970.
 pub(crate) const DELAYED_DUE: Keyspace<(u64, String), ()> = Keyspace::new(0x0232, "rooms.delayed_due");
+/// What became of delayed events, by their delay ids.
+pub(crate) const FINALISED: Keyspace<String, FinalisedRow> = Keyspace::new(0x0233, "rooms.finalised");
+/// The same by localpart and when it became so: ms since 1970.
+pub(crate) const FINALISED_OF_USERS: Keyspace<(String, u64, String), ()> =
+    Keyspace::new(0x0234, "rooms.finalised_of_users");
+/// Delay ids by localpart, device and transaction id.
+pub(crate) const DELAY_TRANSACTIONS: Keyspace<(String, String, String), String> =
+    Keyspace::new(0x0235, "rooms.delay_transactions");
+/// The delay id that a user got last, by localpart: who asks for two at once is counted one after the other.
+pub(crate) const LAST_DELAYS: Keyspace<String, String> = Keyspace::new(0x0236, "rooms.last_delays");
+
+/// Events that were sticky when they came, by room and number: until when, in ms since 1970 (MSC4354).
+pub(crate) const STICKY: Keyspace<(u64, i64), Stamped<u64>> = Keyspace::new(0x0237, "rooms.sticky");
 
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 33] = [
+pub const KEYSPACES: [KeyspaceInfo; 38] = [
     STATE_NODES.info(),
     ROOM_IDS.info(),
     ROOMS.info(),
@@ -130,6 +143,11 @@ pub const KEYSPACES: [KeyspaceInfo; 33] = [
     DELAYED.info(),
     DELAYED_OF_USERS.info(),
     DELAYED_DUE.info(),
+    FINALISED.info(),
+    FINALISED_OF_USERS.info(),
+    DELAY_TRANSACTIONS.info(),
+    LAST_DELAYS.info(),
+    STICKY.info(),
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -248,6 +266,12 @@ pub(crate) struct EventHeader {
     /// The number under which states know it, where it was an outlier before it got its place.
     #[n(11)]
     pub(crate) known_as: Option<i64>,
+    /// The id that it had while it was delayed.
+    #[n(12)]
+    pub(crate) delay_id: Option<String>,
+    /// Until when it is sticky, in ms since 1970.
+    #[n(13)]
+    pub(crate) sticky_until: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -453,6 +477,29 @@ pub(crate) struct DelayedRow {
     /// Since when it waits: milliseconds since 1970.
     #[n(6)]
     pub(crate) running_since: u64,
+    /// The device that put it down with this transaction id.
+    #[n(7)]
+    pub(crate) transaction: Option<SentAs>,
+    /// For how long it will be sticky, in ms.
+    #[n(8)]
+    pub(crate) sticky: Option<u64>,
+}
+
+/// A delayed event that waits no longer: it was sent, or failed, or neither, which is to say it was cancelled.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct FinalisedRow {
+    #[n(0)]
+    pub(crate) delayed: DelayedRow,
+    /// When: milliseconds since 1970.
+    #[n(1)]
+    pub(crate) at: u64,
+    /// The event that it became.
+    #[n(2)]
+    pub(crate) event_id: Option<String>,
+    /// Why it could not be sent.
+    #[n(3)]
+    pub(crate) error: Option<String>,
 }
 
 impl DelayedRow {
@@ -464,6 +511,7 @@ impl DelayedRow {
 
 cbor_value!(
     DelayedRow,
+    FinalisedRow,
     RetiredKeyRow,
     RoomRow,
     HeadRow,

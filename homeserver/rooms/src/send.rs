@@ -98,31 +98,8 @@ impl Rooms {
         reason: Option<&str>,
         device: Option<SendingDevice>,
     ) -> Result<OwnedEventId, RoomError> {
-        let view = self.view(room_id).await?;
-        view.require_joined(sender).await?;
-        let target = view.event_by_id(event_id).await?.ok_or(RoomError::EventNotFound)?;
-        if target.event_type == TimelineEventType::RoomCreate {
-            return Err(RoomError::Forbidden("the event that made a room cannot be redacted"));
-        }
-        if target.sender != sender {
-            let powers = view.powers().await?;
-            if !powers.may(sender, ruma::state_res::events::RoomPowerLevelsIntField::Redact) {
-                return Err(RoomError::Forbidden("you may not redact what others wrote in this room"));
-            }
-        }
-        let mut content = ruma::CanonicalJsonObject::new();
-        if let Some(reason) = reason {
-            content.insert(String::from("reason"), reason.to_owned().into());
-        }
-        if view.room.rules.redaction.content_field_redacts {
-            content.insert(String::from("redacts"), event_id.as_str().to_owned().into());
-        }
-        let draft = Draft {
-            redacts: Some(event_id.to_owned()),
-            device,
-            ..Draft::message(sender, TimelineEventType::RoomRedaction, content)
-        };
-        self.send(room_id, draft).await
+        let redaction = Draft::redaction(&self.view(room_id).await?, sender, event_id, reason).await?;
+        self.send(room_id, Draft { device, ..redaction }).await
     }
 
     /// Makes events of one room in one transaction. `compose` is called again when the room changed meanwhile.
@@ -219,5 +196,36 @@ impl Rooms {
             self.forget_redacted(room.number, number);
         }
         Ok(answer)
+    }
+}
+
+impl Draft {
+    /// A redaction, if the sender may redact that event: one's own, or anybody's with the power to.
+    pub(crate) async fn redaction(
+        view: &RoomView,
+        sender: &UserId,
+        event_id: &EventId,
+        reason: Option<&str>,
+    ) -> Result<Self, RoomError> {
+        view.require_joined(sender).await?;
+        let target = view.event_by_id(event_id).await?.ok_or(RoomError::EventNotFound)?;
+        if target.event_type == TimelineEventType::RoomCreate {
+            return Err(RoomError::Forbidden("the event that made a room cannot be redacted"));
+        }
+        if target.sender != sender {
+            let powers = view.powers().await?;
+            if !powers.may(sender, ruma::state_res::events::RoomPowerLevelsIntField::Redact) {
+                return Err(RoomError::Forbidden("you may not redact what others wrote in this room"));
+            }
+        }
+        let mut content = ruma::CanonicalJsonObject::new();
+        if let Some(reason) = reason {
+            content.insert(String::from("reason"), reason.to_owned().into());
+        }
+        if view.room.rules.redaction.content_field_redacts {
+            content.insert(String::from("redacts"), event_id.as_str().to_owned().into());
+        }
+        let redaction = Self::message(sender, TimelineEventType::RoomRedaction, content);
+        Ok(Self { redacts: Some(event_id.to_owned()), ..redaction })
     }
 }

@@ -91,6 +91,7 @@ impl RoomView {
     /// Those of the events that a user may see (C-S API, "Room History Visibility"), each decided at that event.
     pub async fn seen_by(&self, reader: &UserId, events: Vec<Arc<Event>>) -> Result<Vec<Seen>, RoomError> {
         let present = self.member_row(reader).await?;
+        let is_joined = present.as_ref().is_some_and(|row| row.membership == Membership::Join);
         let mut past: Option<Past<'_>> = None;
         let mut seen = Vec::with_capacity(events.len());
         for event in events.into_iter().filter(|event| event.is_shown()) {
@@ -116,7 +117,9 @@ impl RoomView {
             }
             let is_own = event.event_type == TimelineEventType::RoomMember
                 && event.state_key.as_deref() == Some(reader.as_str());
-            if is_own || may_see(at, event.number, present.as_ref()) {
+            // Whoever is in the room may see what is sticky, as they may see its state (MSC4354).
+            let is_sticky = is_joined && event.sticky_for(self.now()).is_some();
+            if is_own || is_sticky || may_see(at, event.number, present.as_ref()) {
                 seen.push(Seen { event, membership: at.membership.unwrap_or(Membership::Leave) });
             }
         }

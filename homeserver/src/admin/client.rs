@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{AdminRequest, Operator, requests::AdminAnswer};
-use crate::{serve, store};
+use crate::{appservices, serve, store};
 
 /// Has a request done by the running server, or, if none runs, on the store itself. Answers a sentence for the operator.
 pub(crate) async fn send(
@@ -39,7 +39,14 @@ async fn on_store(
 ) -> Result<AdminAnswer, String> {
     let store = store::open(config).await?;
     let accounts = serve::open_accounts(config, environment, &store).await?;
-    let operator = Operator { accounts, store: store.clone(), environment: environment.clone() };
+    let operator = Operator {
+        accounts,
+        store: store.clone(),
+        environment: environment.clone(),
+        registrations: appservices::registrations(config, &store)?,
+        appservices: None,
+        media: None,
+    };
     let answer = request.run(&operator).await;
     store.close().await.map_err(|error| format!("the store did not close in order: {error}"))?;
     Ok(answer)

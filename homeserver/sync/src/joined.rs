@@ -29,9 +29,13 @@ struct RoomUpdate {
     state: Vec<Arc<Event>>,
     /// The newest events, as they are sent.
     timeline: Vec<Vec<u8>>,
+    /// Which they are.
+    in_timeline: HashSet<EventNumber>,
     limited: bool,
     prev_batch: TimelinePlace,
     summary: Option<Summary>,
+    /// Sticky events that are not in the timeline, as they are sent.
+    sticky: Vec<Vec<u8>>,
     ephemeral: Vec<Value>,
     account_data: Vec<AccountDataEntry>,
     unread: Option<Arc<Counted>>,
@@ -90,6 +94,7 @@ pub(crate) async fn joined(
         RoomUpdate::without_events(making, view, &span)
     };
     update.account_data = account_data;
+    update.sticky = find_sticky(making, &update, span.since.as_ref(), hints).await?;
     update.ephemeral = find_ephemeral(making, &update.view, span.since.as_ref(), hints).await?;
     if span.since.is_some() && !update.has_content() {
         return Ok(None);
@@ -163,9 +168,11 @@ impl RoomUpdate {
             mode: request.state_mode,
             state,
             timeline: view.client_events(reader, &timeline.events, Shape::WithoutRoom).await?,
+            in_timeline: timeline.events.iter().map(|seen| seen.event.number).collect(),
             limited: timeline.limited,
             prev_batch: timeline.start,
             summary,
+            sticky: Vec::new(),
             ephemeral: Vec::new(),
             account_data: Vec::new(),
             unread: None,
@@ -192,9 +199,11 @@ impl RoomUpdate {
             mode: making.request.state_mode,
             state: Vec::new(),
             timeline: Vec::new(),
+            in_timeline: HashSet::new(),
             limited: false,
             prev_batch,
             summary: None,
+            sticky: Vec::new(),
             ephemeral: Vec::new(),
             account_data: Vec::new(),
             unread: None,
@@ -206,6 +215,7 @@ impl RoomUpdate {
         !self.timeline.is_empty()
             || self.limited
             || !self.state.is_empty()
+            || !self.sticky.is_empty()
             || !self.ephemeral.is_empty()
             || !self.account_data.is_empty()
             || self.summary.is_some()
@@ -232,6 +242,10 @@ impl RoomUpdate {
         timeline.value("limited", self.limited);
         timeline.value("prev_batch", self.prev_batch.to_string());
         timeline.end();
+        if !self.sticky.is_empty() {
+            writer.key("msc4354_sticky");
+            write_events(writer.json, &self.sticky, |json, event| json.extend_from_slice(event));
+        }
         if !self.ephemeral.is_empty() {
             writer.key("ephemeral");
             write_events(writer.json, &self.ephemeral, |json, event| {
@@ -388,6 +402,34 @@ async fn members_needed(
 
 pub(crate) fn is_member(event: &Event) -> bool {
     event.event_type == ruma::events::TimelineEventType::RoomMember
+}
+
+/// Sticky events (MSC4354) that are new to the client and did not come in the timeline, whatever its filter wants.
+async fn find_sticky(
+    making: &Making<'_>,
+    update: &RoomUpdate,
+    since: Option<&Position>,
+    hints: Option<RoomHints>,
+) -> Result<Vec<Vec<u8>>, SyncError> {
+    if hints.is_some_and(|hints| !hints.sticky) {
+        return Ok(Vec::new());
+    }
+    let mut events = sticky(making, &update.view, since).await?;
+    events.retain(|seen| !update.in_timeline.contains(&seen.event.number));
+    let request = making.request;
+    let reader = Reader { user_id: &request.user_id, device_id: request.device_id.as_str() };
+    Ok(update.view.client_events(reader, &events, Shape::WithoutRoom).await?)
+}
+
+/// The sticky events of a room that came behind a place, those of ignored users aside.
+pub(crate) async fn sticky(
+    making: &Making<'_>,
+    view: &RoomView,
+    since: Option<&Position>,
+) -> Result<Vec<Seen>, SyncError> {
+    let mut events = view.sticky_events(since).await?;
+    events.retain(|event| !making.ignored.iter().any(|ignored| *ignored == event.sender.as_str()));
+    Ok(view.seen_by(&making.request.user_id, events).await?)
 }
 
 /// Receipts and who types.

@@ -10,7 +10,9 @@ mod initial;
 mod joined;
 mod key_changes;
 mod news;
+mod notifying;
 mod others;
+mod parts;
 mod peeking;
 mod presence;
 mod request;
@@ -37,12 +39,14 @@ use tokio::{
 
 pub use self::{
     error::SyncError,
+    notifying::{Judgement, Names, Notification},
+    parts::{Answer, Parts},
     peeking::Peeked,
     request::{StateMode, SyncRequest},
     rows::KEYSPACES,
     sliding::{
         Dialect, RequiredState, RoomConfig, RoomsOfExtension, SlidingExtensions, SlidingFilters, SlidingList,
-        SlidingRequest, StateSelector, ToDeviceExtension,
+        SlidingRequest, StateSelector, StickyEventsExtension, ToDeviceExtension,
     },
     token::{SyncToken, position_of_token},
 };
@@ -135,7 +139,15 @@ impl Sync {
     }
 
     /// Answers a request (C-S API, `GET /sync`): the body of the answer.
-    pub async fn sync(&self, request: &SyncRequest) -> Result<Vec<u8>, SyncError> {
+    pub async fn sync(&self, request: &SyncRequest) -> Result<Answer, SyncError> {
+        if request.since.is_none() {
+            return parts::begin(self.clone(), request.clone()).await;
+        }
+        self.news(request).await.map(Answer::Whole)
+    }
+
+    /// What is new to a client that knows something.
+    async fn news(&self, request: &SyncRequest) -> Result<Vec<u8>, SyncError> {
         let inner = &self.inner;
         let localpart = request.user_id.localpart();
         self.acknowledge(request).await?;
@@ -170,7 +182,7 @@ impl Sync {
             }
             // On the heap, so that whoever waits does not hold the place for it.
             let response = Box::pin(self.respond(request)).await?;
-            let must_answer = request.since.is_none() || request.full_state || !response.is_empty();
+            let must_answer = request.full_state || !response.is_empty();
             if must_answer || woken.await.is_err() {
                 return Ok(response.into_json());
             }

@@ -69,14 +69,18 @@ struct UserNews {
 #[derive(Clone, Debug, Default)]
 struct RoomNews {
     events: Position,
+    sticky: Position,
     receipts: Position,
     typing: Position,
 }
 
 /// What may have happened in a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is news of its own")]
 pub(crate) struct RoomHints {
     pub(crate) events: bool,
+    /// Whether any of the events is sticky.
+    pub(crate) sticky: bool,
     pub(crate) receipts: bool,
     pub(crate) typing: bool,
 }
@@ -90,7 +94,7 @@ pub(crate) struct UserHints {
 }
 
 impl RoomHints {
-    const ALL: Self = Self { events: true, receipts: true, typing: true };
+    const ALL: Self = Self { events: true, sticky: true, receipts: true, typing: true };
 
     pub(crate) fn any(self) -> bool {
         self.events || self.receipts || self.typing
@@ -213,9 +217,10 @@ impl News {
             return RoomHints::ALL;
         }
         match known.rooms.rooms.get(&room) {
-            None => RoomHints { events: false, receipts: false, typing: false },
+            None => RoomHints { events: false, sticky: false, receipts: false, typing: false },
             Some(news) => RoomHints {
                 events: !since.covers(&news.events),
+                sticky: !since.covers(&news.sticky),
                 receipts: !since.covers(&news.receipts),
                 typing: !since.covers(&news.typing),
             },
@@ -325,6 +330,10 @@ impl News {
                     });
                 }
                 self.tell(position, concerned, awake, |_| ());
+            }
+            // The event itself is told of too, and wakes.
+            Change::Sticky { room } => {
+                self.note_room(RoomNumber(*room), |news| news.sticky.include(position));
             }
             Change::Receipt { room, user_id, private } => {
                 let room = RoomNumber(*room);

@@ -168,6 +168,14 @@ impl Making<'_> {
         Ok(())
     }
 
+    /// What stands beside the rooms in the answer to a client that knows nothing.
+    pub(crate) async fn add_all_but_rooms(&mut self, response: &mut Response) -> Result<(), SyncError> {
+        self.add_account_data(response).await?;
+        self.add_to_device(response).await?;
+        self.add_presence(response).await?;
+        self.sync.add_key_counts(response, &self.snapshot, self.request).await
+    }
+
     async fn add_to_device(&self, response: &mut Response) -> Result<(), SyncError> {
         let start = Position::start();
         let after = self.request.since.as_ref().map_or(&start, SyncToken::to_device);
@@ -202,7 +210,11 @@ impl Making<'_> {
         Ok(present)
     }
 
-    async fn add_room(&mut self, response: &mut Response, room: &UserRoom) -> Result<(), SyncError> {
+    pub(crate) async fn add_room(
+        &mut self,
+        response: &mut Response,
+        room: &UserRoom,
+    ) -> Result<(), SyncError> {
         let since = self.since().filter(|_| !self.request.full_state).cloned();
         let changed = since.as_ref().is_none_or(|since| !since.includes(room.position));
         match room.membership {
@@ -278,6 +290,12 @@ impl Response {
             && self.knock.is_empty()
             && self.leave.is_empty()
             && self.device_lists.is_empty()
+    }
+
+    /// The rooms that are in it, of whatever kind, which are then not in it any more.
+    pub(crate) fn take_rooms(&mut self) -> Vec<Vec<u8>> {
+        let kinds = [&mut self.join, &mut self.invite, &mut self.knock, &mut self.leave];
+        kinds.into_iter().flat_map(std::mem::take).collect()
     }
 
     /// The body.

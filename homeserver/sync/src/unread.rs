@@ -2,17 +2,16 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use entente_accounts::{PushEvaluator, PushPowerLevels, PushRoom, PushUser};
+use entente_accounts::{PushEvaluator, PushUser};
 use entente_rooms::{Direction, Event, ReadMarkers, RoomView, TimelinePlace, state::EventNumber};
-use memchr::memmem;
-use ruma::{
-    EventId, UserId,
-    events::{TimelineEventType, room::power_levels::UserPowerLevel},
-    push::Ruleset,
-};
-use serde::{Deserialize, Serialize};
+use ruma::{EventId, UserId, events::TimelineEventType, push::Ruleset};
+use serde::Serialize;
 
-use crate::{SyncError, response::Making};
+use crate::{
+    SyncError,
+    notifying::{display_name, push_room},
+    response::Making,
+};
 
 /// Events behind a receipt are counted up to this many; what lies further back is not.
 const MOST_COUNTED: usize = 20_000;
@@ -136,62 +135,35 @@ async fn count(
 }
 
 /// Whether an event is one for which anybody's rules are asked.
-fn may_notify(event: &Event, user_id: &UserId) -> bool {
-    event.is_shown()
-        && event.sender != user_id
+pub(crate) fn may_notify(event: &Event, user_id: &UserId) -> bool {
+    event.is_shown() && may_concern(event, user_id)
+}
+
+/// Whether an event is one for which this user's rules are asked, if they see it.
+pub(crate) fn may_concern(event: &Event, user_id: &UserId) -> bool {
+    event.sender != user_id
         && event.redacted_by().is_none()
         && event.event_type != TimelineEventType::RoomRedaction
 }
 
-/// A user's rules, and what they ask about the user and the room.
+/// A user's rules, and what they ask about the user.
 struct Rules {
     ruleset: Arc<Ruleset>,
     display_name: String,
-    room: PushRoom,
 }
 
 impl Rules {
     async fn read(making: &Making<'_>, view: &RoomView) -> Result<Self, SyncError> {
         let user_id = &making.request.user_id;
         let ruleset = making.sync.inner.accounts.push_rules(&making.snapshot, user_id.localpart()).await?;
-        let (member_count, _) = view.member_counts().await?;
-        let name = view.member_profile(user_id).await?.and_then(|profile| profile.displayname);
-        let room = PushRoom { room_id: view.room.room_id.clone(), member_count, power_levels: None };
-        let display_name = name.unwrap_or_else(|| user_id.localpart().to_owned());
-        Ok(Self { ruleset, display_name, room })
+        Ok(Self { ruleset, display_name: display_name(view, user_id).await? })
     }
 
     async fn evaluate(&self, view: &RoomView, event: &Event, user_id: &UserId) -> Result<Counts, SyncError> {
-        let mut room = self.room.clone();
-        // Only mentions of the whole room ask who may make them.
-        if mentions_room(event.json()) {
-            room.power_levels = Some(power_levels(view, &event.sender).await?);
-        }
+        let room = push_room(view, event).await?;
         let Some(evaluator) = PushEvaluator::new(event.json(), room) else { return Ok(Counts::default()) };
         let user = PushUser { user_id, display_name: &self.display_name };
         let outcome = evaluator.evaluate(&self.ruleset, user);
         Ok(Counts { notify: u64::from(outcome.notify), highlight: u64::from(outcome.highlight) })
     }
-}
-
-fn mentions_room(json: &[u8]) -> bool {
-    memmem::find(json, b"room\":true").is_some() || memmem::find(json, b"@room").is_some()
-}
-
-async fn power_levels(view: &RoomView, sender: &UserId) -> Result<PushPowerLevels, SyncError> {
-    #[derive(Default, Deserialize)]
-    struct Content {
-        #[serde(default)]
-        notifications: BTreeMap<String, serde_json::Value>,
-    }
-    let state = view.current_state().await?;
-    let event = view.state_event(state, "m.room.power_levels", "").await?;
-    let content: Content = event.and_then(|event| event.content_as()).unwrap_or_default();
-    let levels = content.notifications.into_iter();
-    let notifications = levels.filter_map(|(key, level)| Some((key, level.as_i64()?))).collect();
-    let sender = match view.powers().await?.of(sender) {
-        UserPowerLevel::Int(level) => i64::from(level),
-        _ => i64::MAX,
-    };
-    Ok(PushPowerLevels { sender, notifications })
 }

@@ -18,7 +18,7 @@ use entente_storage::{
     Bytes, Catalogue, Commit, Position, Schema, StorageError, Store, Transaction,
     engine::{Engine, EngineSnapshot, RowKey, RowPage, RowRange, memory::Disk},
 };
-use entente_sync::{StateMode, Sync, SyncRequest, SyncToken};
+use entente_sync::{Answer, StateMode, Sync, SyncRequest, SyncToken};
 use futures_util::future::BoxFuture;
 use ruma::{UserId, api::client::filter::FilterDefinition, server_name, user_id};
 use serde_json::{Value, json};
@@ -120,7 +120,10 @@ impl Home {
             state_mode: StateMode::Before,
             filter: filter.into(),
         };
-        serde_json::from_slice(&self.sync.sync(&request).await.unwrap()).unwrap()
+        let Answer::Whole(json) = self.sync.sync(&request).await.unwrap() else {
+            panic!("a long answer");
+        };
+        serde_json::from_slice(&json).unwrap()
     }
 }
 

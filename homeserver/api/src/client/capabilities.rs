@@ -1,5 +1,6 @@
 use axum::extract::State;
 use entente_accounts::Session;
+use entente_rooms::{LONGEST_DELAY, MOST_DELAYED};
 use ruma::{
     api::client::discovery::get_capabilities::v3::{
         AccountModerationCapability, Capabilities, ChangePasswordCapability, GetLoginTokenCapability,
@@ -8,6 +9,7 @@ use ruma::{
     },
     profile::ProfileFieldName,
 };
+use serde_json::json;
 
 use crate::{ApiState, MatrixError};
 
@@ -41,5 +43,7 @@ pub(super) async fn capabilities(
     if session.admin {
         capabilities.account_moderation = AccountModerationCapability::new(true, true);
     }
+    let delayed = json!({ "max_delay_ms": LONGEST_DELAY.as_millis(), "max_scheduled": MOST_DELAYED });
+    capabilities.set("org.matrix.msc4140.delayed_events", delayed).map_err(MatrixError::internal)?;
     Ok(Response::new(capabilities))
 }

@@ -13,6 +13,8 @@ use serde_json::Value;
 
 use super::{
     membership::{active, profile_of},
+    remote,
+    room_aliases::check_not_exclusive,
     room_send::require_invitable,
 };
 use crate::{ApiState, MatrixError};
@@ -61,6 +63,7 @@ pub(super) async fn create_room(
     if let Some(name) = request.room_alias_name {
         let alias = format!("#{name}:{}", state.rooms.server_name());
         let alias = RoomAliasId::parse(alias).map_err(|_| MatrixError::invalid_param("that is no alias"))?;
+        check_not_exclusive(&state, &session, &alias)?;
         new.alias = Some(alias);
     }
     let mut elsewhere = Vec::new();
@@ -68,6 +71,7 @@ pub(super) async fn create_room(
         if invitee == session.user_id || new.invite.iter().any(|(other, _)| *other == invitee) {
             continue;
         }
+        remote::look_for_user(&state, &invitee).await?;
         state.accounts.require_invitable(&invitee).await?;
         let profile = profile_of(&state, &invitee).await?;
         let invites =

@@ -28,7 +28,10 @@ pub(super) async fn upload(
     let user_id = &session.user_id;
     match state.encryption.upload_cross_signing_keys(user_id, &upload, false).await {
         Err(EncryptionError::ProofNeeded) => {
-            prove(&state, Operation::ReplaceCrossSigningKeys, &session, request.auth.as_ref()).await?;
+            // An application service has proved all it can by its token (MSC4190).
+            if session.service.is_none() {
+                prove(&state, Operation::ReplaceCrossSigningKeys, &session, request.auth.as_ref()).await?;
+            }
             state.encryption.upload_cross_signing_keys(user_id, &upload, true).await?;
             state.accounts.end_interactive_session(request.auth.as_ref()).await?;
         }

@@ -2,7 +2,10 @@ use axum::extract::State;
 use entente_accounts::{Operation, Session};
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,
-    api::client::device::{Device, delete_device, delete_devices, get_device, get_devices, update_device},
+    api::client::{
+        device::{Device, delete_device, delete_devices, get_device, get_devices, update_device},
+        uiaa::AuthData,
+    },
 };
 
 use super::interactive::prove;
@@ -38,6 +41,11 @@ pub(super) async fn update(
     request: update_device::v3::Request,
 ) -> Result<update_device::v3::Response, MatrixError> {
     let (user_id, device_id) = (&session.user_id, request.device_id.as_str());
+    if session.service.is_some() {
+        // Services make the devices of their users this way (MSC4190).
+        state.accounts.put_device(user_id, device_id, request.display_name.as_deref()).await?;
+        return Ok(update_device::v3::Response::new());
+    }
     match request.display_name.as_deref() {
         Some(name) => state.accounts.rename_device(user_id, device_id, Some(name)).await?,
         // Nothing to change, but a device that is not there is still an error.
@@ -52,7 +60,7 @@ pub(super) async fn delete(
     session: Session,
     request: delete_device::v3::Request,
 ) -> Result<delete_device::v3::Response, MatrixError> {
-    prove(&state, Operation::DeleteDevices, &session, request.auth.as_ref()).await?;
+    prove_unless_service(&state, &session, request.auth.as_ref()).await?;
     state.accounts.delete_devices(&session.user_id, &[request.device_id.as_str()]).await?;
     state.accounts.end_interactive_session(request.auth.as_ref()).await?;
     Ok(delete_device::v3::Response::new())
@@ -67,11 +75,23 @@ pub(super) async fn delete_many(
     if request.devices.len() > MOST_DEVICES {
         return Err(MatrixError::invalid_param("a request may name at most 1000 devices"));
     }
-    prove(&state, Operation::DeleteDevices, &session, request.auth.as_ref()).await?;
+    prove_unless_service(&state, &session, request.auth.as_ref()).await?;
     let device_ids: Vec<&str> = request.devices.iter().map(|device_id| device_id.as_str()).collect();
     state.accounts.delete_devices(&session.user_id, &device_ids).await?;
     state.accounts.end_interactive_session(request.auth.as_ref()).await?;
     Ok(delete_devices::v3::Response::new())
+}
+
+/// An application service has proved all it can by its token (MSC4190).
+async fn prove_unless_service(
+    state: &ApiState,
+    session: &Session,
+    auth: Option<&AuthData>,
+) -> Result<(), MatrixError> {
+    match session.service {
+        Some(_) => Ok(()),
+        None => prove(state, Operation::DeleteDevices, session, auth).await,
+    }
 }
 
 fn render(device: entente_accounts::Device) -> Device {

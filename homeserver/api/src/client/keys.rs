@@ -27,6 +27,11 @@ pub(super) async fn upload(
     session: Session,
     request: upload_keys::v3::Request,
 ) -> Result<upload_keys::v3::Response, MatrixError> {
+    if session.device_id.as_str().is_empty() {
+        return Err(MatrixError::invalid_param(
+            "an application service says by device_id whose keys these are",
+        ));
+    }
     let upload = KeyUpload {
         device_keys: request.device_keys.as_ref().map(Raw::json),
         one_time_keys: request.one_time_keys.iter().map(|(id, key)| (id.as_str(), key.json())).collect(),

@@ -2,13 +2,16 @@ use axum::extract::State;
 use entente_accounts::{AccountError, SessionRequest};
 use ruma::{
     UserId,
-    api::client::session::{
-        get_login_types::v3 as get_login_types,
-        login::v3::{LoginInfo, Password, Request, Response, Token},
+    api::client::{
+        session::{
+            get_login_types::v3 as get_login_types,
+            login::v3::{LoginInfo, Password, Request, Response, Token},
+        },
+        uiaa::UserIdentifier,
     },
 };
 
-use crate::{ApiState, LimitKind, MatrixError, endpoint::Anonymous};
+use crate::{ApiState, LimitKind, MatrixError, endpoint::Anonymous, masquerading::Newcomer};
 
 /// `GET /login`.
 pub(super) async fn flows(
@@ -23,17 +26,23 @@ pub(super) async fn flows(
     let mut token = get_login_types::TokenLoginType::new();
     token.get_login_token = state.accounts.settings().password_login;
     flows.push(get_login_types::LoginType::Token(token));
+    flows.push(get_login_types::LoginType::ApplicationService(
+        get_login_types::ApplicationServiceLoginType::new(),
+    ));
     Ok(get_login_types::Response::new(flows))
 }
 
 /// `POST /login`.
 pub(super) async fn login(
     State(state): State<ApiState>,
-    caller: Anonymous,
+    caller: Newcomer,
     request: Request,
 ) -> Result<Response, MatrixError> {
-    state.limits.take(LimitKind::LoginByAddress, &caller.address_key())?;
+    if !matches!(request.login_info, LoginInfo::ApplicationService(_)) {
+        state.limits.take(LimitKind::LoginByAddress, &caller.anonymous.address_key())?;
+    }
     let localpart = match &request.login_info {
+        LoginInfo::ApplicationService(named) => service_user(&state, &caller, named.identifier.as_ref())?,
         LoginInfo::Password(password) => verify_password(&state, password).await?,
         LoginInfo::Token(Token { token, .. }) => state.accounts.take_login_token(token).await?,
         _ => return Err(MatrixError::unknown_login_type()),
@@ -50,6 +59,26 @@ pub(super) async fn login(
     response.refresh_token = session.refresh_token;
     response.expires_in = session.expires_in;
     Ok(response)
+}
+
+/// The user whom an application service logs in (A-S API, "Server admin style permissions").
+fn service_user(
+    state: &ApiState,
+    caller: &Newcomer,
+    identifier: Option<&UserIdentifier>,
+) -> Result<String, MatrixError> {
+    let service = caller.service()?;
+    let identifier = identifier.ok_or_else(MatrixError::missing_identifier)?;
+    let localpart = state.accounts.identified_localpart(identifier)?;
+    let user_id = UserId::parse_with_server_name(localpart.as_str(), state.accounts.server_name())
+        .map_err(|_| AccountError::WrongCredentials)?;
+    if !service.may_be(&user_id) {
+        return Err(MatrixError::exclusive("that user is not in a namespace of this application service"));
+    }
+    if service.device_management {
+        return Err(MatrixError::service_login_unsupported());
+    }
+    Ok(localpart)
 }
 
 /// Counts a try of an account's password, and a failure twice: guessing is slowed down more than logging in.

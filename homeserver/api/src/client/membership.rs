@@ -48,6 +48,9 @@ async fn join_room(
     reason: Option<String>,
 ) -> Result<(), MatrixError> {
     active(session)?;
+    if session.guest && !state.rooms.lets_guests_in(room_id).await? {
+        return Err(MatrixError::guest_access_forbidden("guests may not join this room"));
+    }
     let profile = profile_of(state, &session.user_id).await?;
     let request = MembershipRequest::own(&session.user_id, profile, short(reason)?);
     remote::join(state, room_id, &request, servers).await
@@ -80,6 +83,7 @@ pub(super) async fn invite(
         ));
     };
     let target = invite.user_id;
+    remote::look_for_user(&state, &target).await?;
     state.accounts.require_invitable(&target).await?;
     let profile = profile_of(&state, &target).await?;
     let invite = MembershipRequest::others(&session.user_id, &target, profile, short(invite.reason)?);
@@ -174,7 +178,7 @@ pub(super) async fn profile_of(state: &ApiState, user_id: &UserId) -> Result<Pro
 }
 
 /// Refuses users who were suspended.
-pub(super) fn active(session: &Session) -> Result<(), MatrixError> {
+pub(crate) fn active(session: &Session) -> Result<(), MatrixError> {
     if session.suspended { Err(AccountError::UserSuspended.into()) } else { Ok(()) }
 }
 

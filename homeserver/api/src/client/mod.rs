@@ -3,6 +3,7 @@
 
 mod account_data;
 mod administration;
+mod appservice;
 mod capabilities;
 mod create_room;
 mod cross_signing;
@@ -26,6 +27,7 @@ mod people;
 mod presence;
 mod profiles;
 mod push_rules;
+mod pushers;
 mod read_markers;
 mod receipts;
 mod refresh;
@@ -58,6 +60,7 @@ use axum::{
 
 pub(crate) use self::{
     keys::add_names,
+    membership::active,
     room_directory::{directory_body, hierarchy_room},
     to_device::devices_of,
 };
@@ -123,6 +126,12 @@ pub(crate) fn routes() -> Router<ApiState> {
         .route("/_matrix/client/v1/mutual_rooms", get(people::mutual_rooms))
         .route("/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms", get(people::mutual_rooms))
         .merge(delayed_events::routes())
+        .route("/_matrix/client/v3/pushers", get(pushers::list))
+        .route("/_matrix/client/r0/pushers", get(pushers::list))
+        .route("/_matrix/client/v3/pushers/set", post(pushers::set))
+        .route("/_matrix/client/r0/pushers/set", post(pushers::set))
+        .route("/_matrix/client/v3/notifications", get(pushers::notifications))
+        .route("/_matrix/client/r0/notifications", get(pushers::notifications))
         .merge(tags::routes())
         .merge(third_party_identifiers::routes())
         .endpoint(turn_server::get)
@@ -209,8 +218,13 @@ fn room_routes() -> Router<ApiState> {
         .endpoint(typing::set)
         .json_endpoint(peeking::room_initial_sync)
         .merge(peeking::routes())
-        .endpoint(third_party::protocols)
-        .endpoint(third_party::protocol)
+        .endpoint(appservice::ping)
+        .json_endpoint(third_party::protocols)
+        .json_endpoint(third_party::protocol)
+        .json_endpoint(third_party::locations)
+        .json_endpoint(third_party::users)
+        .json_endpoint(third_party::locations_of_alias)
+        .json_endpoint(third_party::users_of_user)
         .endpoint(room_aliases::resolve)
         .endpoint(room_aliases::create)
         .endpoint(room_aliases::delete)

@@ -28,6 +28,7 @@ async fn profile_of(state: &ApiState, user_id: &UserId) -> Result<Map<String, Va
     if user_id.server_name() != state.accounts.server_name() {
         return remote::profile(state, user_id).await;
     }
+    remote::look_for_user(state, user_id).await?;
     Ok(state.accounts.profile(user_id).await?.into_iter().collect())
 }
 
@@ -39,6 +40,7 @@ pub(super) async fn get_field(
 ) -> Result<get_profile_field::v3::Response, MatrixError> {
     let field = request.field.as_str();
     let value = if request.user_id.server_name() == state.accounts.server_name() {
+        remote::look_for_user(&state, &request.user_id).await?;
         state.accounts.profile_field(&request.user_id, field).await?
     } else {
         let fields = remote::profile(&state, &request.user_id).await?;

@@ -30,12 +30,26 @@ pub(super) async fn resolve(
         Err(alias) => alias,
     };
     if alias.server_name() == state.rooms.server_name() {
-        return Ok((state.rooms.resolve_alias(alias).await?, servers));
+        return match state.rooms.resolve_alias(alias).await {
+            // An application service may make the room now that somebody looks for it.
+            Err(RoomError::NotFound(_)) if state.appservices.query_alias(alias).await => {
+                Ok((state.rooms.resolve_alias(alias).await?, servers))
+            }
+            resolved => Ok((resolved?, servers)),
+        };
     }
     let answer = state.federation.client.query_directory(alias.server_name(), alias).await?;
     servers.extend(answer.servers.into_iter().take(MOST_VIA));
     servers.push(alias.server_name().to_owned());
     Ok((answer.room_id, servers))
+}
+
+/// Lets application services make a user of this server who is not there yet.
+pub(super) async fn look_for_user(state: &ApiState, user_id: &UserId) -> Result<(), MatrixError> {
+    if user_id.server_name() == state.accounts.server_name() && !state.accounts.exists(user_id).await? {
+        state.appservices.query_user(user_id).await;
+    }
+    Ok(())
 }
 
 /// Joins a room where it is: here, or through another server.

@@ -1,8 +1,11 @@
 use axum::extract::State;
 use entente_accounts::Session;
-use ruma::api::client::{
-    alias::{create_alias, delete_alias, get_alias},
-    room::aliases,
+use ruma::{
+    RoomAliasId,
+    api::client::{
+        alias::{create_alias, delete_alias, get_alias},
+        room::aliases,
+    },
 };
 
 use super::{membership::active, remote};
@@ -28,10 +31,23 @@ pub(super) async fn create(
     request: create_alias::v3::Request,
 ) -> Result<create_alias::v3::Response, MatrixError> {
     active(&session)?;
+    check_not_exclusive(&state, &session, &request.room_alias)?;
     let view = state.rooms.view(&request.room_id).await?;
     view.require_joined(&session.user_id).await?;
     state.rooms.create_alias(&request.room_alias, &request.room_id, &session.user_id).await?;
     Ok(create_alias::v3::Response::new())
+}
+
+/// Refuses aliases that an application service has for itself.
+pub(super) fn check_not_exclusive(
+    state: &ApiState,
+    session: &Session,
+    alias: &RoomAliasId,
+) -> Result<(), MatrixError> {
+    if state.appservices.registry().is_reserved_alias(alias, session.service.as_deref()) {
+        return Err(MatrixError::exclusive("that alias is kept for an application service"));
+    }
+    Ok(())
 }
 
 /// `DELETE /directory/room/{roomAlias}`.

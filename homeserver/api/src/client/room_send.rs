@@ -1,6 +1,6 @@
 use axum::extract::State;
 use entente_accounts::Session;
-use entente_rooms::{Draft, NewDelayed, ObjectWriter, SendingDevice};
+use entente_rooms::{Draft, ObjectWriter, SendingDevice};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, TransactionId, UserId,
     api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
@@ -16,18 +16,17 @@ use crate::{
 /// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`.
 pub(super) async fn send(
     State(state): State<ApiState>,
-    Sending { session, delay }: Sending,
+    Sending { session, delay, sticky, origin_server_ts }: Sending,
     request: send_message_event::v3::Request,
 ) -> Result<Json, MatrixError> {
     active(&session)?;
     let event_type = TimelineEventType::from(request.event_type.to_string());
     let content = canonical(request.body.json().get())?;
-    if let Some(delay) = delay {
-        let (room_id, sender) = (request.room_id, session.user_id);
-        let new = NewDelayed { room_id, sender, event_type, state_key: None, content, delay };
-        return Ok(one_field("delay_id", &state.rooms.delay(&new).await?));
-    }
     let device = Some(sending_device(&session, &request.txn_id));
+    if let Some(delay) = delay {
+        let draft = Draft { device, sticky, ..Draft::message(&session.user_id, event_type, content) };
+        return Ok(one_field("delay_id", &state.rooms.delay(&request.room_id, &draft, delay).await?));
+    }
     let event_id = if event_type == TimelineEventType::RoomRedaction {
         // Redacting by sending is for room versions that name the event in the content (MSC2174).
         let redacts = content.get("redacts").and_then(|redacts| redacts.as_str()?.try_into().ok());
@@ -36,7 +35,12 @@ pub(super) async fn send(
         let reason = content.get("reason").and_then(|reason| reason.as_str());
         state.rooms.redact(&request.room_id, &session.user_id, redacts, reason, device).await?
     } else {
-        let draft = Draft { device, ..Draft::message(&session.user_id, event_type, content) };
+        let draft = Draft {
+            device,
+            sticky,
+            origin_server_ts,
+            ..Draft::message(&session.user_id, event_type, content)
+        };
         state.rooms.send(&request.room_id, draft).await?
     };
     state.accounts.note_activity(&session.user_id);
@@ -46,19 +50,17 @@ pub(super) async fn send(
 /// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`.
 pub(super) async fn send_state(
     State(state): State<ApiState>,
-    Sending { session, delay }: Sending,
+    Sending { session, delay, origin_server_ts, .. }: Sending,
     request: send_state_event::v3::Request,
 ) -> Result<Json, MatrixError> {
     active(&session)?;
     let content = canonical(request.body.json().get())?;
     require_invitable(&state, &request.event_type, &request.state_key, &content).await?;
-    if let Some(delay) = delay {
-        let event_type = TimelineEventType::from(request.event_type.to_string());
-        let (room_id, sender, state_key) = (request.room_id, session.user_id, Some(request.state_key));
-        let new = NewDelayed { room_id, sender, event_type, state_key, content, delay };
-        return Ok(one_field("delay_id", &state.rooms.delay(&new).await?));
-    }
     let draft = Draft::state(&session.user_id, request.event_type, request.state_key, content);
+    if let Some(delay) = delay {
+        return Ok(one_field("delay_id", &state.rooms.delay(&request.room_id, &draft, delay).await?));
+    }
+    let draft = Draft { origin_server_ts, ..draft };
     let event_id = state.rooms.send(&request.room_id, draft).await?;
     Ok(one_field("event_id", event_id.as_str()))
 }
@@ -100,6 +102,6 @@ pub(super) async fn redact(
     Ok(redact_event::v3::Response::new(event_id))
 }
 
-fn sending_device(session: &Session, transaction_id: &TransactionId) -> SendingDevice {
+pub(super) fn sending_device(session: &Session, transaction_id: &TransactionId) -> SendingDevice {
     SendingDevice { device_id: session.device_id.to_string(), transaction_id: transaction_id.to_string() }
 }

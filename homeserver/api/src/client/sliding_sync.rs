@@ -11,7 +11,7 @@ use axum::{
 use entente_accounts::Session;
 use entente_sync::{
     Dialect, RequiredState, RoomConfig, RoomsOfExtension, SlidingExtensions, SlidingFilters, SlidingList,
-    SlidingRequest, StateSelector, ToDeviceExtension,
+    SlidingRequest, StateSelector, StickyEventsExtension, ToDeviceExtension,
 };
 use ruma::OwnedRoomId;
 use serde::Deserialize;
@@ -120,11 +120,13 @@ struct Filters {
 
 #[derive(Debug, Default, Deserialize)]
 struct Extensions {
-    to_device: Option<ToDevice>,
+    to_device: Option<Paged>,
     e2ee: Option<Enabled>,
     account_data: Option<OfRooms>,
     receipts: Option<OfRooms>,
     typing: Option<OfRooms>,
+    #[serde(rename = "org.matrix.msc4354.sticky_events")]
+    sticky_events: Option<Paged>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -134,7 +136,7 @@ struct Enabled {
 }
 
 #[derive(Debug, Deserialize)]
-struct ToDevice {
+struct Paged {
     #[serde(default)]
     enabled: Option<bool>,
     since: Option<String>,
@@ -353,12 +355,15 @@ impl Extensions {
                 Ok(Some(RoomsOfExtension { lists, rooms }))
             }
         };
-        let to_device = self.to_device.filter(|wanted| is_on(wanted.enabled));
+        let paged = |extension: Option<Paged>| {
+            let wanted = extension.filter(|wanted| is_on(wanted.enabled))?;
+            let limit = wanted.limit.and_then(|limit| usize::try_from(limit).ok());
+            Some((wanted.since.filter(|since| !since.is_empty()), limit))
+        };
         Ok(SlidingExtensions {
-            to_device: to_device.map(|wanted| ToDeviceExtension {
-                since: wanted.since.filter(|since| !since.is_empty()),
-                limit: wanted.limit.and_then(|limit| usize::try_from(limit).ok()),
-            }),
+            to_device: paged(self.to_device).map(|(since, limit)| ToDeviceExtension { since, limit }),
+            sticky_events: paged(self.sticky_events)
+                .map(|(since, limit)| StickyEventsExtension { since, limit }),
             e2ee: self.e2ee.is_some_and(|wanted| is_on(wanted.enabled)),
             account_data: of_rooms(self.account_data)?,
             receipts: of_rooms(self.receipts)?,

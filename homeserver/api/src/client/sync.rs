@@ -2,11 +2,14 @@ use std::time::Duration;
 
 use axum::{
     Router,
+    body::Body,
     extract::{Query, State},
     response::{IntoResponse, Response},
     routing::get,
 };
-use entente_sync::{StateMode, SyncRequest, SyncToken};
+use entente_sync::{Answer, Parts, StateMode, SyncRequest, SyncToken};
+use futures_util::TryStreamExt;
+use http::{HeaderValue, header};
 use ruma::api::client::filter::FilterDefinition;
 use serde::Deserialize;
 
@@ -70,7 +73,16 @@ async fn sync(
         },
         filter: filter.into(),
     };
-    Ok(Json(state.sync.sync(&request).await?).into_response())
+    Ok(match state.sync.sync(&request).await? {
+        Answer::Whole(json) => Json(json).into_response(),
+        Answer::Parts(parts) => json_in_parts(parts).into_response(),
+    })
+}
+
+/// Once it has begun, an answer that cannot be made to the end is cut off.
+fn json_in_parts(parts: Parts) -> impl IntoResponse {
+    let parts = parts.inspect_err(|error| tracing::warn!(%error, "the answer of a sync is cut off"));
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], Body::from_stream(parts))
 }
 
 fn parse_filter(json: &[u8]) -> Result<FilterDefinition, MatrixError> {

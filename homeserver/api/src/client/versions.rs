@@ -14,10 +14,12 @@ const VERSIONS: [&str; 19] = [
 ];
 
 /// Features that are named by their unstable identifiers because clients ask for them so. Exactly those that work.
-const UNSTABLE_FEATURES: [&str; 9] = [
+const UNSTABLE_FEATURES: [&str; 11] = [
     "org.matrix.msc2918",
     "org.matrix.msc3814",
     "org.matrix.msc3882",
+    "org.matrix.msc4140",
+    "org.matrix.msc4354",
     "org.matrix.msc4380",
     "org.matrix.msc4380.stable",
     "org.matrix.simplified_msc3575",

@@ -10,7 +10,7 @@ pub(super) async fn whoami(
     session: Session,
     _: Request,
 ) -> Result<Response, MatrixError> {
-    let mut response = Response::new(session.user_id, false);
-    response.device_id = Some(session.device_id);
+    let mut response = Response::new(session.user_id, session.guest);
+    response.device_id = Some(session.device_id).filter(|device_id| !device_id.as_str().is_empty());
     Ok(response)
 }

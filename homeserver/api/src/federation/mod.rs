@@ -1,5 +1,6 @@
 //! The server-server API.
 
+mod calls;
 mod events;
 mod membership;
 mod messages;
@@ -16,6 +17,7 @@ use axum::{
     routing::{get, post, put},
 };
 
+pub(crate) use self::peer::Peer;
 use crate::{ApiState, endpoint::Endpoints};
 
 /// How other servers find this one.
@@ -30,6 +32,7 @@ pub(crate) fn routes() -> Router<ApiState> {
         .route("/_matrix/key/v2/server", get(server_keys::own))
         .route("/_matrix/key/v2/query", post(server_keys::of_servers))
         .route("/_matrix/key/v2/query/{server}", get(server_keys::of_server))
+        .route("/_matrix/federation/unstable/io.element.msc4195/rtc/livekit/get_token", post(calls::token))
         .merge(rooms())
         .merge(users())
 }

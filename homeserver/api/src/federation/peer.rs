@@ -11,7 +11,7 @@ const MOST_BODY_BYTES: usize = 16 * 1024 * 1024;
 
 /// A request of another server, which proved who it is (S-S API, "Request Authentication").
 #[derive(Debug)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     /// Who.
     pub(super) origin: OwnedServerName,
     /// The body, as it was signed.

@@ -17,7 +17,7 @@ use axum::{
 };
 use tower_http::{
     catch_panic::CatchPanicLayer,
-    compression::{CompressionLayer, predicate::SizeAbove},
+    compression::{CompressionLayer, Predicate, predicate::SizeAbove},
 };
 
 pub(crate) use self::address::TrustedProxies;
@@ -36,16 +36,38 @@ pub struct HttpSettings {
     pub request_timeout: Duration,
 }
 
+/// Marks an answer that goes out as it is: ranges of files count their own bytes, and most are compressed already.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Uncompressed;
+
+#[derive(Clone, Copy, Debug)]
+struct NotUncompressed;
+
+impl Predicate for NotUncompressed {
+    fn should_compress<B>(&self, response: &http::Response<B>) -> bool
+    where
+        B: axum::body::HttpBody,
+    {
+        response.extensions().get::<Uncompressed>().is_none()
+    }
+}
+
 /// Whether a request may wait for as long as it asks to.
 fn is_long_poll(request: &Request) -> bool {
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    path.is_some_and(|path| crate::client::LONG_POLLS.contains(&path))
+    path.is_some_and(|path| {
+        crate::client::LONG_POLLS.contains(&path) || crate::media::UPLOADS.contains(&path)
+    })
 }
 
 /// Puts the layers around the routes.
 pub(crate) fn around(routes: Router<ApiState>, state: &ApiState) -> Router<ApiState> {
     routes
-        .layer(CompressionLayer::new().gzip(true).compress_when(SizeAbove::new(COMPRESS_FROM_BYTES)))
+        .layer(
+            CompressionLayer::new()
+                .gzip(true)
+                .compress_when(SizeAbove::new(COMPRESS_FROM_BYTES).and(NotUncompressed)),
+        )
         .layer(from_fn_with_state(state.clone(), timeout::limit))
         .layer(from_fn(address::find))
         .layer(from_fn_with_state(state.in_flight.clone(), in_flight::limit))

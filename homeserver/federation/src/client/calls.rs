@@ -21,6 +21,8 @@ use crate::{
 const MOST_STATE_BYTES: usize = 64 * 1024 * 1024;
 /// A list of events.
 const MOST_EVENTS_BYTES: usize = 16 * 1024 * 1024;
+/// A token for a call, and where to go with it.
+const MOST_TOKEN_BYTES: usize = 64 * 1024;
 /// How long a server may take to tell what is missing: somebody else's events wait for it.
 const GAP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long somebody waits who joins a very large room.
@@ -89,7 +91,7 @@ struct AuthChainBody {
 }
 
 /// A path of segments behind `/_matrix/federation`, each percent-encoded.
-fn path(segments: &[&str]) -> String {
+pub(super) fn path(segments: &[&str]) -> String {
     let mut path = String::from("/_matrix/federation");
     for segment in segments {
         path.push('/');
@@ -112,7 +114,7 @@ fn encoded(text: &str) -> String {
     encoded
 }
 
-fn with_query(path: String, pairs: &[(&str, &str)]) -> String {
+pub(super) fn with_query(path: String, pairs: &[(&str, &str)]) -> String {
     let mut target = path;
     for (index, (name, value)) in pairs.iter().enumerate() {
         target.push(if index == 0 { '?' } else { '&' });
@@ -215,6 +217,16 @@ impl Client {
     pub async fn openid_userinfo(&self, server: &ServerName, token: &str) -> Result<Value, FederationError> {
         let target = with_query(path(&["v1", "openid", "userinfo"]), &[("access_token", token)]);
         self.ask(server, Ask::get(target)).await
+    }
+
+    /// `POST /rtc/livekit/get_token` (MSC4195): a token for a call that is held at that server.
+    pub async fn livekit_token(
+        &self,
+        server: &ServerName,
+        body: &CanonicalJsonObject,
+    ) -> Result<Value, FederationError> {
+        let target = path(&["unstable", "io.element.msc4195", "rtc", "livekit", "get_token"]);
+        self.ask(server, Ask::with(Method::POST, target, body).up_to(MOST_TOKEN_BYTES).insisting()).await
     }
 
     /// `GET /_matrix/key/v2/server`.

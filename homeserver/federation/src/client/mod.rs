@@ -3,14 +3,16 @@
 mod calls;
 mod connection;
 mod delegation;
+mod media;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use entente_environment::Environment;
 use entente_rooms::SigningKeys;
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::{client::legacy, rt::TokioExecutor};
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, ServerName};
 use rustls::{
@@ -21,7 +23,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-pub use self::calls::DirectoryAnswer;
+pub use self::{calls::DirectoryAnswer, media::RemoteFile};
 use self::{connection::Connector, delegation::Delegations};
 use crate::{
     Destinations, FederationError, Policy,
@@ -166,6 +168,36 @@ impl Client {
     }
 
     async fn ask_bytes(&self, server: &ServerName, ask: Ask<'_>) -> Result<Bytes, FederationError> {
+        self.within_policy(server, &ask, self.exchange(server, &ask)).await
+    }
+
+    /// Asks a server for what is not read at once: the headers of its answer, and its body. Only the headers are waited for within
+    /// the time of the request.
+    async fn open(
+        &self,
+        server: &ServerName,
+        ask: Ask<'_>,
+    ) -> Result<(HeaderMap, Incoming), FederationError> {
+        self.within_policy(server, &ask, async {
+            let answer = self.begin(server, &ask).await?;
+            let (head, body) = answer.into_parts();
+            if head.status.is_success() {
+                return Ok((head.headers, body));
+            }
+            let refused = Limited::new(body, ask.most_bytes).collect().await;
+            let refused = refused.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+            Err(refusal(server, head.status, &refused))
+        })
+        .await
+    }
+
+    /// Does what asks a server, if it may be asked and answered lately, and notes whether it answers.
+    async fn within_policy<T>(
+        &self,
+        server: &ServerName,
+        ask: &Ask<'_>,
+        exchange: impl Future<Output = Result<T, FederationError>>,
+    ) -> Result<T, FederationError> {
         let Inner { policy, destinations, environment, .. } = &*self.inner;
         policy.check_outbound(server)?;
         if !ask.insists {
@@ -173,7 +205,7 @@ impl Client {
         }
         let asked_at = environment.now();
         let limit = ask.timeout.unwrap_or(self.inner.timeout);
-        let outcome = timeout(limit, self.exchange(server, &ask)).await;
+        let outcome = timeout(limit, exchange).await;
         let outcome = outcome.unwrap_or_else(|_| Err(FederationError::TimedOut(server.to_owned())));
         match &outcome {
             // A server that says no is there.
@@ -188,6 +220,15 @@ impl Client {
     }
 
     async fn exchange(&self, server: &ServerName, ask: &Ask<'_>) -> Result<Bytes, FederationError> {
+        let (head, body) = self.begin(server, ask).await?.into_parts();
+        let unreachable = |reason: String| FederationError::Unreachable { server: server.to_owned(), reason };
+        let body = Limited::new(body, ask.most_bytes).collect().await;
+        let body = body.map_err(|error| unreachable(format!("its answer broke off: {error}")))?.to_bytes();
+        if head.status.is_success() { Ok(body) } else { Err(refusal(server, head.status, &body)) }
+    }
+
+    /// Sends a request and waits for the headers of the answer.
+    async fn begin(&self, server: &ServerName, ask: &Ask<'_>) -> Result<Response<Incoming>, FederationError> {
         let authority = self.authority_of(server).await?;
         let mut request = Request::builder()
             .method(ask.method.clone())
@@ -206,14 +247,11 @@ impl Client {
         let unreachable = |reason: String| FederationError::Unreachable { server: server.to_owned(), reason };
         let answer =
             self.http(server).request(request).await.map_err(|error| unreachable(in_words(&error)))?;
-        let (head, body) = answer.into_parts();
-        if head.headers.contains_key(header::CONTENT_ENCODING) {
+        if answer.headers().contains_key(header::CONTENT_ENCODING) {
             let reason = String::from("it is compressed, which was not asked for");
             return Err(FederationError::BadAnswer { server: server.to_owned(), reason });
         }
-        let body = Limited::new(body, ask.most_bytes).collect().await;
-        let body = body.map_err(|error| unreachable(format!("its answer broke off: {error}")))?.to_bytes();
-        if head.status.is_success() { Ok(body) } else { Err(refusal(server, head.status, &body)) }
+        Ok(answer)
     }
 
     /// The `Authorization` header of a request (S-S API, "Request Authentication").

@@ -108,6 +108,11 @@ pub(super) fn unsigned(
     {
         set("redacts", string(redacts.as_str()));
     }
+    if let Some(duration) = draft.sticky {
+        let duration = CanonicalJsonValue::Integer(integer(duration));
+        let sticky = CanonicalJsonObject::from([(String::from("duration_ms"), duration)]);
+        set("msc4354_sticky", CanonicalJsonValue::Object(sticky));
+    }
     let prev_events = parts
         .prev_events
         .iter()

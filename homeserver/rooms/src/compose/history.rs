@@ -138,9 +138,10 @@ impl Composer {
             known_as,
             ..EventHeader::default()
         };
-        let stored = StoredEvent { position: LogPosition::AT_COMMIT, header, json: pdu.json.clone() };
+        let mut stored = StoredEvent { position: LogPosition::AT_COMMIT, header, json: pdu.json.clone() };
         let event = Event::new(self.view.room.number, number, stored.clone())?;
         self.check_room(&event)?;
+        stored.header.sticky_until = event.sticky_until(self.view.now());
         Ok((event, stored))
     }
 }

@@ -190,10 +190,13 @@ impl Composer {
             .map_err(|error| damaged(&error))?;
         let mut header = target.header().clone();
         header.redacted_by = Some(event.number.0);
+        // With its content it lost what made it sticky.
+        header.sticky_until = None;
         let json = serde_json::to_vec(&object).map_err(|error| damaged(&error))?;
         let stored = StoredEvent { position: target.position, header, json: json.into() };
         let room = self.view.room.number.0;
         self.transaction.put(&rows::EVENTS, (room, target.number.0), &stored);
+        self.transaction.delete(&rows::STICKY, (room, target.number.0));
         if let Some(known_as) = target.header().known_as
             && let Some(outlier) = self.event(EventNumber(known_as)).await?
         {

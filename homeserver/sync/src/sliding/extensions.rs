@@ -14,6 +14,7 @@ use super::{
     lists::{Selection, Wanted},
     request::RoomsOfExtension,
     room::MadeRoom,
+    sticky::StickyEvents,
 };
 use crate::{
     SyncError, SyncToken,
@@ -36,6 +37,7 @@ pub(crate) struct Given {
     room_account_data: BTreeMap<String, Vec<AccountDataEntry>>,
     receipts: BTreeMap<String, Value>,
     typing: BTreeMap<String, Value>,
+    sticky: Option<StickyEvents>,
     /// Whether there is anything that the client did not have.
     pub(crate) has_news: bool,
 }
@@ -76,6 +78,11 @@ impl Extending<'_> {
         }
         if let Some(wanted) = &extensions.typing {
             self.typing(making, wanted, &mut given).await?;
+        }
+        if let Some(wanted) = &extensions.sticky_events {
+            let sticky = StickyEvents::find(self, making, wanted).await?;
+            given.has_news |= sticky.has_news;
+            given.sticky = Some(sticky);
         }
         Ok(given)
     }
@@ -290,6 +297,9 @@ impl Given {
             if !rooms.is_empty() {
                 writer.value(key, json!({ "rooms": rooms }));
             }
+        }
+        if let Some(sticky) = &self.sticky {
+            sticky.write(&mut writer);
         }
         writer.end();
     }

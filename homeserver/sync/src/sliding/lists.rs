@@ -60,6 +60,8 @@ pub(crate) struct Wanted<'r> {
 #[derive(Debug, Default)]
 pub(crate) struct Selection<'r> {
     pub(crate) rooms: BTreeMap<u64, Wanted<'r>>,
+    /// Rooms that the user is in, of all that pass a list's filter or are subscribed to, whether the client looks at them or not.
+    pub(crate) matched: BTreeMap<u64, (UserRoom, Arc<Facts>)>,
     pub(crate) counts: BTreeMap<&'r str, usize>,
 }
 
@@ -67,6 +69,14 @@ pub(crate) struct Selection<'r> {
 struct Candidate {
     room: UserRoom,
     facts: Arc<Facts>,
+}
+
+impl Candidate {
+    /// The room by its number, if the user is in it.
+    fn matched(&self) -> Option<(u64, (UserRoom, Arc<Facts>))> {
+        let is_joined = self.room.membership == Membership::Join;
+        is_joined.then(|| (self.room.number.0, (self.room, Arc::clone(&self.facts))))
+    }
 }
 
 /// Finds what a request asks for.
@@ -95,6 +105,9 @@ pub(crate) async fn select<'r>(
             }
         }
         selection.counts.insert(name.as_str(), passing.len());
+        if request.extensions.sticky_events.is_some() {
+            selection.matched.extend(passing.iter().filter_map(|candidate| candidate.matched()));
+        }
         let in_range = |place: usize| match &list.ranges {
             None => true,
             Some(ranges) => {
@@ -112,6 +125,7 @@ pub(crate) async fn select<'r>(
         candidates.iter().map(|candidate| (&candidate.facts.room_id, candidate)).collect();
     for (room_id, config) in &request.subscriptions {
         if let Some(candidate) = by_id.get(room_id) {
+            selection.matched.extend(candidate.matched());
             let wanted = selection.want(candidate);
             wanted.is_subscribed = true;
             wanted.ask(config);

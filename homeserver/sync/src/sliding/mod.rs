@@ -9,6 +9,7 @@ pub(crate) mod lists;
 mod request;
 mod required_state;
 mod room;
+mod sticky;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -33,7 +34,7 @@ use self::{
 pub use self::{
     request::{
         Dialect, RoomConfig, RoomsOfExtension, SlidingExtensions, SlidingFilters, SlidingList,
-        SlidingRequest, ToDeviceExtension,
+        SlidingRequest, StickyEventsExtension, ToDeviceExtension,
     },
     required_state::{RequiredState, StateSelector},
 };

@@ -92,6 +92,17 @@ pub struct SlidingExtensions {
     pub receipts: Option<RoomsOfExtension>,
     /// Who types (MSC3961).
     pub typing: Option<RoomsOfExtension>,
+    /// Sticky events (MSC4480).
+    pub sticky_events: Option<StickyEventsExtension>,
+}
+
+/// Which sticky events are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct StickyEventsExtension {
+    /// The token of those before.
+    pub since: Option<String>,
+    /// At most so many.
+    pub limit: Option<usize>,
 }
 
 /// Which to-device messages are wanted.
