@@ -23,28 +23,32 @@ pub struct Follower {
     watch: Watch,
     /// Up to where the log was handed out.
     read: Position,
-    /// What is stored; `None` if the follower has no cursor yet.
-    stored: Option<Position>,
+    /// What is stored.
+    stored: Position,
 }
 
 impl Follower {
     /// Opens the follower `name`, at its stored cursor if it has one.
     pub async fn open(store: &Store, name: &str, start: StartFrom) -> Result<Self, StorageError> {
         let snapshot = store.snapshot().await?;
-        let stored = snapshot.get(&CURSORS, name).await?;
-        let mut follower = Self {
-            store: store.clone(),
-            name: name.to_owned(),
-            watch: store.watch(),
-            read: stored.clone().unwrap_or_default(),
-            stored,
+        let stored = match snapshot.get(&CURSORS, name).await? {
+            Some(stored) => stored,
+            None => {
+                let first = match start {
+                    StartFrom::Beginning => Position::start(),
+                    StartFrom::Now => snapshot.position().await?,
+                };
+                // Noted at once: what is committed from here on is not lost if nothing is read before a crash, and what lies
+                // behind a cursor is not trimmed.
+                let mut transaction = Transaction::new();
+                transaction.check_absent(&CURSORS, name);
+                transaction.put(&CURSORS, name, &first);
+                store.commit(transaction).await?;
+                first
+            }
         };
-        if start == StartFrom::Now && follower.stored.is_none() {
-            // Noted at once: what is committed from here on is not lost if nothing is read before a crash.
-            follower.read = snapshot.position().await?;
-            follower.advance().await?;
-        }
-        Ok(follower)
+        let watch = store.watch();
+        Ok(Self { store: store.clone(), name: name.to_owned(), watch, read: stored.clone(), stored })
     }
 
     /// The next records, at most `limit` (at least 1); waits until there are some.
@@ -71,18 +75,18 @@ impl Follower {
     ///
     /// Two processes that run the same follower by mistake conflict here instead of doing its work twice.
     pub fn advance_in(&self, transaction: &mut Transaction) {
-        transaction.check_unchanged(&CURSORS, self.name.as_str(), self.stored.as_ref());
+        transaction.check_unchanged(&CURSORS, self.name.as_str(), Some(&self.stored));
         transaction.put(&CURSORS, self.name.as_str(), &self.read);
     }
 
     /// Notes that a transaction with [`Follower::advance_in`] has been committed.
     pub fn advanced(&mut self) {
-        self.stored = Some(self.read.clone());
+        self.stored = self.read.clone();
     }
 
     /// Stores the cursor, for effects outside the store. After a crash, what was not stored is handed out again.
     pub async fn advance(&mut self) -> Result<(), StorageError> {
-        if self.stored.as_ref() == Some(&self.read) {
+        if self.stored == self.read {
             return Ok(());
         }
         let mut transaction = Transaction::new();
@@ -92,8 +96,13 @@ impl Follower {
         Ok(())
     }
 
+    /// Hands out again what lies behind this place, up to which the effects of what was handed out last were collected.
+    pub fn go_back_to(&mut self, position: Position) {
+        self.read = position;
+    }
+
     /// Forgets what was handed out but not stored, to read it again.
     pub fn rewind(&mut self) {
-        self.read = self.stored.clone().unwrap_or_default();
+        self.read = self.stored.clone();
     }
 }

@@ -27,6 +27,7 @@ mod schema;
 mod snapshot;
 mod store;
 mod transaction;
+mod trimming;
 
 pub use bytes::Bytes;
 

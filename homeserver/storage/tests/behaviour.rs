@@ -73,6 +73,7 @@ macro_rules! suite {
                 log::a_watch_never_misses_a_commit,
                 log::what_is_published_is_visible,
                 log::closing_ends_a_watch,
+                log::the_log_is_trimmed_behind_all_followers,
                 following::a_follower_reads_in_order_and_skips_nothing,
                 following::a_follower_goes_on_where_it_stored_its_cursor,
                 following::an_effect_with_its_cursor_happens_once,

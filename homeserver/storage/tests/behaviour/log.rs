@@ -1,6 +1,6 @@
 //! The change log: dense, in the order of the commits, and announced without fail.
 
-use entente_storage::{Bytes, Position, StorageError, Topic, Transaction};
+use entente_storage::{Bytes, Follower, Position, StartFrom, StorageError, Topic, Transaction};
 use tokio::task::JoinSet;
 
 use crate::support::{
@@ -200,4 +200,34 @@ pub(crate) async fn closing_ends_a_watch(home: impl Home) {
     close(store).await;
     let ended = within(waiting).await.unwrap();
     assert!(matches!(ended, Err(StorageError::Unavailable(_))), "{ended:?}");
+}
+
+/// Followers that lag, even one that has read nothing yet, find all that they have not read; what all have read goes, but for the
+/// newest records.
+pub(crate) async fn the_log_is_trimmed_behind_all_followers(home: impl Home) {
+    let store = home.store().await;
+    let mut quick = Follower::open(&store, "quick", StartFrom::Beginning).await.unwrap();
+    let mut slow = Follower::open(&store, "slow", StartFrom::Beginning).await.unwrap();
+    // More than are deleted at once.
+    for number in 0..1_100_u32 {
+        log_one(&store, number.to_string()).await;
+    }
+    assert_eq!(within(quick.next(1_100)).await.unwrap().len(), 1_100);
+    quick.advance().await.unwrap();
+    assert_eq!(store.trim_log(0).await.unwrap(), 0, "the slow one has read nothing");
+    assert_eq!(within(slow.next(1_050)).await.unwrap().len(), 1_050);
+    assert_eq!(store.trim_log(0).await.unwrap(), 0, "it has not stored that it read");
+    slow.advance().await.unwrap();
+    assert_eq!(store.trim_log(60).await.unwrap(), 1_040);
+    assert_eq!(store.trim_log(60).await.unwrap(), 0);
+    let kept = payloads(&whole_log(&store).await);
+    assert_eq!(kept, (1_040..1_100).map(|number| number.to_string()).collect::<Vec<_>>());
+    assert_eq!(store.trim_log(0).await.unwrap(), 10);
+    // What was trimmed is not given out again, also by a store that is opened again.
+    drop((quick, slow));
+    let store = home.reopen(store).await;
+    let mut slow = Follower::open(&store, "slow", StartFrom::Beginning).await.unwrap();
+    log_one(&store, "1100").await;
+    let rest = payloads(&within(slow.next(100)).await.unwrap());
+    assert_eq!(rest, (1_050..=1_100).map(|number| number.to_string()).collect::<Vec<_>>());
 }
