@@ -5,6 +5,10 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use entente_tests::{Answer, Authority, Caller, Server, Settings, User, free_port, segment};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 const CALL: &str = "m.call#ROOM";
 const OF_CLIENTS: &str = "/_matrix/client/unstable/io.element.msc4195/rtc/livekit";
@@ -160,12 +164,143 @@ async fn homeservers_ask_each_other_for_tokens() {
 }
 
 #[tokio::test]
+async fn a_server_without_calls_asks_those_that_have_them() {
+    let authority = Authority::new();
+    let (here, there) = (with_calls(&authority, &[]), authority.server(&[]));
+    let (alice, bob) = (User::register(&here, "alice").await, User::register(&there, "bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    join_via(&bob, &room, &alice).await;
+    let mut body =
+        json!({ "server_name": name_of(&alice), "room_id": room, "slot_id": CALL, "member_id": "one" });
+    for path in [format!("{OF_CLIENTS}/get_token"), "/_matrix/client/v1/rtc/livekit/get_token".to_owned()] {
+        let answer = bob.post(&path, &body).await.ok();
+        // The SFU that signed it takes it; there is no call yet.
+        assert_eq!(validate(&here, &answer).await.status, 404);
+    }
+    body["server_name"] = json!(name_of(&bob));
+    bob.post(&format!("{OF_CLIENTS}/get_token"), &body).await.refused(404, "M_UNRECOGNIZED");
+    bob.post(&format!("{OF_CLIENTS}/delegate_delayed_leave"), &body).await.refused(404, "M_UNRECOGNIZED");
+}
+
+/// A server of ours is the `LiveKit` server of another.
+#[tokio::test]
+async fn rooms_at_a_livekit_server_are_made_and_who_leaves_is_thrown_out_of_them() {
+    let (port, secret) = (free_port().to_string(), "a secret of this test, long enough");
+    let sfu = Server::with(&[
+        ("ENTENTE_CALLS__ENABLED", "true"),
+        ("ENTENTE_CALLS__ADDRESSES", "[\"127.0.0.1\"]"),
+        ("ENTENTE_CALLS__UDP_PORT", &port),
+        ("ENTENTE_CALLS__API_SECRET", secret),
+    ]);
+    let url = format!("{}/livekit/sfu", sfu.base_url.replacen("http", "ws", 1));
+    let server = Server::with(&[
+        ("ENTENTE_REGISTRATION__OPEN", "true"),
+        ("ENTENTE_CALLS__ENABLED", "true"),
+        ("ENTENTE_CALLS__SFU", "livekit"),
+        ("ENTENTE_CALLS__LIVEKIT_URL", &url),
+        ("ENTENTE_CALLS__API_SECRET", secret),
+    ]);
+    let (alice, bob) = (User::register(&server, "alice").await, User::register(&server, "bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await.ok();
+    let answer = sfu_get(&server, &room, &openid(&bob).await).await.ok();
+    assert_eq!(answer["url"], url);
+    let held = claims(&answer);
+    assert_eq!((&held["video"]["roomCreate"], &held["owner"]), (&Value::Null, &Value::Null));
+    assert_eq!(validate(&sfu, &answer).await.status, 200, "there is a room for it");
+
+    let mut joined = join_call(&sfu, &answer).await;
+    alice.membership(&room, "kick", json!({ "user_id": bob.id })).await.ok();
+    // The connection ends when he is thrown out.
+    let mut rest = Vec::new();
+    let thrown_out = tokio::time::timeout(entente_tests::SOON, joined.read_to_end(&mut rest)).await;
+    thrown_out.expect("he is still in the call").unwrap();
+    sfu_get(&server, &room, &openid(&bob).await).await.refused(403, "M_FORBIDDEN");
+}
+
+/// Joins a call by a WebSocket that says nothing.
+async fn join_call(sfu: &Server, answer: &Value) -> TcpStream {
+    let address = sfu.base_url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let token = answer["jwt"].as_str().unwrap();
+    let request = format!(
+        "GET /livekit/sfu/rtc?access_token={token} HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).await.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 101");
+    stream
+}
+
+/// Delays the event by which a user leaves the call of a room; answers its id.
+async fn delay_leave(user: &User, room: &str) -> Value {
+    let path = format!("state/org.matrix.msc3401.call.member/{}", segment(&user.id));
+    user.put(&User::in_room(room, &path), &json!({ "here": true })).await.ok();
+    let delayed = format!("{path}?org.matrix.msc4140.delay=600000");
+    user.put(&User::in_room(room, &delayed), &json!({})).await.ok()["delay_id"].clone()
+}
+
+/// Waits until a user is no longer said to be in the call of a room.
+async fn until_left(user: &User, room: &str) {
+    let left = tokio::time::timeout(entente_tests::SOON, async {
+        while user.state(room, "org.matrix.msc3401.call.member", &user.id).await.body != json!({}) {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    });
+    left.await.expect("the leave is not sent");
+}
+
+#[tokio::test]
+async fn a_delegated_leave_survives_a_crash_and_a_present_participant_does_not_leave() {
+    let authority = Authority::new();
+    let here = with_calls(&authority, &[]);
+    let alice = User::register(&here, "alice").await;
+    let room = alice.create_room(json!({})).await;
+    let delay_id = delay_leave(&alice, &room).await;
+    let with_leave = |delay_id: &Value| {
+        json!({
+            "room_id": room, "slot_id": CALL, "member_id": "one", "delay_id": delay_id, "delay_timeout": 2_000,
+        })
+    };
+    let path = "/_matrix/client/v1/rtc/livekit/get_token";
+    let answer = alice.post(path, &with_leave(&delay_id)).await.ok();
+    let joined = join_call(&here, &answer).await;
+    let here = here.crash_and_restart();
+    let alice = alice.at(&here);
+    drop(joined);
+    until_left(&alice, &room).await;
+    // What was sent is not looked after again; clients that are told so ask for a token alone.
+    alice.post(path, &with_leave(&delay_id)).await.refused(400, "M_BAD_JSON");
+
+    // Who is back in time, if only by signalling yet, stays.
+    let delay_id = delay_leave(&alice, &room).await;
+    let answer = alice.post(path, &with_leave(&delay_id)).await.ok();
+    let here = here.crash_and_restart();
+    let alice = alice.at(&here);
+    let joined = join_call(&here, &answer).await;
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    let state = alice.state(&room, "org.matrix.msc3401.call.member", &alice.id).await;
+    assert_eq!(state.body, json!({ "here": true }));
+    drop(joined);
+    until_left(&alice, &room).await;
+}
+
+#[tokio::test]
+async fn a_token_comes_with_a_leave_that_is_not_here() {
+    let Scene { here, bob, room, there: _there, .. } = scene(&[]).await;
+    let body = json!({
+        "room": room, "openid_token": openid(&bob).await, "device_id": "DEVICE", "delay_id": "of his server",
+        "delay_timeout": 1_000,
+    });
+    here.anonymous().post("/livekit/jwt/sfu/get", &body).await.ok();
+}
+
+#[tokio::test]
 async fn a_leave_is_delegated_by_who_delayed_it() {
     let Scene { here, alice, bob, room, there: _there } = scene(&[]).await;
-    let path = format!("state/org.matrix.msc3401.call.member/{}", segment(&alice.id));
-    let delayed = format!("{path}?org.matrix.msc4140.delay=600000");
-    alice.put(&User::in_room(&room, &path), &json!({ "here": true })).await.ok();
-    let delay_id = alice.put(&User::in_room(&room, &delayed), &json!({})).await.ok()["delay_id"].clone();
+    let delay_id = delay_leave(&alice, &room).await;
     let delegate = format!("{OF_CLIENTS}/delegate_delayed_leave");
     let body = json!({
         "room_id": room, "slot_id": CALL, "member_id": "one", "delay_id": delay_id, "delay_timeout": 1_000,
@@ -175,6 +310,9 @@ async fn a_leave_is_delegated_by_who_delayed_it() {
     let other = alice.create_room(json!({})).await;
     let mut wrong = body.clone();
     wrong["room_id"] = json!(other);
+    alice.post(&delegate, &wrong).await.refused(400, "M_INVALID_PARAM");
+    wrong = body.clone();
+    wrong["server_name"] = json!(name_of(&bob));
     alice.post(&delegate, &wrong).await.refused(400, "M_INVALID_PARAM");
     let token = openid(&bob).await;
     let of_service = json!({
@@ -187,10 +325,6 @@ async fn a_leave_is_delegated_by_who_delayed_it() {
 
     // Nobody comes in time.
     alice.post(&delegate, &body).await.ok();
-    let sent = tokio::time::timeout(entente_tests::SOON, async {
-        while alice.state(&room, "org.matrix.msc3401.call.member", &alice.id).await.body != json!({}) {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    });
-    sent.await.expect("the leave is not sent");
+    until_left(&alice, &room).await;
+    alice.post(&delegate, &body).await.refused(400, "M_INVALID_PARAM");
 }

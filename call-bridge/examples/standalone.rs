@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::Parser;
-use entente_call_bridge::{ApiKey, CallBridge, EveryHolder, MediaAddress, Settings};
+use entente_call_bridge::{ApiKey, CallBridge, EveryHolder, MediaAddress, Settings, Webhooks};
 use entente_environment::Environment;
 use tokio::net::TcpListener;
 
@@ -22,6 +22,9 @@ struct Arguments {
     /// The UDP port of all media.
     #[arg(long, default_value_t = 7882)]
     udp_port: u16,
+    /// The TCP port of media; without it there is none.
+    #[arg(long)]
+    tcp_port: Option<u16>,
     /// Addresses of this machine for media.
     #[arg(long, default_value = "127.0.0.1")]
     address: Vec<IpAddr>,
@@ -34,6 +37,9 @@ struct Arguments {
     /// Its secret.
     #[arg(long)]
     secret: String,
+    /// Addresses that are told what happens.
+    #[arg(long)]
+    webhook: Vec<String>,
 }
 
 #[tokio::main]
@@ -44,11 +50,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let key = ApiKey { name: arguments.key, secret: arguments.secret };
     let addresses: Vec<MediaAddress> = arguments.address.into_iter().map(Into::into).collect();
-    let settings =
-        Settings { workers: arguments.workers, ..Settings::new(key, arguments.udp_port, addresses) };
+    let settings = Settings {
+        workers: arguments.workers,
+        tcp_port: arguments.tcp_port,
+        ..Settings::new(key.clone(), arguments.udp_port, addresses)
+    };
+    let webhooks = Webhooks::new(arguments.webhook, key.clone(), Environment::system())?;
     let bridge = CallBridge::start(settings, Environment::system(), Arc::new(EveryHolder))?;
     let listener = TcpListener::bind(arguments.listen).await?;
     tracing::info!(address = %listener.local_addr()?, udp.port = bridge.udp_port(), "listening");
+    tokio::spawn(webhooks.follow(bridge.events()));
     let mut events = bridge.events();
     tokio::spawn(async move {
         while let Ok(event) = events.recv().await {

@@ -11,11 +11,18 @@
 //! | `forwarding` | from a publisher's stream to a subscriber's: layers, numbers, bandwidth |
 //! | `transport` | peer connections, over `str0m` |
 //! | `worker` | the threads: sockets, timers, rooms |
+//! | `figures` | how calls fare, for operators |
+//! | `livekit` | a LiveKit server elsewhere, which forwards media instead |
+//! | `webhooks` | what happens in calls, told to other programs |
 //! | `server` | HTTP: signalling over WebSocket, `RoomService` over Twirp; the handle |
 
 mod admission;
 mod event;
+mod figures;
 mod forwarding;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+mod livekit;
 mod proto;
 mod room;
 mod server;
@@ -23,14 +30,18 @@ mod session;
 mod settings;
 mod token;
 mod transport;
+mod webhooks;
 mod worker;
 
 pub use self::{
     admission::{Admission, Admitted, EveryHolder},
     event::CallEvent,
+    figures::{CallFigures, ConnectionFigures, ParticipantFigures, PublishedFigures, SubscribedFigures},
+    livekit::{LivekitError, LivekitServer},
     proto::{ParticipantInfo, ParticipantPermission, TrackInfo},
     server::CallBridge,
     settings::{MediaAddress, Settings},
     token::{ApiKey, Claims, TokenError, VideoGrant},
+    webhooks::Webhooks,
     worker::{StartError, Stopped},
 };

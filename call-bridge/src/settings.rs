@@ -15,6 +15,8 @@ pub struct Settings {
     pub api_key: ApiKey,
     /// The port of all media, on all addresses of the machine; 0 lets the system choose.
     pub udp_port: u16,
+    /// The TCP port of media, for those who cannot send datagrams; 0 lets the system choose. `None`: there is none.
+    pub tcp_port: Option<u16>,
     /// Addresses that clients are told to send media to.
     pub addresses: Vec<MediaAddress>,
     /// Threads that forward media. Each room is on one of them.
@@ -43,6 +45,7 @@ impl Settings {
         Self {
             api_key,
             udp_port,
+            tcp_port: None,
             addresses,
             workers: NonZeroUsize::MIN,
             turn: None,

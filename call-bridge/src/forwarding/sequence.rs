@@ -32,7 +32,9 @@ impl SequenceMap {
         if sequence < self.from || self.number(sequence) <= self.highest || self.skipped.contains(&sequence) {
             return;
         }
-        self.skipped.push_back(sequence);
+        // In order, although they may not have come so.
+        let place = self.skipped.partition_point(|skipped| *skipped < sequence);
+        self.skipped.insert(place, sequence);
         if self.skipped.len() > REMEMBERED
             && let Some(oldest) = self.skipped.pop_front()
         {
@@ -102,5 +104,18 @@ mod tests {
             }
         }
         assert!(map.skipped.len() <= REMEMBERED);
+    }
+
+    #[test]
+    fn what_is_left_out_may_come_in_any_order() {
+        let mut map = SequenceMap::new(0);
+        map.begin(0);
+        assert_eq!(map.map(0), Some(1));
+        for sequence in (1..=200).step_by(2) {
+            map.skip(sequence + 1);
+            map.skip(sequence);
+        }
+        assert_eq!(map.map(201), Some(2));
+        assert_eq!(map.map(200), None);
     }
 }

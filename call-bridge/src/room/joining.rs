@@ -128,6 +128,7 @@ impl Room {
             sid: format!("PA_{}", self.randomness.alphanumeric(12)),
             identity: claims.sub,
             owner: claims.owner,
+            quota_user: claims.quota_user,
             name: claims.name,
             metadata,
             attributes,
@@ -158,6 +159,7 @@ impl Room {
             bitrates: (0, 0),
             sent_data: super::data::SentData::default(),
             quality: super::quality::Quality::default(),
+            flood: super::flood::Flood::new(now.at),
             refresh_token_at: now.at,
         }
     }
@@ -175,7 +177,7 @@ impl Room {
             participant: Some(participant.info(&self.tracks)),
             other_participants: others.collect(),
             server_version: SERVER_VERSION.to_owned(),
-            ice_servers: self.ice_servers(now, &participant.identity),
+            ice_servers: self.ice_servers(now, participant.relay_account()),
             subscriber_primary: dual && participant.permission.can_subscribe,
             ping_timeout: PING_TIMEOUT,
             ping_interval: PING_INTERVAL,
@@ -188,9 +190,9 @@ impl Room {
     }
 
     /// By which servers a participant reaches us if the network shuts it in.
-    pub(super) fn ice_servers(&self, now: Moment, identity: &str) -> Vec<IceServer> {
+    pub(super) fn ice_servers(&self, now: Moment, account: &str) -> Vec<IceServer> {
         let Some(turn) = &self.settings.turn else { return Vec::new() };
-        let TurnCredentials { username, password, .. } = turn.credentials(identity, now.time);
+        let TurnCredentials { username, password, .. } = turn.credentials(account, now.time);
         vec![IceServer { urls: turn.uris().to_vec(), username, credential: password }]
     }
 

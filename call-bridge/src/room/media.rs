@@ -1,7 +1,7 @@
 use super::{Command, Moment, Output, ParticipantKey, PeerKind, Room, TrackKey};
 use crate::{
     CallEvent,
-    proto::{TrackSource, participant_info::State},
+    proto::{DisconnectReason, TrackSource, leave_request::Action, participant_info::State},
     session::Path,
     transport::{MediaPacket, Mid, Rid, TransportEvent},
 };
@@ -15,6 +15,19 @@ impl Room {
         peer: PeerKind,
         event: TransportEvent,
     ) {
+        let bytes = match &event {
+            TransportEvent::Media { packet, .. } => Some(packet.payload.len()),
+            TransportEvent::Data { bytes, .. } => Some(bytes.len()),
+            _ => None,
+        };
+        if let Some(bytes) = bytes
+            && let Some(participant) = self.participants.get_mut(&key)
+            && participant.flood.is_too_much(now.at, bytes)
+        {
+            tracing::warn!(room = %self.name, participant = participant.sid, "a participant sends too much and is cut off");
+            self.dismiss(now, key, DisconnectReason::ParticipantRemoved, Action::Disconnect);
+            return;
+        }
         match event {
             TransportEvent::Media { mid, rid, packet } if peer == PeerKind::Publisher => {
                 self.forward(now, key, mid, rid, &packet);
@@ -34,7 +47,7 @@ impl Room {
             TransportEvent::Data { channel, bytes } => self.relay(now, key, channel, &bytes),
             TransportEvent::Figures(figures) => {
                 if let Some(participant) = self.participants.get_mut(&key) {
-                    participant.quality.note(peer, figures);
+                    participant.quality.note(peer, figures, now.at);
                 }
             }
         }

@@ -7,6 +7,7 @@ mod admin;
 mod allocating;
 mod data;
 mod dynacast;
+mod flood;
 mod joining;
 mod leaving;
 mod media;

@@ -6,7 +6,7 @@ use std::{
 use entente_environment::Timestamp;
 
 use super::{
-    ConnectionKey, ParticipantKey, PeerKind, TrackKey, data::SentData, quality::Quality,
+    ConnectionKey, ParticipantKey, PeerKind, TrackKey, data::SentData, flood::Flood, quality::Quality,
     subscribing::Subscription, track::Track,
 };
 use crate::{
@@ -23,6 +23,8 @@ pub(super) struct Participant {
     pub(super) identity: String,
     /// Whom the application takes it for.
     pub(super) owner: String,
+    /// On whose account relaying for it counts, if it is not its own.
+    pub(super) quota_user: String,
     pub(super) name: String,
     pub(super) metadata: String,
     pub(super) attributes: BTreeMap<String, String>,
@@ -58,6 +60,7 @@ pub(super) struct Participant {
     pub(super) bitrates: (u64, u64),
     pub(super) sent_data: SentData,
     pub(super) quality: Quality,
+    pub(super) flood: Flood,
     pub(super) refresh_token_at: Instant,
 }
 
@@ -133,6 +136,11 @@ impl Participant {
             Path::Single => PeerKind::Publisher,
             Path::Dual => PeerKind::Subscriber,
         }
+    }
+
+    /// On whose account relaying for it counts.
+    pub(super) fn relay_account(&self) -> &str {
+        if self.quota_user.is_empty() { &self.identity } else { &self.quota_user }
     }
 
     /// Whether media can reach it.

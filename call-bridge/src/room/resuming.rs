@@ -34,7 +34,8 @@ impl Room {
             Path::Single => participant.answering.renegotiate(now.at),
             Path::Dual => participant.offering.restart(now.at),
         }
-        let ice_servers = self.ice_servers(now, &claims.sub);
+        let account = participant.relay_account().to_owned();
+        let ice_servers = self.ice_servers(now, &account);
         self.say(
             key,
             Message::Reconnect(ReconnectResponse {
@@ -104,6 +105,7 @@ impl Room {
             metadata: participant.metadata.clone(),
             attributes: participant.attributes.clone(),
             owner: participant.owner.clone(),
+            quota_user: participant.quota_user.clone(),
             video: participant.grant.clone().with_permission(&participant.permission),
             ..Claims::default()
         };

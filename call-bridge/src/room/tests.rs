@@ -3,6 +3,7 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use entente_environment::{Clock, ManualClock};
+use entente_turn::TurnService;
 use prost::Message as _;
 
 use super::*;
@@ -16,7 +17,7 @@ use crate::{
     },
     session::{JoinParameters, Path},
     token::{Claims, VideoGrant},
-    transport::{MediaCodec, MediaPacket, TransportEvent},
+    transport::{Figures, MediaCodec, MediaPacket, TransportEvent},
 };
 
 /// A room and what its outputs were, by whom they concern.
@@ -35,7 +36,9 @@ impl Scene {
     fn with_options(options: RoomOptions) -> Self {
         let clock = ManualClock::new(Timestamp(1_000_000));
         let key = ApiKey { name: "key".to_owned(), secret: "a secret of this test".to_owned() };
-        let settings = Settings { workers: NonZeroUsize::MIN, ..Settings::new(key, 0, Vec::new()) };
+        let turn = TurnService::new(vec!["turn:example.org".to_owned()], "secret", Duration::from_secs(60));
+        let settings =
+            Settings { workers: NonZeroUsize::MIN, turn: Some(turn), ..Settings::new(key, 0, Vec::new()) };
         let now = Moment { at: clock.monotonic(), time: clock.now() };
         let room = Room::new(Arc::new(settings), Randomness::from_seed(7), "room".into(), options, now);
         Self { room, clock, connections: 0, outputs: Vec::new() }
@@ -287,6 +290,29 @@ fn the_same_identity_replaces_itself() {
     let late = SignalRequest { message: Some(Request::Leave(LeaveRequest::default())) };
     scene.room.signal(scene.now(), new, ConnectionKey(1), late);
     assert!(scene.room.get_participant("alice").is_ok());
+}
+
+/// Identities are chosen by clients; what is relayed for them counts for who they are.
+#[test]
+fn relaying_is_on_the_account_that_the_token_names() {
+    let mut scene = Scene::new();
+    for identity in ["one", "another"] {
+        let key = scene.try_join(identity, |newcomer| newcomer.claims.quota_user = "@alice:a".to_owned());
+        let key = key.unwrap();
+        let said = scene.said(key);
+        let Some(Message::Join(welcome)) = said.first() else { panic!("{said:?}") };
+        assert_eq!(welcome.ice_servers.first().unwrap().username, "1060:@alice:a");
+        let token = said.iter().find_map(|message| match message {
+            Message::RefreshToken(token) => Some(token),
+            _ => None,
+        });
+        let claims = scene.room.settings.api_key.verify(token.unwrap(), scene.clock.now()).unwrap();
+        assert_eq!(claims.quota_user, "@alice:a");
+    }
+    let key = scene.try_join("alone", |_| {}).unwrap();
+    let said = scene.said(key);
+    let Some(Message::Join(welcome)) = said.first() else { panic!("{said:?}") };
+    assert_eq!(welcome.ice_servers.first().unwrap().username, "1060:alone");
 }
 
 #[test]
@@ -559,6 +585,77 @@ fn an_owner_is_kept_from_publishing_and_let_again() {
     assert_eq!(may(&scene, "bob"), (true, true, true));
     assert_eq!(scene.room.permit_owner(scene.now(), "alice in the room", true), 1);
     assert_eq!(may(&scene, "alice"), (true, true, true));
+}
+
+#[test]
+fn who_floods_is_cut_off_and_the_others_are_not() {
+    let mut scene = Scene::new();
+    let (alice, bob) = (scene.join("alice"), scene.join("bob"));
+    scene.publish_camera(alice);
+    for sequence in 10..60_000 {
+        scene.media(bob, "q", sequence, false);
+        if sequence % 100 == 0 {
+            scene.media(alice, "q", sequence, false);
+        }
+    }
+    assert!(scene.room.get_participant("bob").is_err());
+    let said = scene.said(bob);
+    let Some(Message::Leave(leave)) = said.last() else { panic!("{said:?}") };
+    assert_eq!(leave.reason(), DisconnectReason::ParticipantRemoved);
+    assert!(scene.room.get_participant("alice").is_ok());
+}
+
+/// Tracks are named by whoever wants something done with them; it is done with one's own only.
+#[test]
+fn what_others_publish_is_theirs() {
+    let mut scene = Scene::new();
+    let (alice, bob) = (scene.join("alice"), scene.join("bob"));
+    let sid = scene.publish_camera(alice);
+    scene.signal(bob, Request::Mute(MuteTrackRequest { sid: sid.clone(), muted: true }));
+    let tracks = scene.room.get_participant("alice").unwrap().tracks;
+    assert!(!tracks.first().unwrap().muted);
+    scene.said(bob);
+    scene.signal(bob, Request::AddTrack(AddTrackRequest { sid: sid.clone(), ..camera("cam") }));
+    let said = scene.said(bob);
+    assert!(said.iter().all(|message| !matches!(message, Message::TrackPublished(_))), "{said:?}");
+    scene.media(bob, "q", 1, true);
+    assert!(scene.room.get_participant("bob").unwrap().tracks.is_empty());
+}
+
+#[test]
+fn operators_see_how_everybody_fares() {
+    let mut scene = Scene::new();
+    let alice = scene.try_join("alice", |newcomer| newcomer.claims.owner = "owner".to_owned()).unwrap();
+    scene.transport(alice, TransportEvent::Connected);
+    scene.publish_camera(alice);
+    let bob = scene.watch("bob");
+    scene.stream(alice, 10, 100, true);
+    let path = |bytes, jitter| Figures {
+        loss_from: Some(0.05),
+        round_trip: Some(Duration::from_millis(40)),
+        bytes_from: bytes,
+        local: Some("192.0.2.1:7882".parse().unwrap()),
+        remote: Some("192.0.2.9:5000".parse().unwrap()),
+        jitter: Some(Duration::from_millis(jitter)),
+        ..Figures::default()
+    };
+    scene.transport(alice, TransportEvent::Figures(path(1_000, 3)));
+    scene.clock.advance(Duration::from_secs(2));
+    scene.transport(alice, TransportEvent::Figures(path(251_000, 4)));
+    scene.transport(bob, TransportEvent::Bandwidth(2_000_000));
+    scene.transport(bob, TransportEvent::Figures(Figures::default()));
+    let figures = scene.room.figures(scene.now());
+    let [alices, bobs] = &figures.participants[..] else { panic!("{figures:?}") };
+    assert_eq!((alices.owner.as_str(), alices.quality, bobs.quality), ("owner", "GOOD", "EXCELLENT"));
+    let path = &alices.connections[0];
+    assert_eq!((path.bitrate_from, path.bitrate_to), (1_000_000, 0));
+    assert_eq!((path.jitter, path.is_relayed), (Some(Duration::from_millis(4)), false));
+    assert_eq!(bobs.connections[0].estimate, Some(2_000_000));
+    let published = &alices.published[0];
+    assert_eq!((published.source, published.layers.len()), ("CAMERA", 2));
+    let subscribed = &bobs.subscribed[0];
+    assert_eq!((&subscribed.track, subscribed.layers, subscribed.paused), (&published.track, 2, false));
+    assert!(subscribed.layer.is_some());
 }
 
 #[test]

@@ -19,7 +19,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use tokio::sync::broadcast;
 
 use crate::{
-    Admission, CallEvent, Claims, Settings, StartError, Stopped,
+    Admission, CallEvent, CallFigures, Claims, Settings, StartError, Stopped,
     proto::ParticipantInfo,
     worker::{Rooms, Workers},
 };
@@ -71,6 +71,11 @@ impl CallBridge {
         self.shared.workers.port()
     }
 
+    /// The TCP port of media, if there is one.
+    pub fn tcp_port(&self) -> Option<u16> {
+        self.shared.workers.tcp_port()
+    }
+
     /// Signs a token: who has it may do what it says until `lifetime` is over. Issuer and times are set here.
     pub fn make_token(&self, claims: Claims, lifetime: Duration) -> String {
         self.shared.settings.api_key.sign(claims, self.shared.environment.now(), lifetime)
@@ -118,6 +123,11 @@ impl CallBridge {
             .await
     }
 
+    /// How all calls fare.
+    pub async fn figures(&self) -> Result<Vec<CallFigures>, Stopped> {
+        Ok(self.shared.workers.with_all(|rooms, now| rooms.figures(now)).await?.concat())
+    }
+
     /// What happens from now on. Who lies thousands of events behind loses the oldest, is told so, and should ask for
     /// [`CallBridge::participants`] anew.
     pub fn events(&self) -> broadcast::Receiver<CallEvent> {
@@ -150,4 +160,110 @@ async fn allow_every_origin(request: Request, next: Next) -> Response {
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*, Authorization"));
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
     response
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::{ApiKey, EveryHolder, VideoGrant};
+
+    pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+    /// A bridge, and where its HTTP is.
+    pub(crate) async fn served(key: &ApiKey, change: impl FnOnce(&mut Settings)) -> (CallBridge, String) {
+        let addresses = vec![IpAddr::from(Ipv4Addr::LOCALHOST).into()];
+        let mut settings = Settings::new(key.clone(), 0, addresses);
+        change(&mut settings);
+        let bridge = CallBridge::start(settings, Environment::system(), Arc::new(EveryHolder)).unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = bridge.router();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (bridge, address.to_string())
+    }
+
+    /// Joins by a WebSocket that says nothing; `None` if it is not let in.
+    pub(crate) async fn join(address: &str, token: &str) -> Option<TcpStream> {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!(
+            "GET /rtc?access_token={token} HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).await.unwrap();
+        (&status == b"HTTP/1.1 101").then_some(stream)
+    }
+
+    /// A request of ICE with this user name, behind its length.
+    fn framed(user_name: &str) -> Vec<u8> {
+        let mut value = user_name.as_bytes().to_vec();
+        let length = u16::try_from(value.len()).unwrap();
+        value.resize(value.len().next_multiple_of(4), 0);
+        let mut message = vec![0, 1];
+        message.extend(u16::try_from(value.len() + 4).unwrap().to_be_bytes());
+        message.extend([0x21, 0x12, 0xA4, 0x42]);
+        message.extend([7; 12]);
+        message.extend([0, 6]);
+        message.extend(length.to_be_bytes());
+        message.extend(value);
+        [&u16::try_from(message.len()).unwrap().to_be_bytes()[..], &message].concat()
+    }
+
+    #[tokio::test]
+    async fn connections_for_nobody_are_hung_up_on() {
+        let key = ApiKey { name: "key".to_owned(), secret: "a secret of this test".to_owned() };
+        let (bridge, _) = served(&key, |settings| settings.tcp_port = Some(0)).await;
+        let port = bridge.tcp_port().unwrap();
+        let too_long = [0xFF; 64].to_vec();
+        for wrong in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), too_long, framed("ffff:a"), framed("0000nobody:a")]
+        {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+            stream.write_all(&wrong).await.unwrap();
+            let mut rest = Vec::new();
+            // Whether it is reset or ended depends on what was not read.
+            let _ = timeout(SOON, stream.read_to_end(&mut rest)).await.expect("it is closed");
+            assert!(rest.is_empty());
+        }
+        bridge.stop().await;
+    }
+
+    #[tokio::test]
+    async fn who_never_reads_is_cut_off() {
+        let key = ApiKey { name: "key".to_owned(), secret: "a secret of this test".to_owned() };
+        let short = |settings: &mut Settings| settings.resume_within = Duration::from_millis(100);
+        let (bridge, address) = served(&key, short).await;
+        let video = VideoGrant { room: "room".to_owned(), room_join: true, ..VideoGrant::default() };
+        let claims = Claims { sub: "alice".to_owned(), video, ..Claims::default() };
+        let _deaf = join(&address, &bridge.make_token(claims, SOON)).await.expect("let in");
+        let is_there = async || !bridge.participants("room").await.unwrap().is_empty();
+        let joined = timeout(SOON, async {
+            while !is_there().await {
+                tokio::task::yield_now().await;
+            }
+        });
+        joined.await.expect("she is in");
+        // More than the network holds, and then more than may wait.
+        let text = "x".repeat(60_000);
+        let gone = timeout(SOON, async {
+            while is_there().await {
+                let text = text.clone();
+                let tell = move |rooms: &mut Rooms, _| {
+                    for _ in 0..100 {
+                        let _ = rooms.room("room").map(|room| room.set_metadata(text.clone()));
+                    }
+                };
+                bridge.shared.workers.with_room("room", tell).await.unwrap();
+            }
+        });
+        gone.await.expect("she is out");
+        bridge.stop().await;
+    }
 }

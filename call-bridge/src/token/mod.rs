@@ -62,6 +62,12 @@ pub struct Claims {
     /// participants are not told.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
+    /// On whose account what is relayed for the holder counts, whatever identities they choose; the identity's if empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub quota_user: String,
+    /// The digest of what it is sent with: the base64 of a SHA-256. For webhooks.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub sha256: String,
     /// What the holder may do.
     #[serde(default)]
     pub video: VideoGrant,

@@ -59,6 +59,11 @@ impl<T: Transport> Transport for Guarded<T> {
         self.with(|inner| inner.receive(now, source, destination, bytes));
     }
 
+    fn receive_by_stream(&mut self, now: Instant, source: SocketAddr, destination: SocketAddr, bytes: &[u8]) {
+        self.now = now;
+        self.with(|inner| inner.receive_by_stream(now, source, destination, bytes));
+    }
+
     fn advance(&mut self, now: Instant) {
         self.now = now;
         self.with(|inner| inner.advance(now));

@@ -83,6 +83,15 @@ impl DataChannel {
     }
 }
 
+/// What carries the packets of a peer connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Carrier {
+    /// UDP.
+    Datagrams,
+    /// TCP.
+    Stream,
+}
+
 /// What happened on a peer connection.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "most events are packets, which are not worth a box each")]
@@ -135,8 +144,12 @@ pub(crate) struct Figures {
     pub(crate) bytes_to: u64,
     /// Bytes of all packets from the other side, since the beginning.
     pub(crate) bytes_from: u64,
+    /// The address of ours that is used.
+    pub(crate) local: Option<SocketAddr>,
     /// Where the other side is.
     pub(crate) remote: Option<SocketAddr>,
+    /// By how much what is sent to us comes early or late, of the worst stream.
+    pub(crate) jitter: Option<Duration>,
 }
 
 /// What a peer connection wants done.
@@ -145,6 +158,8 @@ pub(crate) struct Figures {
 pub(crate) enum Output {
     /// A datagram to be sent.
     Datagram {
+        /// How it goes.
+        carrier: Carrier,
         /// The address of ours from which it goes.
         source: SocketAddr,
         /// Where it goes.
@@ -173,6 +188,9 @@ pub(crate) trait Transport {
 
     /// Takes a datagram that came in.
     fn receive(&mut self, now: Instant, source: SocketAddr, destination: SocketAddr, bytes: &[u8]);
+
+    /// Takes a datagram that came in by a connection.
+    fn receive_by_stream(&mut self, now: Instant, source: SocketAddr, destination: SocketAddr, bytes: &[u8]);
 
     /// Lets time pass.
     fn advance(&mut self, now: Instant);

@@ -14,15 +14,15 @@ use str0m::{
     config::{CryptoProvider, DtlsCert},
     crypto::from_feature_flags,
     format::PayloadParams,
-    media::{Direction, KeyframeRequestKind, Pt},
-    net::{Protocol, Receive},
+    media::{Direction, KeyframeRequestKind, MediaKind, Pt},
+    net::{Protocol, Receive, TcpType},
     rtp::{Extension, RtpPacket, RtpWrite, Ssrc},
     stats::PeerStats,
 };
 
 use super::{
-    DataChannel, Figures, MediaPacket, Mid, Offer, OfferChanges, Output, Rid, SenderClock, Transport,
-    TransportError, TransportEvent, dependency_descriptor,
+    Carrier, DataChannel, Figures, MediaPacket, Mid, Offer, OfferChanges, Output, Rid, SenderClock,
+    Transport, TransportError, TransportEvent, dependency_descriptor,
 };
 
 /// With what the estimate of a path begins, in bits per second: enough for a few small pictures.
@@ -79,6 +79,8 @@ pub(crate) struct Peer {
     channels: Vec<(DataChannel, ChannelId)>,
     sources: HashMap<Ssrc, (Mid, Option<Rid>)>,
     senders: HashMap<Mid, Sender>,
+    /// The worst since figures were told.
+    jitter: Option<Duration>,
     now: Instant,
     closed: bool,
 }
@@ -130,8 +132,20 @@ impl Peer {
             channels: Vec::new(),
             sources: HashMap::new(),
             senders: HashMap::new(),
+            jitter: None,
             now,
             closed: false,
+        }
+    }
+
+    /// Tells the client addresses to which it can connect by TCP.
+    pub(crate) fn offer_streams(&mut self, addresses: &[SocketAddr]) {
+        for address in addresses {
+            let candidate = Candidate::builder().tcp().host(*address).tcptype(TcpType::Passive).build();
+            // Fails for addresses that nobody can connect to, such as the unspecified one.
+            if let Ok(candidate) = candidate {
+                self.rtc.add_local_candidate(candidate);
+            }
         }
     }
 
@@ -172,7 +186,18 @@ impl Peer {
                 let (channel, _) = self.channels.iter().find(|(_, id)| *id == data.id)?;
                 Some(TransportEvent::Data { channel: *channel, bytes: data.data })
             }
-            Event::PeerStats(stats) => Some(TransportEvent::Figures(figures(&stats))),
+            Event::MediaIngressStats(stats) => {
+                let is_audio =
+                    self.rtc.media(stats.mid).is_some_and(|media| media.kind() == MediaKind::Audio);
+                let clock_rate = if is_audio { 48_000 } else { 90_000 };
+                let jitter = Duration::from_secs(stats.jitter.into()) / clock_rate;
+                self.jitter = self.jitter.max(Some(jitter));
+                None
+            }
+            Event::PeerStats(stats) => {
+                let figures = figures(&stats);
+                Some(TransportEvent::Figures(Figures { jitter: self.jitter.take(), ..figures }))
+            }
             _ => None,
         }
     }
@@ -239,6 +264,15 @@ impl Peer {
             sender.payload_type = payload_type(&self.rtc, mid, &parameters?);
         }
         Some((sender.ssrc, sender.payload_type?))
+    }
+
+    fn take<E>(&mut self, now: Instant, datagram: Result<Receive<'_>, E>) {
+        self.now = now;
+        // What is none of STUN, DTLS, RTP and RTCP is nothing.
+        let Ok(datagram) = datagram else { return };
+        if let Err(error) = self.rtc.handle_input(Input::Receive(now, datagram)) {
+            self.break_off(&error);
+        }
     }
 
     fn break_off(&mut self, error: &dyn std::fmt::Display) {
@@ -319,12 +353,11 @@ impl Transport for Peer {
     }
 
     fn receive(&mut self, now: Instant, source: SocketAddr, destination: SocketAddr, bytes: &[u8]) {
-        self.now = now;
-        // What is none of STUN, DTLS, RTP and RTCP is nothing.
-        let Ok(datagram) = Receive::new(Protocol::Udp, source, destination, bytes) else { return };
-        if let Err(error) = self.rtc.handle_input(Input::Receive(now, datagram)) {
-            self.break_off(&error);
-        }
+        self.take(now, Receive::new(Protocol::Udp, source, destination, bytes));
+    }
+
+    fn receive_by_stream(&mut self, now: Instant, source: SocketAddr, destination: SocketAddr, bytes: &[u8]) {
+        self.take(now, Receive::new(Protocol::Tcp, source, destination, bytes));
     }
 
     fn advance(&mut self, now: Instant) {
@@ -345,7 +378,12 @@ impl Transport for Peer {
             match self.rtc.poll_output() {
                 Ok(str0m::Output::Timeout(at)) => return Output::Wait(at),
                 Ok(str0m::Output::Transmit(transmit)) => {
+                    let carrier = match transmit.proto {
+                        Protocol::Udp => Carrier::Datagrams,
+                        _ => Carrier::Stream,
+                    };
                     return Output::Datagram {
+                        carrier,
                         source: transmit.source,
                         destination: transmit.destination,
                         bytes: transmit.contents.into(),
@@ -442,6 +480,69 @@ fn figures(stats: &PeerStats) -> Figures {
         round_trip: stats.rtt.or_else(|| pair.and_then(|pair| pair.current_round_trip_time)),
         bytes_to: stats.peer_bytes_tx,
         bytes_from: stats.peer_bytes_rx,
+        local: pair.map(|pair| pair.local.addr),
         remote: pair.map(|pair| pair.remote.addr),
+        jitter: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use entente_environment::{Clock, SystemClock};
+
+    use super::*;
+
+    /// Datagrams go nowhere: all that connects is TCP.
+    #[test]
+    fn a_client_that_sends_no_datagrams_connects_by_a_stream() {
+        let mut now = SystemClock.monotonic();
+        let address = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        let (ours, theirs) = (address("192.0.2.1:7881"), address("198.51.100.1:5000"));
+        let certificate = Certificate::generate().unwrap();
+        let settings = PeerSettings {
+            certificate: &certificate,
+            addresses: &[address("192.0.2.1:7882")],
+            prefix: "0000",
+            randomness: Randomness::from_seed(7),
+        };
+        let mut peer = Peer::new(&settings, now);
+        peer.offer_streams(&[ours]);
+        let mut client = Rtc::builder().set_crypto_provider(certificate.provider.clone()).build(now);
+        let candidate = Candidate::builder().tcp().host(theirs).tcptype(TcpType::Active).build().unwrap();
+        client.add_local_candidate(candidate);
+        let mut api = client.sdp_api();
+        api.add_channel(DataChannel::Reliable.label().to_owned());
+        let (offer, pending) = api.apply().unwrap();
+        let answer = peer.answer(&offer.to_sdp_string()).unwrap();
+        assert!(answer.contains("tcptype passive"), "{answer}");
+        client.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&answer).unwrap()).unwrap();
+
+        let mut opened = false;
+        for _ in 0..1_000 {
+            client.handle_input(Input::Timeout(now)).unwrap();
+            peer.advance(now);
+            loop {
+                match client.poll_output().unwrap() {
+                    str0m::Output::Timeout(_) => break,
+                    str0m::Output::Transmit(sent) if sent.proto == Protocol::Tcp => {
+                        peer.receive_by_stream(now, sent.source, sent.destination, &sent.contents);
+                    }
+                    _ => {}
+                }
+            }
+            loop {
+                match peer.poll() {
+                    Output::Wait(_) => break,
+                    Output::Datagram { carrier, source, destination, bytes } => {
+                        assert_eq!((carrier, source, destination), (Carrier::Stream, ours, theirs));
+                        let datagram = Receive::new(Protocol::Tcp, source, destination, &bytes).unwrap();
+                        client.handle_input(Input::Receive(now, datagram)).unwrap();
+                    }
+                    Output::Event(event) => opened |= matches!(event, TransportEvent::ChannelOpen),
+                }
+            }
+            now += Duration::from_millis(10);
+        }
+        assert!(opened, "the data channel does not open");
     }
 }

@@ -1,6 +1,9 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::transport::Carrier;
 
 /// Larger datagrams are nothing that a client of ours sends.
 pub(super) const MAXIMUM_DATAGRAM: usize = 1_500;
@@ -12,6 +15,17 @@ pub(super) struct Datagram {
     /// The address of ours at which it came, as clients know it.
     pub(super) destination: SocketAddr,
     pub(super) bytes: Bytes,
+    /// The connection by which it came, if it came by one.
+    pub(super) stream: Option<Stream>,
+}
+
+/// Where datagrams for a client go that sends them by a connection. It ends when nobody has this any more.
+pub(super) type Stream = mpsc::Sender<Bytes>;
+
+impl Datagram {
+    pub(super) fn carrier(&self) -> Carrier {
+        if self.stream.is_some() { Carrier::Stream } else { Carrier::Datagrams }
+    }
 }
 
 /// From now on, datagrams from an address go to a worker; to none if the worker gives it up.
@@ -33,7 +47,7 @@ pub(super) fn worker_of(user_name: &str) -> Option<usize> {
 }
 
 /// The ICE user name of ours in a STUN request: in the USERNAME attribute, before the colon (RFC 8445, section 7.2.2).
-pub(super) fn user_name(datagram: &[u8]) -> Option<&str> {
+pub(crate) fn user_name(datagram: &[u8]) -> Option<&str> {
     const HEADER: usize = 20;
     const USERNAME: u16 = 0x0006;
     if *datagram.first()? > 1 {

@@ -7,6 +7,7 @@ mod receiving;
 mod rooms;
 mod running;
 mod sockets;
+mod streams;
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -22,11 +23,14 @@ use std::{
 use entente_environment::Environment;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::datagrams::user_name;
 pub(crate) use self::rooms::Rooms;
 use self::{
     receiving::Receiver,
     running::{Parts, Worker},
     sockets::Sockets,
+    streams::Listeners,
 };
 use crate::{
     CallEvent, Settings,
@@ -77,6 +81,7 @@ pub(crate) struct Workers {
     events: broadcast::Sender<CallEvent>,
     next_connection: AtomicU64,
     port: u16,
+    tcp_port: Option<u16>,
 }
 
 /// Why the bridge does not begin.
@@ -90,6 +95,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The TCP port for media is taken.
+    #[error("cannot receive media on the TCP port: {0}")]
+    Listen(io::Error),
     /// There is no address to tell to clients.
     #[error("no address for media is configured")]
     NoAddress,
@@ -115,6 +123,8 @@ impl Workers {
         let certificate = Certificate::generate().ok_or(StartError::Certificate)?;
         let bind_error = |source| StartError::Bind { port: settings.udp_port, source };
         let sockets = Arc::new(Sockets::bind(settings).map_err(bind_error)?);
+        let listeners = Listeners::bind(settings).map_err(StartError::Listen)?;
+        let stream_candidates = listeners.as_ref().map(Listeners::candidates).unwrap_or_default();
         let (events, _) = broadcast::channel(WAITING_EVENTS);
         let mut datagrams = Vec::new();
         let mut waiting = Vec::new();
@@ -130,7 +140,9 @@ impl Workers {
             let receiver = Receiver::new(sockets.clone(), index, datagrams.clone(), receiver);
             spawn(format!("media-in-{index}"), move || receiver.run())?;
         }
-        drop(datagrams);
+        if let Some(listeners) = listeners {
+            spawn("media-tcp".to_owned(), move || listeners.run(datagrams))?;
+        }
         let mut commands = Vec::new();
         for (index, datagrams) in waiting.into_iter().enumerate() {
             let (sender, receiver) = mpsc::channel(WAITING_COMMANDS);
@@ -141,18 +153,25 @@ impl Workers {
                 environment: environment.clone(),
                 certificate: certificate.clone(),
                 sockets: sockets.clone(),
+                stream_candidates: stream_candidates.clone(),
                 routes: routes.clone(),
                 events: events.clone(),
             };
             spawn(format!("media-{index}"), move || Worker::new(parts).run(receiver, datagrams))?;
         }
         let port = sockets.port();
-        Ok(Self { commands, events, next_connection: AtomicU64::new(1), port })
+        let tcp_port = stream_candidates.first().map(std::net::SocketAddr::port);
+        Ok(Self { commands, events, next_connection: AtomicU64::new(1), port, tcp_port })
     }
 
     /// The port of all media.
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The TCP port of media, if there is one.
+    pub(crate) fn tcp_port(&self) -> Option<u16> {
+        self.tcp_port
     }
 
     /// A number for a signalling connection.

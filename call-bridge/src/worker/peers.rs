@@ -1,9 +1,11 @@
 use std::{collections::HashMap, net::SocketAddr, sync::mpsc::Sender, time::Instant};
 
-use super::datagrams::{Route, user_name};
+use bytes::Bytes;
+
+use super::datagrams::{Datagram, Route, Stream, user_name};
 use crate::{
     room::{ParticipantKey, PeerKind},
-    transport::{Guarded, Peer},
+    transport::{Carrier, Guarded, Peer},
 };
 
 /// Tells rooms of a worker apart; never used again.
@@ -17,6 +19,9 @@ pub(super) struct PeerKey(u64);
 /// Addresses of one client: it may change networks, and be behind several translators. The oldest is forgotten.
 const MAXIMUM_ADDRESSES: usize = 8;
 
+/// Where packets come from, and how.
+type Path = (Carrier, SocketAddr);
+
 /// Whose peer connection.
 pub(super) type Owner = (RoomKey, ParticipantKey, PeerKind);
 
@@ -27,8 +32,19 @@ pub(super) struct PeerEntry {
     pub(super) scheduled: Option<Instant>,
     /// Something was handed in that it has not worked off.
     pub(super) dirty: bool,
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Path>,
     names: Vec<String>,
+    /// Its connections, by where they come from.
+    streams: Vec<(SocketAddr, Stream)>,
+}
+
+impl PeerEntry {
+    /// Sends by a connection. What does not fit is lost, as on any network.
+    pub(super) fn send_by_stream(&self, destination: SocketAddr, bytes: Vec<u8>) {
+        if let Some((_, stream)) = self.streams.iter().find(|(address, _)| *address == destination) {
+            let _ = stream.try_send(Bytes::from(bytes));
+        }
+    }
 }
 
 /// The peer connections of a worker.
@@ -36,7 +52,7 @@ pub(super) struct Peers {
     entries: HashMap<PeerKey, PeerEntry>,
     by_owner: HashMap<Owner, PeerKey>,
     by_name: HashMap<String, PeerKey>,
-    by_address: HashMap<SocketAddr, PeerKey>,
+    by_address: HashMap<Path, PeerKey>,
     routes: Vec<Sender<Route>>,
     worker: usize,
     last_key: u64,
@@ -59,8 +75,15 @@ impl Peers {
         self.last_key += 1;
         let key = PeerKey(self.last_key);
         self.by_owner.insert(owner, key);
-        let entry =
-            PeerEntry { peer, owner, scheduled: None, dirty: true, addresses: Vec::new(), names: Vec::new() };
+        let entry = PeerEntry {
+            peer,
+            owner,
+            scheduled: None,
+            dirty: true,
+            addresses: Vec::new(),
+            names: Vec::new(),
+            streams: Vec::new(),
+        };
         self.entries.insert(key, entry);
         self.rename(key);
         key
@@ -75,12 +98,22 @@ impl Peers {
     }
 
     /// The peer connection that a datagram is for: by its ICE user name, else by where it comes from.
-    pub(super) fn addressee(&self, source: SocketAddr, datagram: &[u8]) -> Option<PeerKey> {
-        match user_name(datagram) {
+    pub(super) fn addressee(&mut self, datagram: &Datagram) -> Option<PeerKey> {
+        let key = match user_name(&datagram.bytes) {
             Some(name) => self.by_name.get(name),
-            None => self.by_address.get(&source),
+            None => self.by_address.get(&(datagram.carrier(), datagram.source)),
+        };
+        let key = *key?;
+        if let Some(stream) = &datagram.stream
+            && let Some(entry) = self.entries.get_mut(&key)
+            && !entry.streams.iter().any(|(address, _)| *address == datagram.source)
+        {
+            if entry.streams.len() >= MAXIMUM_ADDRESSES {
+                entry.streams.remove(0);
+            }
+            entry.streams.push((datagram.source, stream.clone()));
         }
-        .copied()
+        Some(key)
     }
 
     /// Negotiating may have changed under which names it is known.
@@ -97,29 +130,34 @@ impl Peers {
     }
 
     /// The stack sends to an address, so it has proven to know the password: what comes from there is for it.
-    pub(super) fn reached(&mut self, key: PeerKey, address: SocketAddr) {
-        if self.by_address.get(&address) == Some(&key) {
+    pub(super) fn reached(&mut self, key: PeerKey, carrier: Carrier, address: SocketAddr) {
+        let path = (carrier, address);
+        if self.by_address.get(&path) == Some(&key) {
             return;
         }
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        self.by_address.insert(address, key);
-        entry.addresses.retain(|known| *known != address);
-        entry.addresses.push(address);
+        self.by_address.insert(path, key);
+        entry.addresses.retain(|known| *known != path);
+        entry.addresses.push(path);
         let forgotten = (entry.addresses.len() > MAXIMUM_ADDRESSES).then(|| entry.addresses.remove(0));
-        self.announce(address, true);
-        if let Some(address) = forgotten {
-            self.forget(key, address);
+        self.announce(path, true);
+        if let Some(path) = forgotten {
+            self.forget(key, path);
         }
     }
 
-    fn forget(&mut self, key: PeerKey, address: SocketAddr) {
-        if self.by_address.get(&address) == Some(&key) {
-            self.by_address.remove(&address);
-            self.announce(address, false);
+    fn forget(&mut self, key: PeerKey, path: Path) {
+        if self.by_address.get(&path) == Some(&key) {
+            self.by_address.remove(&path);
+            self.announce(path, false);
         }
     }
 
-    fn announce(&self, address: SocketAddr, add: bool) {
+    /// A connection's packets come to its worker anyway.
+    fn announce(&self, (carrier, address): Path, add: bool) {
+        if carrier == Carrier::Stream {
+            return;
+        }
         for routes in &self.routes {
             // A receiver that ended needs no routes.
             let _ = routes.send(Route { address, worker: self.worker, add });

@@ -86,7 +86,7 @@ impl Receiver {
                     continue;
                 };
                 let bytes = Bytes::copy_from_slice(datagram);
-                batch.push(Datagram { source: meta.addr, destination, bytes });
+                batch.push(Datagram { source: meta.addr, destination, bytes, stream: None });
             }
         }
         for (worker, batch) in self.workers.iter().zip(batches) {

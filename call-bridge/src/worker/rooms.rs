@@ -8,7 +8,7 @@ use entente_environment::Randomness;
 
 use super::{Sink, peers::RoomKey};
 use crate::{
-    Settings,
+    CallFigures, Settings,
     proto::{self, DisconnectReason, leave_request::Action},
     room::{ConnectionKey, Moment, ParticipantKey, Room, RoomOptions},
 };
@@ -102,6 +102,12 @@ impl Rooms {
     pub(crate) fn list(&self, names: &[String]) -> Vec<proto::Room> {
         let wanted = |entry: &&RoomEntry| names.is_empty() || names.iter().any(|name| **name == *entry.name);
         self.entries.values().filter(wanted).map(|entry| entry.room.info()).collect()
+    }
+
+    /// How the rooms fare in which somebody is.
+    pub(crate) fn figures(&self, now: Moment) -> Vec<CallFigures> {
+        let all = self.entries.values().map(|entry| entry.room.figures(now));
+        all.filter(|call| !call.participants.is_empty()).collect()
     }
 
     /// Throws all participants of an owner out; answers how many there were.

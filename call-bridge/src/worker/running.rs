@@ -23,7 +23,7 @@ use crate::{
         self, ConnectionKey, Moment, Newcomer, Output as RoomOutput, ParticipantKey, PeerKind, Refusal,
         RoomOptions, leave,
     },
-    transport::{Certificate, Guarded, Output, Peer, PeerSettings, Transport},
+    transport::{Carrier, Certificate, Guarded, Output, Peer, PeerSettings, Transport},
 };
 
 /// How often it is looked at whether there is something to do, if nothing comes.
@@ -38,6 +38,8 @@ pub(super) struct Parts {
     pub(super) environment: Environment,
     pub(super) certificate: Certificate,
     pub(super) sockets: Arc<Sockets>,
+    /// Addresses to which clients can connect by TCP.
+    pub(super) stream_candidates: Vec<std::net::SocketAddr>,
     pub(super) routes: Vec<Sender<Route>>,
     pub(super) events: broadcast::Sender<CallEvent>,
 }
@@ -130,9 +132,13 @@ impl Worker {
     }
 
     fn receive(&mut self, now: Moment, datagram: &Datagram) {
-        let Some(key) = self.peers.addressee(datagram.source, &datagram.bytes) else { return };
+        let Some(key) = self.peers.addressee(datagram) else { return };
         let Some(entry) = self.peers.get(key) else { return };
-        entry.peer.receive(now.at, datagram.source, datagram.destination, &datagram.bytes);
+        let Datagram { source, destination, bytes, .. } = datagram;
+        match datagram.carrier() {
+            Carrier::Datagrams => entry.peer.receive(now.at, *source, *destination, bytes),
+            Carrier::Stream => entry.peer.receive_by_stream(now.at, *source, *destination, bytes),
+        }
         self.drain(now, key);
     }
 
@@ -284,9 +290,12 @@ impl Worker {
         loop {
             let Some(entry) = self.peers.get(key) else { return };
             match entry.peer.poll() {
-                Output::Datagram { source, destination, bytes } => {
-                    self.outgoing.push(source, destination, &bytes);
-                    self.peers.reached(key, destination);
+                Output::Datagram { carrier, source, destination, bytes } => {
+                    match carrier {
+                        Carrier::Datagrams => self.outgoing.push(source, destination, &bytes),
+                        Carrier::Stream => entry.send_by_stream(destination, bytes),
+                    }
+                    self.peers.reached(key, carrier, destination);
                 }
                 Output::Event(event) => {
                     let (room_key, participant, kind) = entry.owner;
@@ -344,10 +353,15 @@ impl Worker {
 
     fn say(&mut self, key: RoomKey, participant: ParticipantKey, response: &SignalResponse) {
         let Some(entry) = self.rooms.entry(key) else { return };
-        let Some((_, sink)) = entry.sinks.get(&participant) else { return };
-        // Who does not read what it is told is cut off.
+        let Some((connection, sink)) = entry.sinks.get(&participant) else { return };
+        let connection = *connection;
+        // Who does not read what it is told is cut off, and gone if it does not come back.
         if sink.try_send(response.encode_to_vec()).is_err() {
             self.rooms.hang_up(key, participant);
+            let now = self.now();
+            if let Some(entry) = self.rooms.entry(key) {
+                entry.room.signal_lost(now, participant, connection);
+            }
         }
     }
 
@@ -361,7 +375,8 @@ impl Worker {
     ) {
         let owner = (key, participant, kind);
         if matches!(command, room::Command::Open) {
-            let peer = Peer::new(&self.peer_settings(), now.at);
+            let mut peer = Peer::new(&self.peer_settings(), now.at);
+            peer.offer_streams(&self.parts.stream_candidates);
             let peer = self.peers.add(owner, Guarded::new(peer, now.at));
             self.dirty.push(peer);
             return;
@@ -414,16 +429,19 @@ impl Worker {
             let Some(peer) = self.peers.of((key, participant, kind)) else { continue };
             let Some(mut entry) = self.peers.remove(peer) else { continue };
             entry.peer.close();
-            while let Output::Datagram { .. } | Output::Event(_) = self.last_words(&mut entry.peer) {}
+            loop {
+                match entry.peer.poll() {
+                    Output::Datagram { carrier: Carrier::Datagrams, source, destination, bytes } => {
+                        self.outgoing.push(source, destination, &bytes);
+                    }
+                    Output::Datagram { carrier: Carrier::Stream, destination, bytes, .. } => {
+                        entry.send_by_stream(destination, bytes);
+                    }
+                    Output::Event(_) => {}
+                    Output::Wait(_) => break,
+                }
+            }
         }
-    }
-
-    fn last_words(&mut self, peer: &mut Guarded<Peer>) -> Output {
-        let output = peer.poll();
-        if let Output::Datagram { source, destination, bytes } = &output {
-            self.outgoing.push(*source, *destination, bytes);
-        }
-        output
     }
 }
 

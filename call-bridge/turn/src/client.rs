@@ -19,12 +19,13 @@ use turn_server_proto::{
 
 use crate::{
     RelayAddress, framing,
+    policy::Listed,
     quota::{Allowance, Counted},
     server::Shared,
     session::{Outgoing, Session, Step},
 };
 
-/// A client that has no relayed address is forgotten after this time.
+/// A client that has no relayed address for this time is forgotten, whatever else it says.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A client that takes nothing for this time is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,23 +66,28 @@ impl Link for Datagrams {
 
 /// A client at the other end of a connection.
 pub(crate) struct Stream<S> {
-    stream: S,
+    inner: S,
     buffer: BytesMut,
+    begun: bool,
 }
 
 impl<S> Stream<S> {
-    pub(crate) fn new(stream: S) -> Self {
-        Self { stream, buffer: BytesMut::with_capacity(4 * 1_024) }
+    pub(crate) fn new(inner: S) -> Self {
+        Self { inner, buffer: BytesMut::with_capacity(4 * 1_024), begun: false }
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Link for Stream<S> {
     async fn receive(&mut self) -> io::Result<Option<Bytes>> {
         loop {
+            if !self.begun {
+                framing::check_beginning(&self.buffer).map_err(io::Error::other)?;
+            }
             if let Some(message) = framing::split(&mut self.buffer).map_err(io::Error::other)? {
+                self.begun = true;
                 return Ok(Some(message));
             }
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+            if self.inner.read_buf(&mut self.buffer).await? == 0 {
                 return Ok(None);
             }
         }
@@ -91,11 +97,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link for Stream<S> {
         let padding = framing::padding(message);
         let sent = async {
             if padding.is_empty() {
-                self.stream.write_all(message).await?;
+                self.inner.write_all(message).await?;
             } else {
-                self.stream.write_all(&[message, padding].concat()).await?;
+                self.inner.write_all(&[message, padding].concat()).await?;
             }
-            self.stream.flush().await
+            self.inner.flush().await
         };
         time::timeout(WRITE_TIMEOUT, sent).await?
     }
@@ -106,24 +112,28 @@ struct Relay {
     address: SocketAddr,
     socket: UdpSocket,
     _counted: Counted,
+    _listed: Listed,
 }
 
-/// Serves a client until it ends, or nothing is heard of it.
+/// Serves a client until it ends, or has had no relayed address for too long.
 pub(crate) struct Client<L> {
     shared: Arc<Shared>,
     session: Session,
     link: L,
     relays: Vec<Relay>,
     allowance: Allowance,
-    heard: Instant,
+    /// Since when it has no relayed address, if it has none.
+    idle_since: Instant,
+    /// Counted among those of its network of whom nobody knows who they are.
+    stranger: Option<Counted>,
 }
 
 impl<L: Link> Client<L> {
-    pub(crate) fn new(shared: Arc<Shared>, client: SocketAddr, server: SocketAddr, link: L) -> Self {
+    /// A client whose session has begun; `stranger` counts it until it has shown who it is.
+    pub(crate) fn new(shared: Arc<Shared>, session: Session, link: L, stranger: Option<Counted>) -> Self {
         let now = shared.now();
-        let session = Session::new(shared.rules.clone(), client, server);
         let allowance = Allowance::new(shared.max_bytes_per_second, now);
-        Self { shared, session, link, relays: Vec::new(), allowance, heard: now }
+        Self { shared, session, link, relays: Vec::new(), allowance, idle_since: now, stranger }
     }
 
     pub(crate) async fn run(mut self) -> io::Result<()> {
@@ -131,10 +141,11 @@ impl<L: Link> Client<L> {
         loop {
             let now = self.shared.now();
             let Some(wake) = self.act(now).await? else { return Ok(()) };
-            if self.relays.is_empty() && now >= self.heard + PATIENCE {
+            let given_up = self.idle_since + PATIENCE;
+            if self.relays.is_empty() && now >= given_up {
                 return Ok(());
             }
-            let until = if self.relays.is_empty() { wake.min(self.heard + PATIENCE) } else { wake };
+            let until = if self.relays.is_empty() { wake.min(given_up) } else { wake };
             // Never at once, whatever the protocol says.
             let pause = until.saturating_duration_since(now).max(Duration::from_millis(1));
             tokio::select! {
@@ -153,7 +164,10 @@ impl<L: Link> Client<L> {
         let wake = loop {
             match self.session.step(now) {
                 Step::Wait(until) => break until,
-                Step::Release(address) => self.relays.retain(|relay| relay.address != address),
+                Step::Release(address) => {
+                    self.relays.retain(|relay| relay.address != address);
+                    self.idle_since = now;
+                }
                 Step::Allocate(family) => {
                     let allocated = self.allocate(family);
                     let is_half = allocated.is_err() && !self.relays.is_empty();
@@ -181,7 +195,8 @@ impl<L: Link> Client<L> {
         let socket = self.bind(own.local).ok_or(none_left)?;
         let port = socket.local_addr().map_err(|_| none_left)?.port();
         let address = SocketAddr::new(own.advertised, port);
-        self.relays.push(Relay { address, socket, _counted: counted });
+        let listed = self.shared.rules.peers.relays.list(address);
+        self.relays.push(Relay { address, socket, _counted: counted, _listed: listed });
         Ok(address)
     }
 
@@ -198,8 +213,11 @@ impl<L: Link> Client<L> {
 
     async fn hear(&mut self, datagram: &[u8]) -> io::Result<()> {
         let now = self.shared.now();
-        self.heard = now;
-        match self.session.receive(datagram, self.shared.environment.now(), now) {
+        let received = self.session.receive(datagram, self.shared.environment.now(), now);
+        if self.session.user().is_some() {
+            self.stranger = None;
+        }
+        match received {
             Some(Outgoing::ToClient(message)) => self.link.send(&message).await,
             Some(Outgoing::ToPeer { relay, peer, data }) => {
                 let found = self.relays.iter().find(|known| known.address == relay);

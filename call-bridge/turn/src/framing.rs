@@ -22,6 +22,11 @@ pub(crate) fn is_stun(datagram: &[u8]) -> bool {
 #[error("a stream carries neither STUN messages nor channel data")]
 pub(crate) struct NotFramed;
 
+/// Refuses a stream that begins with something else than a STUN message: nobody has a channel yet. HTTP would look like one.
+pub(crate) fn check_beginning(buffer: &[u8]) -> Result<(), NotFramed> {
+    if buffer.first().is_none_or(|first| begins_stun(*first)) { Ok(()) } else { Err(NotFramed) }
+}
+
 /// Takes the first whole message out of what came in a stream (RFC 8656, sections 3.7 and 12.5); `None`: more has to come.
 pub(crate) fn split(buffer: &mut BytesMut) -> Result<Option<Bytes>, NotFramed> {
     let [first, _, high, low, ..] = buffer[..] else { return Ok(None) };
@@ -101,8 +106,10 @@ mod tests {
     #[test]
     fn other_protocols_are_told_apart() {
         for other in [&b"GET / HTTP/1.1"[..], b"\x16\x03\x01\x02\x00", b"PRI * HTTP/2.0", &[0x80; 8]] {
-            assert_eq!(split(&mut BytesMut::from(other)), Err(NotFramed));
             assert!(!begins_stun(other[0]));
+        }
+        for other in [&b"\x16\x03\x01\x02\x00"[..], &[0x80; 8]] {
+            assert_eq!(split(&mut BytesMut::from(other)), Err(NotFramed));
         }
         assert_eq!(split(&mut BytesMut::from(&[0, 1, 0, 0, 1, 2, 3, 4][..])), Err(NotFramed), "no cookie");
         assert!(is_stun(&stun(0)) && !is_stun(&channel(16)) && !is_stun(&[]));

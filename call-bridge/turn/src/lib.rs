@@ -17,6 +17,8 @@
 mod client;
 mod credentials;
 mod framing;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod policy;
 mod quota;
 mod server;

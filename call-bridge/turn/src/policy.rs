@@ -1,9 +1,12 @@
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
+use parking_lot::RwLock;
 
 use crate::RelayAddress;
 
@@ -26,6 +29,31 @@ pub(crate) struct Peers {
     pub(crate) policy: PeerPolicy,
     pub(crate) own: Vec<RelayAddress>,
     pub(crate) relay_ports: RangeInclusive<u16>,
+    pub(crate) relays: Relays,
+}
+
+/// The relayed addresses there are, as others know them: a port among those for relays can be another program's. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Relays(Arc<RwLock<HashSet<SocketAddr>>>);
+
+/// A relayed address that is among them until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    relays: Relays,
+    address: SocketAddr,
+}
+
+impl Relays {
+    pub(crate) fn list(&self, address: SocketAddr) -> Listed {
+        self.0.write().insert(address);
+        Listed { relays: self.clone(), address }
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.relays.0.write().remove(&self.address);
+    }
 }
 
 impl Peers {
@@ -41,8 +69,10 @@ impl Peers {
 
     /// Whether a peer may be relayed to: on the server's own addresses only its media and other relays.
     pub(crate) fn may_be(&self, peer: SocketAddr) -> bool {
-        if self.is_own(peer.ip().to_canonical()) {
-            return Some(peer.port()) == self.policy.media_port || self.relay_ports.contains(&peer.port());
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        if self.is_own(peer.ip()) {
+            return Some(peer.port()) == self.policy.media_port
+                || self.relays.0.read().contains(&self.seen_from_outside(peer));
         }
         self.may_be_at(peer.ip())
     }
@@ -84,12 +114,14 @@ pub(crate) mod tests {
                 advertised: "203.0.113.7".parse().unwrap(),
             }],
             relay_ports: 50_000..=50_100,
+            relays: Relays::default(),
         }
     }
 
     #[test]
     fn a_relay_is_no_way_into_the_network() {
         let peers = peers();
+        let listed = peers.relays.list("203.0.113.7:50100".parse().unwrap());
         let may = |peer: &str| peers.may_be(peer.parse().unwrap());
         assert!(may("192.0.2.1:5000"));
         assert!(may("10.1.0.1:5000"), "allowed");
@@ -102,7 +134,10 @@ pub(crate) mod tests {
             assert!(may(&format!("{own}:7882")), "media");
             assert!(may(&format!("{own}:50100")), "another relay");
             assert!(!may(&format!("{own}:8008")), "what else runs here");
+            assert!(!may(&format!("{own}:50099")), "what else runs here, where relays might be");
         }
+        drop(listed);
+        assert!(!may("203.0.113.7:50100"), "no relay any more");
         assert!(!peers.may_be_at("10.2.0.1".parse().unwrap()));
         assert!(peers.may_be_at("203.0.113.7".parse().unwrap()));
     }

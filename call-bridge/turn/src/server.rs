@@ -1,7 +1,7 @@
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt, io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     sync::{
         Arc,
@@ -28,13 +28,19 @@ use crate::{
     PeerPolicy,
     client::{Client, Datagrams, Stream},
     framing,
-    policy::Peers,
-    quota::Quota,
-    session::{self, Rules},
+    policy::{Peers, Relays},
+    quota::{Counted, Quota},
+    session::{self, Outgoing, Rules, Session},
 };
 
 /// Datagrams of one client that wait; more are lost, as on a full network.
 const WAITING: usize = 256;
+/// Those who send datagrams and have not shown yet who they are, who are remembered at a time and for how long. They cost no more than
+/// the memory: under a flood the oldest are forgotten, and ask again.
+const MOST_STRANGERS: usize = 4_096;
+const STRANGERS_LAST: Duration = Duration::from_secs(30);
+/// Connections from one address, or one /64 of IPv6, whose clients have not shown yet who they are.
+const MOST_UNKNOWN_CONNECTIONS: usize = 32;
 /// Before connections are accepted again, after that failed.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -104,6 +110,7 @@ pub(crate) struct Shared {
     pub(crate) environment: Environment,
     pub(crate) max_bytes_per_second: u64,
     places: Arc<Semaphore>,
+    unknown_connections: Quota,
     start: time::Instant,
     relayed_packets: AtomicU64,
     relayed_bytes: AtomicU64,
@@ -124,6 +131,19 @@ impl Shared {
     fn place(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.places).try_acquire_owned().ok()
     }
+
+    /// Counts a connection of whose client nobody knows who it is, unless there are too many from its network.
+    fn unknown_connection(&self, client: SocketAddr) -> Option<Counted> {
+        self.unknown_connections.take(&network(client.ip()).to_string().into())
+    }
+}
+
+/// The network that one client has to itself: its address, or its /64 of IPv6.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address @ IpAddr::V4(_) => address,
+    }
 }
 
 impl TurnServer {
@@ -133,6 +153,7 @@ impl TurnServer {
             policy: settings.peers,
             own: settings.addresses.clone(),
             relay_ports: settings.relay_ports,
+            relays: Relays::default(),
         };
         let rules = Rules {
             realm: settings.realm,
@@ -147,6 +168,7 @@ impl TurnServer {
             environment,
             max_bytes_per_second: settings.max_bytes_per_second,
             places: Arc::new(Semaphore::new(settings.max_clients.min(Semaphore::MAX_PERMITS))),
+            unknown_connections: Quota::new(MOST_UNKNOWN_CONNECTIONS),
             relayed_packets: AtomicU64::new(0),
             relayed_bytes: AtomicU64::new(0),
         });
@@ -203,11 +225,16 @@ async fn serve_stream(
     client: SocketAddr,
     server: SocketAddr,
 ) {
+    let Some(stranger) = shared.unknown_connection(client) else {
+        tracing::debug!(%client, "there are too many connections of unknown clients of TURN from there");
+        return;
+    };
     let Some(_place) = shared.place() else {
         tracing::warn!(%client, "there are too many clients of TURN");
         return;
     };
-    if let Err(error) = Client::new(shared, client, server, Stream::new(stream)).run().await {
+    let session = Session::new(Arc::clone(&shared.rules), client, server);
+    if let Err(error) = Client::new(shared, session, Stream::new(stream), Some(stranger)).run().await {
         tracing::debug!(%error, %client, "a client's connection ended");
     }
 }
@@ -234,9 +261,42 @@ async fn serve_connections(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-/// Gives datagrams to the clients that sent them. Who asks for no allocation has no client: an answer is all they get.
+/// Sessions of those who send datagrams and have not shown yet who they are. The answer to their first request is in it, on which
+/// their second depends.
+#[derive(Default)]
+struct Strangers {
+    sessions: HashMap<SocketAddr, Session>,
+    /// In the order in which they came.
+    came: VecDeque<(Instant, SocketAddr)>,
+}
+
+impl Strangers {
+    fn session(&mut self, shared: &Shared, client: SocketAddr, server: SocketAddr) -> &mut Session {
+        let now = shared.now();
+        while let Some((at, oldest)) = self.came.front().copied() {
+            if self.came.len() < MOST_STRANGERS && now < at + STRANGERS_LAST {
+                break;
+            }
+            self.came.pop_front();
+            self.sessions.remove(&oldest);
+        }
+        self.sessions.entry(client).or_insert_with(|| {
+            self.came.push_back((now, client));
+            Session::new(Arc::clone(&shared.rules), client, server)
+        })
+    }
+
+    fn take(&mut self, client: SocketAddr) -> Option<Session> {
+        self.came.retain(|(_, other)| *other != client);
+        self.sessions.remove(&client)
+    }
+}
+
+/// Gives datagrams to the clients that sent them. Who asks for no allocation, or does not show who they are, has no client: an answer
+/// is all they get.
 async fn serve_datagrams(shared: Arc<Shared>, socket: Arc<UdpSocket>, server: SocketAddr) {
     let mut known: HashMap<SocketAddr, mpsc::Sender<Bytes>> = HashMap::new();
+    let mut strangers = Strangers::default();
     let mut clients = JoinSet::new();
     let mut buffer = vec![0; framing::LONGEST];
     loop {
@@ -266,13 +326,24 @@ async fn serve_datagrams(shared: Arc<Shared>, socket: Arc<UdpSocket>, server: So
         if !message.has_method(ALLOCATE) || !message.has_class(MessageClass::Request) {
             continue;
         }
+        let session = strangers.session(&shared, client, server);
+        let now = shared.now();
+        if let Some(Outgoing::ToClient(answer)) = session.receive(datagram, shared.environment.now(), now) {
+            let _ = socket.try_send_to(&answer, client);
+        }
+        if session.user().is_none() {
+            while let Some(answer) = session.next_message(now) {
+                let _ = socket.try_send_to(&answer, client);
+            }
+            continue;
+        }
+        // Without a place the request is not answered, and comes again.
         let Some(place) = shared.place() else { continue };
+        let Some(session) = strangers.take(client) else { continue };
         let (sender, arrived) = mpsc::channel(WAITING);
-        // There is room for the first.
-        let _ = sender.try_send(Bytes::copy_from_slice(datagram));
         known.insert(client, sender);
         let link = Datagrams { socket: Arc::clone(&socket), client, arrived };
-        let served = Client::new(Arc::clone(&shared), client, server, link).run();
+        let served = Client::new(Arc::clone(&shared), session, link, None).run();
         clients.spawn(async move {
             // A socket does not end.
             let _ = served.await;

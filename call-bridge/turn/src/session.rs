@@ -1,4 +1,11 @@
-use std::{borrow::Cow, net::SocketAddr, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    hash::Hash,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use entente_environment::Timestamp;
 use turn_server_proto::{
@@ -15,11 +22,20 @@ use turn_server_proto::{
                 BINDING, IntegrityAlgorithm, LongTermKeyCredentials, Message, MessageClass,
                 MessageIntegrityCredentials, MessageWrite, MessageWriteExt, MessageWriteVec, TransactionId,
             },
+            prelude::{Attribute, AttributeFromRaw, AttributeStaticType},
         },
     },
 };
 
 use crate::{credentials, framing, policy::Peers, quota::Quota};
+
+/// Peers that one message may name.
+const MOST_PEERS_AT_ONCE: usize = 16;
+/// Addresses to which a client may have permission at a time, and peers to which it may have channels.
+const MOST_PEERS: usize = 128;
+/// For how long they are had (RFC 8656, sections 9 and 12).
+const PERMISSION_LASTS: Duration = Duration::from_secs(300);
+const CHANNEL_LASTS: Duration = Duration::from_secs(600);
 
 /// What all sessions have in common.
 #[derive(Debug)]
@@ -40,6 +56,32 @@ pub(crate) struct Session {
     user: Option<User>,
     /// The allocation that is being made or was made last, and its answer: a client that has not heard it asks again.
     allocation: Option<(TransactionId, Option<Vec<u8>>)>,
+    permissions: Granted<IpAddr>,
+    channels: Granted<SocketAddr>,
+}
+
+/// What a client was granted, and until when. The protocol searches it from one end to the other for each packet, so it must be short.
+#[derive(Debug)]
+struct Granted<T> {
+    ends: HashMap<T, Instant>,
+    lasts: Duration,
+}
+
+impl<T: Eq + Hash + Copy> Granted<T> {
+    fn new(lasts: Duration) -> Self {
+        Self { ends: HashMap::new(), lasts }
+    }
+
+    /// Grants all of these, anew or for longer, unless it would be too much.
+    fn grant(&mut self, wanted: &[T], now: Instant) -> bool {
+        self.ends.retain(|_, end| *end >= now);
+        let new: HashSet<&T> = wanted.iter().filter(|one| !self.ends.contains_key(*one)).collect();
+        if self.ends.len() + new.len() > MOST_PEERS {
+            return false;
+        }
+        self.ends.extend(wanted.iter().map(|one| (*one, now + self.lasts)));
+        true
+    }
 }
 
 /// Who has shown that they know their password.
@@ -82,7 +124,8 @@ impl Session {
     pub(crate) fn new(rules: Arc<Rules>, client: SocketAddr, server: SocketAddr) -> Self {
         // Streams are taken apart before: to the protocol everything comes in datagrams, and it relays nothing but UDP.
         let protocol = TurnServer::new(TransportType::Udp, server, rules.realm.clone());
-        Self { rules, client, server, protocol, user: None, allocation: None }
+        let (permissions, channels) = (Granted::new(PERMISSION_LASTS), Granted::new(CHANNEL_LASTS));
+        Self { rules, client, server, protocol, user: None, allocation: None, permissions, channels }
     }
 
     /// The user, once they have shown who they are.
@@ -99,7 +142,7 @@ impl Session {
     ) -> Option<Outgoing<'a>> {
         if framing::is_stun(datagram) {
             let message = Message::from_bytes(datagram).ok()?;
-            if let Some(answer) = self.answer(&message, time) {
+            if let Some(answer) = self.answer(&message, time, now) {
                 return Some(Outgoing::ToClient(Cow::Owned(answer)));
             }
         }
@@ -168,7 +211,7 @@ impl Session {
     }
 
     /// What is answered without the protocol.
-    fn answer(&mut self, message: &Message<'_>, time: Timestamp) -> Option<Vec<u8>> {
+    fn answer(&mut self, message: &Message<'_>, time: Timestamp, now: Instant) -> Option<Vec<u8>> {
         if let Some(answer) = binding_answer(message, self.client) {
             return Some(answer);
         }
@@ -178,14 +221,26 @@ impl Session {
         }
         let user = self.user.as_ref().filter(|user| message.validate_integrity(&user.key).is_ok())?;
         if message.has_method(CREATE_PERMISSION) || message.has_method(CHANNEL_BIND) {
-            let mut peers = (0..).map_while(|index| message.nth_attribute::<XorPeerAddress>(index).ok());
-            let is_refused =
-                peers.any(|peer| !self.rules.peers.may_be_at(peer.addr(message.transaction_id()).ip()));
-            return if is_refused { user.refuse(message, ErrorCode::FORBIDDEN) } else { None };
+            let peers = peers(message);
+            if peers.len() > MOST_PEERS_AT_ONCE {
+                return user.refuse(message, ErrorCode::BAD_REQUEST);
+            }
+            if peers.iter().any(|peer| !self.rules.peers.may_be_at(peer.ip())) {
+                return user.refuse(message, ErrorCode::FORBIDDEN);
+            }
+            // A channel is a permission as well.
+            let addresses: Vec<IpAddr> = peers.iter().map(SocketAddr::ip).collect();
+            let granted = self.permissions.grant(&addresses, now)
+                && (message.has_method(CREATE_PERMISSION) || self.channels.grant(&peers, now));
+            return if granted { None } else { user.refuse(message, ErrorCode::INSUFFICIENT_CAPACITY) };
         }
         if message.has_method(ALLOCATE) {
             return match &self.allocation {
                 Some((transaction, answer)) if *transaction == message.transaction_id() => answer.clone(),
+                // What a connection was let in by may have ended meanwhile.
+                _ if credentials::user(&user.username, time).is_none() => {
+                    user.refuse(message, ErrorCode::UNAUTHORIZED)
+                }
                 _ if self.rules.quota.is_reached(&user.name) => {
                     user.refuse(message, ErrorCode::ALLOCATION_QUOTA_REACHED)
                 }
@@ -228,6 +283,18 @@ impl User {
     }
 }
 
+/// The peers that a message names. What cannot be read is left to the protocol, which refuses it.
+fn peers(message: &Message<'_>) -> Vec<SocketAddr> {
+    let named =
+        message.iter_attributes().filter(|(_, attribute)| attribute.get_type() == XorPeerAddress::TYPE);
+    named
+        .filter_map(|(_, attribute)| XorPeerAddress::from_raw(attribute).ok())
+        .map(|peer| peer.addr(message.transaction_id()))
+        // One more than is allowed shows that there are too many.
+        .take(MOST_PEERS_AT_ONCE + 1)
+        .collect()
+}
+
 /// What a binding request is answered (RFC 8489, section 12): where it came from.
 pub(crate) fn binding_answer(request: &Message<'_>, client: SocketAddr) -> Option<Vec<u8>> {
     if !request.has_method(BINDING) || !request.has_class(MessageClass::Request) {
@@ -241,10 +308,9 @@ pub(crate) fn binding_answer(request: &Message<'_>, client: SocketAddr) -> Optio
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use turn_server_proto::types::{
-        attribute::{RequestedTransport, XorRelayedAddress},
+        attribute::{ChannelNumber, Lifetime, RequestedTransport, XorRelayedAddress},
+        message::REFRESH,
         stun::attribute::{Nonce, Realm},
     };
 
@@ -254,6 +320,7 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_000_000);
 
     struct Client {
+        now: Timestamp,
         session: Session,
         rules: Arc<Rules>,
         username: String,
@@ -274,7 +341,7 @@ mod tests {
             let key = LongTermKeyCredentials::new(held.username.clone(), held.password, rules.realm.clone());
             let (client, server) = ("192.0.2.9:1".parse().unwrap(), "192.168.0.2:3478".parse().unwrap());
             let session = Session::new(rules.clone(), client, server);
-            Self { session, rules, username: held.username, key: key.into(), nonce: None }
+            Self { now: NOW, session, rules, username: held.username, key: key.into(), nonce: None }
         }
 
         /// Sends a request; answers the code of the error, 0 for a success.
@@ -289,8 +356,8 @@ mod tests {
         }
 
         fn send(&mut self, request: &[u8]) -> u16 {
-            let now = Instant::ZERO;
-            let mut answer = match self.session.receive(request, NOW, now) {
+            let now = Instant::ZERO + self.now.since(NOW);
+            let mut answer = match self.session.receive(request, self.now, now) {
                 Some(Outgoing::ToClient(answer)) => Some(answer.into_owned()),
                 Some(Outgoing::ToPeer { .. }) => panic!("relayed"),
                 None => None,
@@ -320,10 +387,29 @@ mod tests {
     }
 
     fn permission(peer: &str) -> MessageWriteVec {
+        permissions([peer.parse().unwrap()])
+    }
+
+    fn permissions(peers: impl IntoIterator<Item = SocketAddr>) -> MessageWriteVec {
         let mut request = Message::builder_request(CREATE_PERMISSION, MessageWriteVec::new());
-        let peer = XorPeerAddress::new(peer.parse().unwrap(), request.transaction_id());
-        request.add_attribute(&peer).unwrap();
+        for peer in peers {
+            let peer = XorPeerAddress::new(peer, request.transaction_id());
+            request.add_attribute(&peer).unwrap();
+        }
         request
+    }
+
+    fn channel(number: u16, peer: SocketAddr) -> MessageWriteVec {
+        let mut request = Message::builder_request(CHANNEL_BIND, MessageWriteVec::new());
+        let peer = XorPeerAddress::new(peer, request.transaction_id());
+        request.add_attribute(&peer).unwrap();
+        request.add_attribute(&ChannelNumber::new(number)).unwrap();
+        request
+    }
+
+    /// Peers at different addresses.
+    fn strangers(numbers: std::ops::Range<u8>) -> impl Iterator<Item = SocketAddr> {
+        numbers.map(|number| SocketAddr::from(([192, 0, 2, number], 5_000)))
     }
 
     #[test]
@@ -368,6 +454,38 @@ mod tests {
         let told = Message::from_bytes(&told).unwrap();
         assert!(told.has_method(turn_server_proto::types::message::DATA));
         assert_eq!(hear("192.0.2.2:6000"), None, "no permission");
+    }
+
+    #[test]
+    fn peers_are_few_at_once_and_not_many_at_a_time() {
+        let mut client = Client::new(1, 6_000);
+        assert_eq!(client.allocate(), 0);
+        assert_eq!(client.ask(permissions(strangers(0..17))), ErrorCode::BAD_REQUEST);
+        for first in (0..128).step_by(16) {
+            assert_eq!(client.ask(permissions(strangers(first..first + 16))), 0);
+        }
+        assert_eq!(client.ask(permissions(strangers(128..129))), ErrorCode::INSUFFICIENT_CAPACITY);
+        assert_eq!(client.ask(permissions(strangers(0..16))), 0, "for longer");
+        // They end by themselves.
+        client.now = NOW.after(Duration::from_secs(301));
+        assert_eq!(client.ask(permissions(strangers(128..129))), 0);
+        let behind = |port: u16| SocketAddr::from(([192, 0, 2, 1], port));
+        for number in 0..128 {
+            assert_eq!(client.ask(channel(0x4000 + number, behind(1 + number))), 0);
+        }
+        assert_eq!(client.ask(channel(0x4100, behind(999))), ErrorCode::INSUFFICIENT_CAPACITY);
+        assert_eq!(client.ask(channel(0x4000, behind(1))), 0, "for longer");
+    }
+
+    #[test]
+    fn what_has_ended_allocates_no_more() {
+        let mut client = Client::new(9, 60);
+        assert_eq!(client.allocate(), 0);
+        let mut refresh = Message::builder_request(REFRESH, MessageWriteVec::new());
+        refresh.add_attribute(&Lifetime::new(0)).unwrap();
+        assert_eq!(client.ask(refresh), 0);
+        client.now = NOW.after(Duration::from_secs(61));
+        assert_eq!(client.ask(allocation()), ErrorCode::UNAUTHORIZED);
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub struct Calls {
     pub sfu: Sfu,
     /// The UDP port of all media; for `embedded`.
     pub udp_port: NonZeroU16,
+    /// The TCP port of media, for clients that cannot send datagrams; absent: there is none. For `embedded`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_port: Option<NonZeroU16>,
     /// The addresses of this machine at which clients reach it; for `embedded`.
     pub addresses: Vec<IpAddr>,
     /// What clients are told instead of the address of its family; for `embedded`, behind one-to-one NAT.
@@ -39,6 +42,8 @@ pub struct Calls {
     /// Its secret; absent: for `embedded` a random one, which is kept in [`crate::Config::calls_secret_path`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_secret: Option<Secret>,
+    /// Where it is told what happens in calls; for `embedded`.
+    pub webhooks: Vec<Url>,
 }
 
 impl Default for Calls {
@@ -47,6 +52,7 @@ impl Default for Calls {
             enabled: false,
             sfu: Sfu::default(),
             udp_port: NonZeroU16::new(7_882).expect("a constant above zero"),
+            tcp_port: None,
             addresses: Vec::new(),
             external_ip: None,
             workers: None,
@@ -54,6 +60,7 @@ impl Default for Calls {
             livekit_url: None,
             api_key: "entente".to_owned(),
             api_secret: None,
+            webhooks: Vec::new(),
         }
     }
 }
@@ -96,6 +103,11 @@ impl Calls {
         }
         if self.livekit_url.as_ref().is_some_and(|url| !matches!(url.scheme(), "ws" | "wss")) {
             found.add(&["calls.livekit_url"], "a ws or wss address is needed");
+        }
+        for (index, url) in self.webhooks.iter().enumerate() {
+            if !matches!(url.scheme(), "http" | "https") {
+                found.add(&[&format!("calls.webhooks.{index}")], "an http or https address is needed");
+            }
         }
         if self.enabled {
             self.check_enabled(found);

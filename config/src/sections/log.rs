@@ -16,7 +16,8 @@ impl Default for Log {
     fn default() -> Self {
         Self {
             format: LogFormat::default(),
-            filter: "info,ruma_state_res=warn,stun_proto=off,turn_server_proto=warn".to_owned(),
+            filter: "info,ruma_state_res=warn,stun_types=off,stun_proto=off,turn_server_proto=error"
+                .to_owned(),
         }
     }
 }

@@ -68,6 +68,9 @@ impl Default for Turn {
     }
 }
 
+/// Shorter secrets can be guessed: whoever has a name and a password can try them at leisure.
+const MINIMUM_SECRET_BYTES: usize = 32;
+
 impl crate::Config {
     /// The file of the secret from which credentials of TURN follow, unless the settings say another: `turn-secret` in the data directory.
     pub fn turn_secret_path(&self) -> PathBuf {
@@ -77,6 +80,9 @@ impl crate::Config {
     pub(crate) fn check_turn(&self, found: &mut Contradictions) {
         let turn = &self.turn;
         found.refuse_zero_spans(&[("turn.lifetime", Some(turn.lifetime))]);
+        if turn.secret.as_ref().is_some_and(|secret| secret.reveal().len() < MINIMUM_SECRET_BYTES) {
+            found.add(&["turn.secret"], format!("at least {MINIMUM_SECRET_BYTES} bytes are needed"));
+        }
         let schemes = ["stun:", "stuns:", "turn:", "turns:"];
         for (index, uri) in turn.uris.iter().enumerate() {
             if !schemes.iter().any(|scheme| uri.len() > scheme.len() && uri.starts_with(scheme)) {
@@ -101,6 +107,12 @@ impl crate::Config {
                 &["turn.enabled", "calls.addresses"],
                 "media is relayed from calls.addresses; there are none",
             );
+        }
+        if self.calls.enabled && turn.port == self.calls.udp_port {
+            found.add(&["turn.port", "calls.udp_port"], "two things cannot be served on one UDP port");
+        }
+        if self.calls.enabled && self.calls.tcp_port == Some(turn.port) {
+            found.add(&["turn.port", "calls.tcp_port"], "two things cannot be served on one TCP port");
         }
         let relay_ports = turn.first_relay_port..=turn.last_relay_port;
         for (setting, port) in [("turn.port", turn.port), ("calls.udp_port", self.calls.udp_port)] {

@@ -1,5 +1,7 @@
 //! What the server tells Prometheus, on a listener of its own.
 
+mod calls;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use axum::{
@@ -9,6 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use entente_call_bridge::CallBridge;
 use entente_turn::{TurnFigures, TurnServer};
 use prometheus_client::{
     collector::Collector,
@@ -22,6 +25,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use self::calls::Calling;
+
 /// The counters and the registry that they are in. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -29,6 +34,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     durations: Family<RouteLabels, Histogram>,
     in_flight: Gauge,
+    calls: Option<(CallBridge, Calling)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,11 +59,15 @@ impl Drop for RequestInFlight {
 }
 
 impl Metrics {
-    /// Fresh counters, and the figures of TURN, if it is served.
-    pub fn new(turn: Option<TurnServer>) -> Self {
+    /// Fresh counters, and the figures of TURN and of calls, if they are served.
+    pub fn new(turn: Option<TurnServer>, bridge: Option<CallBridge>) -> Self {
         let mut registry = Registry::with_prefix("entente");
         if let Some(turn) = turn {
             registry.register_collector(Box::new(Relaying(turn)));
+        }
+        let calls = bridge.map(|bridge| (bridge, Calling::default()));
+        if let Some((_, calling)) = &calls {
+            registry.register_collector(Box::new(calling.clone()));
         }
         let requests = Family::<RequestLabels, Counter>::default();
         registry.register("http_requests", "Answered HTTP requests", requests.clone());
@@ -67,7 +77,7 @@ impl Metrics {
         registry.register("http_request_duration_seconds", "Time to answer", durations.clone());
         let in_flight = Gauge::default();
         registry.register("http_requests_in_flight", "Requests being worked on", in_flight.clone());
-        Self { registry: Arc::new(registry), requests, durations, in_flight }
+        Self { registry: Arc::new(registry), requests, durations, in_flight, calls }
     }
 
     pub(crate) fn request_began(&self) -> RequestInFlight {
@@ -119,6 +129,10 @@ pub fn metrics_router(metrics: Metrics) -> Router {
 }
 
 async fn scrape(State(metrics): State<Metrics>) -> Response {
+    if let Some((bridge, calling)) = &metrics.calls {
+        // The bridge has stopped if it cannot be asked.
+        calling.note(&bridge.figures().await.unwrap_or_default());
+    }
     let mut text = String::new();
     match encode(&mut text, &metrics.registry) {
         Ok(()) => {

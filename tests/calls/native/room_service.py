@@ -1,4 +1,5 @@
-"""`RoomService`, asked by LiveKit's own SDK for servers, in protobuf over Twirp, about a call with two of its native clients.
+"""`RoomService`, asked by LiveKit's own SDK for servers, in protobuf over Twirp, about a call with two of its native clients; and the
+webhooks that tell of it, read by the same SDK.
 
 Needs `livekit` and `livekit-api` from PyPI. Exits with 1 if something is not as it should be.
 """
@@ -7,6 +8,7 @@ import argparse
 import asyncio
 import json
 
+from aiohttp import web
 from livekit import api, rtc
 
 
@@ -42,7 +44,34 @@ async def speak(source):
         await source.capture_frame(rtc.AudioFrame.create(48_000, 1, 480))
 
 
+class Hook:
+    """What is told by webhooks of one room, each shown by its token to come from who has the key."""
+
+    def __init__(self, arguments):
+        self.room, self.told = arguments.room, []
+        self.receiver = api.WebhookReceiver(api.TokenVerifier("devkey", arguments.secret))
+
+    async def take(self, request):
+        assert request.content_type == "application/webhook+json", request.content_type
+        event = self.receiver.receive(await request.text(), request.headers["authorization"])
+        if event.room.name == self.room:
+            self.told.append(event)
+        return web.Response()
+
+    async def start(self, port):
+        application = web.Application()
+        application.router.add_post("/", self.take)
+        runner = web.AppRunner(application)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+
+    def names(self):
+        return [(event.event, event.participant.identity) for event in self.told]
+
+
 async def main(arguments):
+    hook = Hook(arguments)
+    await hook.start(arguments.webhook_port)
     service = api.LiveKitAPI(arguments.url, "devkey", arguments.secret)
     rooms, name = service.room, arguments.room
     made = await rooms.create_room(api.CreateRoomRequest(name=name, empty_timeout=60, max_participants=2, metadata="m"))
@@ -92,6 +121,12 @@ async def main(arguments):
     await refused("not_found", rooms.delete_room(api.DeleteRoomRequest(room=name)))
     stranger = api.LiveKitAPI(arguments.url, "devkey", "another secret, just as long as it has to be")
     await refused("unauthenticated", stranger.room.list_rooms(api.ListRoomsRequest()))
+    await soon("the end is told of", lambda: ("room_finished", "") in hook.names())
+    for event in [("room_started", ""), ("participant_joined", "alice"), ("track_published", "bob"), ("participant_left", "bob")]:
+        assert event in hook.names(), (event, hook.names())
+    removed = next(event for event in hook.told if event.event == "participant_left" and event.participant.identity == "bob")
+    assert removed.participant.disconnect_reason == rtc.DisconnectReason.PARTICIPANT_REMOVED, removed
+    assert removed.participant.sid == bobs.sid and removed.id.startswith("EV_") and removed.num_dropped == 0, removed
     speaking.cancel()
     await asyncio.gather(alice.disconnect(), service.aclose(), stranger.aclose())
     print(json.dumps({"room_service": "as it should be"}))
@@ -101,4 +136,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     for option in ("--url", "--secret", "--room"):
         parser.add_argument(option, required=True)
+    parser.add_argument("--webhook-port", type=int, required=True)
     asyncio.run(asyncio.wait_for(main(parser.parse_args()), 60))

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::peer::Peer;
 use crate::{ApiState, MatrixError, rtc};
 
-/// `POST /unstable/io.element.msc4195/rtc/livekit/get_token`.
+/// `POST /unstable/io.element.msc4195/rtc/livekit/get_token`, and `POST /v1/rtc/livekit/get_token`.
 pub(super) async fn token(State(state): State<ApiState>, peer: Peer) -> Result<Json<Value>, MatrixError> {
     let body = peer.json()?;
     rtc::for_peer(&state, &peer.origin, body).await

@@ -3,6 +3,7 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum_server::accept::Accept;
@@ -11,6 +12,9 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+
+/// Who says nothing at all for this long is hung up on; what comes after has times of its own.
+const FIRST_BYTE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Accepts connections, and gives those to TURN that speak it, by their first byte.
 #[derive(Clone, Debug)]
@@ -39,7 +43,8 @@ where
             let (client, server) = addresses?;
             let (mut stream, service) = accepted.await?;
             let Some(turn) = turn else { return Ok((Begun { first: None, stream }, service)) };
-            let first = stream.read_u8().await?;
+            let first = tokio::time::timeout(FIRST_BYTE_WITHIN, stream.read_u8());
+            let first = first.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
             let stream = Begun { first: Some(first), stream };
             if !begins_stun(first) {
                 return Ok((stream, service));

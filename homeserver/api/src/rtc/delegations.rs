@@ -7,8 +7,9 @@ use std::{
 
 /// Delayed leaves that are looked after at once.
 const MOST_DELEGATIONS: usize = 100_000;
-/// A participant that is replaced by another session of its own has this long to come back.
-const REPLACED_WITHIN: Duration = Duration::from_secs(30);
+/// A participant that is expected back has this long: another session of its own replaced it, it was told to come again, or the
+/// server was started again.
+pub(super) const RETURN_WITHIN: Duration = Duration::from_secs(30);
 /// A delayed leave is not restarted more often.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// After a failure of the storage.
@@ -86,12 +87,22 @@ impl Delegations {
         }
     }
 
-    /// A participant is gone; `replaced`: by another session of its own.
-    pub(super) fn went(&mut self, place: &Place, replaced: bool, now: Instant) {
+    /// A participant is gone, and `expected` back or not.
+    pub(super) fn went(&mut self, place: &Place, expected: bool, now: Instant) {
         if let Some(delegation) = self.by_place.get_mut(place) {
             delegation.is_present = false;
-            delegation.next = if replaced { now + REPLACED_WITHIN } else { now };
+            delegation.next = if expected { now + RETURN_WITHIN } else { now };
         }
+    }
+
+    /// Whether a delayed leave of this participant is looked after.
+    pub(super) fn has(&self, place: &Place) -> bool {
+        self.by_place.contains_key(place)
+    }
+
+    /// For whom a delayed leave is looked after.
+    pub(super) fn place(&self, delay_id: &str) -> Option<&Place> {
+        self.places.get(delay_id)
     }
 
     /// What is to be done now. What is to be sent is looked after no longer.
@@ -183,15 +194,15 @@ mod tests {
     }
 
     #[test]
-    fn who_is_replaced_may_come_back() {
+    fn who_is_expected_may_come_back() {
         let now = Instant::now();
         let mut delegations = begun(now);
         delegations.came(&place("alice"), now);
         delegations.due(now);
         delegations.went(&place("alice"), true, now);
-        assert_eq!(delegations.due(now + REPLACED_WITHIN / 2), []);
-        delegations.came(&place("alice"), now + REPLACED_WITHIN / 2);
-        assert_eq!(delegations.due(now + REPLACED_WITHIN), [Duty::Restart("leave".to_owned())]);
+        assert_eq!(delegations.due(now + RETURN_WITHIN / 2), []);
+        delegations.came(&place("alice"), now + RETURN_WITHIN / 2);
+        assert_eq!(delegations.due(now + RETURN_WITHIN), [Duty::Restart("leave".to_owned())]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use axum::{
     Router,
     routing::{get, post},
 };
-use entente_call_bridge::{ApiKey, CallBridge};
+use entente_call_bridge::{ApiKey, CallBridge, LivekitServer};
 
 pub use self::{
     leaves::Leaves,
@@ -28,11 +28,17 @@ const SERVICE_PATH: &str = "/livekit/jwt";
 /// Where the SFU's signalling is mounted, if it is ours.
 const SFU_PATH: &str = "/livekit/sfu";
 
+/// Where the homeserver's own endpoints for tokens are (MSC4195).
+const HOMESERVER_PATHS: [&str; 2] =
+    ["/_matrix/client/unstable/io.element.msc4195/rtc/livekit", "/_matrix/client/v1/rtc/livekit"];
+
 /// How calls are held here.
 #[derive(Clone, Debug)]
 pub struct Calls {
     /// What forwards media in this process; `None` if a `LiveKit` server elsewhere does.
     pub bridge: Option<CallBridge>,
+    /// That server.
+    pub livekit: Option<LivekitServer>,
     /// What looks after delayed leaves; `None` if it is not known who is in calls.
     pub leaves: Option<Leaves>,
     /// Who may do what in them.
@@ -58,15 +64,22 @@ impl Calls {
         // http becomes ws, https becomes wss.
         let sfu_url = format!("{}{SFU_PATH}", base_url.replacen("http", "ws", 1));
         let service_url = format!("{base_url}{SERVICE_PATH}");
-        Self { bridge: Some(bridge), leaves: Some(leaves), members, key, sfu_url, service_url }
+        let (bridge, leaves) = (Some(bridge), Some(leaves));
+        Self { bridge, livekit: None, leaves, members, key, sfu_url, service_url }
     }
 
-    /// Calls that a `LiveKit` server at `sfu_url` forwards.
-    pub fn elsewhere(base_url: &str, key: ApiKey, members: RoomMembers, sfu_url: &str) -> Self {
+    /// Calls that a `LiveKit` server forwards, which clients reach at `sfu_url`.
+    pub fn elsewhere(
+        base_url: &str,
+        key: ApiKey,
+        members: RoomMembers,
+        sfu_url: &str,
+        livekit: LivekitServer,
+    ) -> Self {
         let base_url = base_url.trim_end_matches('/');
         let sfu_url = sfu_url.trim_end_matches('/').to_owned();
         let service_url = format!("{base_url}{SERVICE_PATH}");
-        Self { bridge: None, leaves: None, members, key, sfu_url, service_url }
+        Self { bridge: None, livekit: Some(livekit), leaves: None, members, key, sfu_url, service_url }
     }
 }
 
@@ -75,18 +88,22 @@ pub(crate) fn routes(state: &ApiState) -> Router<ApiState> {
     let mut routes = Router::new()
         .route("/_matrix/client/unstable/org.matrix.msc4143/rtc/transports", get(transports::unstable))
         .route("/_matrix/client/v1/rtc/transports", get(transports::stable));
+    for prefix in HOMESERVER_PATHS {
+        // Also for those whose own server holds no calls, and who are invited to another's.
+        routes = routes.route(&format!("{prefix}/get_token"), post(tokens::of_session));
+    }
     let Some(calls) = &state.calls else { return routes };
     routes = routes
         .route(&format!("{SERVICE_PATH}/sfu/get"), post(service::sfu_get))
         .route(&format!("{SERVICE_PATH}/get_token"), post(service::get_token))
-        .route(&format!("{SERVICE_PATH}/healthz"), get(service::health))
-        .route("/_matrix/client/unstable/io.element.msc4195/rtc/livekit/get_token", post(tokens::of_session));
+        .route(&format!("{SERVICE_PATH}/healthz"), get(service::health));
     if calls.leaves.is_some() {
         // Clients take any status but 404 for yes.
-        let delegate = "/_matrix/client/unstable/io.element.msc4195/rtc/livekit/delegate_delayed_leave";
-        routes = routes
-            .route(&format!("{SERVICE_PATH}/delegate_delayed_leave"), post(service::delegate_delayed_leave))
-            .route(delegate, post(tokens::delegate_of_session));
+        let delegate = "delegate_delayed_leave";
+        routes = routes.route(&format!("{SERVICE_PATH}/{delegate}"), post(service::delegate_delayed_leave));
+        for prefix in HOMESERVER_PATHS {
+            routes = routes.route(&format!("{prefix}/{delegate}"), post(tokens::delegate_of_session));
+        }
     }
     match &calls.bridge {
         Some(bridge) => routes.nest_service(SFU_PATH, bridge.router()),

@@ -6,9 +6,9 @@ use ruma::{OwnedServerName, ServerName, UserId};
 use serde_json::{Value, json};
 
 use super::{
-    CallMember, Calls, Standing,
+    CallMember, Calls, RemoteUsers, RoomMembers, Standing,
     delegations::Place,
-    leaves::{Leave, Leaves},
+    leaves::{Leave, LeaveError, Leaves},
     members::NOT_JOINED,
     request::{HomeserverToken, read},
 };
@@ -36,14 +36,27 @@ pub(super) fn calls(state: &ApiState) -> Result<&Calls, MatrixError> {
     state.calls.as_ref().ok_or_else(MatrixError::unrecognized)
 }
 
+/// Who may be in calls. Where none are held, this server's users may be in others' calls.
+fn members(state: &ApiState) -> RoomMembers {
+    let held_here = state.calls.as_ref().map(|calls| calls.members.clone());
+    held_here.unwrap_or_else(|| RoomMembers {
+        rooms: state.rooms.clone(),
+        policy: state.federation.policy.clone(),
+        remote_users: RemoteUsers::Refused,
+    })
+}
+
 /// 403, `M_FORBIDDEN`, for who is not joined to the room, or may not be in its calls; 429, `M_LIMIT_EXCEEDED`, for who asks too often.
 async fn standing(state: &ApiState, member: &CallMember) -> Result<Standing, MatrixError> {
     state.limits.take(LimitKind::RequestsByUser, member.user_id.as_str())?;
-    let standing = calls(state)?.members.standing(member).await?;
+    let standing = members(state).standing(member).await?;
     if standing == Standing::Outside { Err(MatrixError::forbidden(NOT_JOINED)) } else { Ok(standing) }
 }
 
-/// A token for a place in a call, and where to go with it. The leave is looked after if the SFU is ours.
+/// A token for a place in a call, and where to go with it. The leave is looked after if the SFU is ours and so is the user: the leaves
+/// of others are with their servers.
+///
+/// 400, `M_BAD_JSON`, if the leave is of no delayed event that waits.
 pub(super) async fn token(
     state: &ApiState,
     seat: Seat,
@@ -52,11 +65,27 @@ pub(super) async fn token(
     let calls = calls(state)?;
     let standing = standing(state, &seat.member).await?;
     let Seat { place, member } = seat;
-    if let (Some(leave), Some(leaves)) = (leave, &calls.leaves) {
-        leaves.delegate(&member, place.clone(), leave).await?;
-    }
     let is_local = member.user_id.server_name() == state.accounts.server_name();
+    if let (Some(leave), Some(leaves), true) = (leave, &calls.leaves, is_local) {
+        let delegated = leaves.delegate(&member, place.clone(), leave).await;
+        delegated.map_err(|error| match error {
+            // Clients that are told so ask for a token alone.
+            LeaveError::Unknown => MatrixError::bad_json(error),
+            error => error.into(),
+        })?;
+    }
     let may_publish = standing == Standing::Publisher;
+    let now = state.limits.clock().now();
+    let owner = member.to_owner();
+    if let Some(livekit) = &calls.livekit {
+        if is_local {
+            livekit.create_room(&place.room).await.map_err(|error| {
+                tracing::warn!(%error, "no token for a call: there may be no room for it");
+                MatrixError::unavailable("the server that forwards media cannot be reached")
+            })?;
+        }
+        livekit.note(&owner, &place.room, &place.identity, may_publish, now.after(LIFETIME));
+    }
     let video = VideoGrant {
         room: place.room,
         room_join: true,
@@ -68,8 +97,15 @@ pub(super) async fn token(
         can_update_own_metadata: Some(true),
         ..VideoGrant::default()
     };
-    let claims = Claims { sub: place.identity, owner: member.to_owner(), video, ..Claims::default() };
-    let jwt = calls.key.sign(claims, state.limits.clock().now(), LIFETIME);
+    let claims = Claims {
+        sub: place.identity,
+        // A LiveKit server has no use for them.
+        owner: if calls.bridge.is_some() { owner } else { String::new() },
+        quota_user: if calls.bridge.is_some() { member.user_id.to_string() } else { String::new() },
+        video,
+        ..Claims::default()
+    };
+    let jwt = calls.key.sign(claims, now, LIFETIME);
     tracing::debug!(user.id = %member.user_id, room.id = %member.room_id, "a token for a call");
     Ok(Json(json!({ "url": calls.sfu_url, "jwt": jwt })))
 }
@@ -122,6 +158,11 @@ pub(super) async fn delegate_of_session(
 ) -> Result<Json<Value>, MatrixError> {
     let leaves = leaves(&state)?;
     let request: HomeserverToken = read(&body)?;
+    if request.server_name.as_ref().is_some_and(|name| name != state.accounts.server_name()) {
+        return Err(MatrixError::invalid_param(
+            "the call is held at another server, which knows who is there",
+        ));
+    }
     require_ours(calls(&state)?, request.url.as_deref())?;
     let seat = request.seat(session.user_id)?;
     delegate(&state, leaves, seat, request.leave.required()?).await
@@ -139,7 +180,7 @@ async fn of_peer(
         return Err(MatrixError::invalid_param("url is too long"));
     }
     standing(state, &seat.member).await?;
-    calls(state)?.members.require_server(&request.room_id, server).await?;
+    members(state).require_server(&request.room_id, server).await?;
     let answer = state.federation.client.livekit_token(server, &request.to_peer(user_id)).await?;
     let text = |name: &str, most: usize| {
         answer.get(name).and_then(Value::as_str).filter(|text| !text.is_empty() && text.len() <= most)
