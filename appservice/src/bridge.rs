@@ -1,6 +1,7 @@
 //! The service as a whole.
 
 use std::{
+    fs::File,
     future::Future,
     sync::{
         Arc,
@@ -10,15 +11,26 @@ use std::{
 };
 
 use entente_environment::Environment;
-use matrix_sdk::ruma::{OwnedUserId, UserId, events::StaticEventContent};
-use serde::de::DeserializeOwned;
-use tokio::sync::Mutex;
+use matrix_sdk::ruma::{
+    OwnedRoomAliasId, OwnedUserId, UserId,
+    events::{MessageLikeEventContent, StateEventContent, StaticEventContent},
+    thirdparty::{Location, Protocol, User as RemoteUser},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
+use tokio::{net::TcpListener, sync::Mutex};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Commands, Context, Ephemeral, Error, Event, HandlerResult, Homeserver, Metrics, Registration, Settings,
-    Store, User, encryption::Encryption, handlers::Handlers, localpart::ghost_name, rooms::Rooms, server,
-    transaction_ids,
+    Commands, Context, Ephemeral, Error, Event, HandlerError, HandlerResult, Homeserver, Identity, Metrics,
+    Registration, Settings, StateEvent, Store, ThirdPartyQuery, User,
+    data::{self, DataError},
+    encryption::Encryption,
+    handlers::Handlers,
+    localpart::ghost_name,
+    questions::Questions,
+    rooms::Rooms,
+    server, transaction_ids,
 };
 
 /// How long is waited at the end for what is being done.
@@ -41,12 +53,17 @@ struct Inner {
     rooms: Rooms,
     encryption: Option<Encryption>,
     handlers: Handlers,
+    questions: Questions,
     metrics: Metrics,
     environment: Environment,
     shutdown: CancellationToken,
     tasks: TaskTracker,
     turn: Mutex<()>,
     is_ready: AtomicBool,
+    /// Whether keys may have come that the events that wait for them were not tried with.
+    retries_waiting: AtomicBool,
+    /// Keeps other processes out of the data directory.
+    _lock: File,
 }
 
 impl std::fmt::Debug for Bridge {
@@ -69,6 +86,9 @@ pub enum RunError {
         /// What went wrong.
         error: std::io::Error,
     },
+    /// Another process has the data directory.
+    #[error("the data directory is in use by another process")]
+    InUse,
     /// The registration's bot is no user of the server.
     #[error("sender_localpart and server_name make no user id")]
     BadBot,
@@ -80,6 +100,7 @@ pub struct Builder {
     registration: Registration,
     environment: Environment,
     handlers: Handlers,
+    questions: Questions,
 }
 
 impl std::fmt::Debug for Builder {
@@ -91,7 +112,9 @@ impl std::fmt::Debug for Builder {
 impl Builder {
     /// Begins with the settings and the registration file, with the machine's clock and randomness.
     pub fn new(settings: Settings, registration: Registration) -> Self {
-        Self { settings, registration, environment: Environment::system(), handlers: Handlers::default() }
+        let environment = Environment::system();
+        let (handlers, questions) = (Handlers::default(), Questions::default());
+        Self { settings, registration, environment, handlers, questions }
     }
 
     /// Another clock or randomness.
@@ -101,16 +124,83 @@ impl Builder {
         self
     }
 
-    /// Calls the handler for each event with this content that others sent. Handlers of an event run in the order in which they were
-    /// added. Events are handled one after the other: what takes long belongs into [`Bridge::spawn`].
+    /// Calls the handler for each message, or what is like one, with this content that others sent. Handlers of an event run in the order
+    /// in which they were added; when one fails, those behind it do not run, and if the event is handled again, all run again. Events are
+    /// handled one after the other: what takes long belongs into [`Bridge::spawn`].
     #[must_use]
     pub fn on<C, F, Fut>(mut self, handler: F) -> Self
     where
-        C: StaticEventContent + DeserializeOwned + Send + 'static,
+        C: MessageLikeEventContent + StaticEventContent + DeserializeOwned + Send + 'static,
         F: Fn(Event<C>, Context) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = HandlerResult> + Send + 'static,
     {
         self.handlers.add(handler);
+        self
+    }
+
+    /// Calls the handler for each change of a room's state with this content that others made, as [`Builder::on`] does for messages. A
+    /// message of the same type, which anybody may send, never comes here.
+    #[must_use]
+    pub fn on_state<C, F, Fut>(mut self, handler: F) -> Self
+    where
+        C: StateEventContent + StaticEventContent + DeserializeOwned + Send + 'static,
+        F: Fn(StateEvent<C>, Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
+    {
+        self.handlers.add_state(handler);
+        self
+    }
+
+    /// Asks the handler about a ghost that does not exist, when somebody looks for it: whether there is such a user in the other network.
+    /// If so, it is registered; who wants it to have a name sets it first ([`Bridge::ghost`]).
+    #[must_use]
+    pub fn on_user_query<F, Fut>(mut self, handler: F) -> Self
+    where
+        F: Fn(OwnedUserId, Bridge) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<bool, HandlerError>> + Send + 'static,
+    {
+        self.questions.set_user(handler);
+        self
+    }
+
+    /// Asks the handler about a room alias of the service's that does not exist, when somebody looks for it. The handler makes the room
+    /// with this alias ([`User::create_room`]) and says whether it did.
+    #[must_use]
+    pub fn on_alias_query<F, Fut>(mut self, handler: F) -> Self
+    where
+        F: Fn(OwnedRoomAliasId, Bridge) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<bool, HandlerError>> + Send + 'static,
+    {
+        self.questions.set_alias(handler);
+        self
+    }
+
+    /// Describes a network to those who look for one; the registration has to name it too ([`Registration::with_protocol`]).
+    #[must_use]
+    pub fn protocol(mut self, name: &str, protocol: Protocol) -> Self {
+        self.questions.add_protocol(name, protocol);
+        self
+    }
+
+    /// Asks the handler for users of the other network.
+    #[must_use]
+    pub fn on_user_lookup<F, Fut>(mut self, handler: F) -> Self
+    where
+        F: Fn(ThirdPartyQuery, Bridge) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<RemoteUser>, HandlerError>> + Send + 'static,
+    {
+        self.questions.set_remote_users(handler);
+        self
+    }
+
+    /// Asks the handler for places of the other network: channels, groups.
+    #[must_use]
+    pub fn on_location_lookup<F, Fut>(mut self, handler: F) -> Self
+    where
+        F: Fn(ThirdPartyQuery, Bridge) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<Location>, HandlerError>> + Send + 'static,
+    {
+        self.questions.set_locations(handler);
         self
     }
 
@@ -136,13 +226,15 @@ impl Builder {
         })
     }
 
-    /// Opens the store. Nothing is sent before [`Bridge::run`] or the first thing that a user does.
+    /// Opens the store, which no other process may have open. Nothing is sent before [`Bridge::run`] or the first thing that a user does.
     pub async fn build(self) -> Result<Bridge, RunError> {
-        let Self { settings, registration, environment, handlers } = self;
+        let Self { settings, registration, environment, handlers, questions } = self;
         let bot_id = UserId::parse(format!("@{}:{}", registration.sender_localpart, settings.server_name))
             .map_err(|_| RunError::BadBot)?;
-        let made = tokio::fs::create_dir_all(&settings.data).await;
-        made.map_err(|error| RunError::Io { what: "the data directory", error })?;
+        let lock = data::take(&settings.data).map_err(|error| match error {
+            DataError::InUse => RunError::InUse,
+            DataError::Io(error) => RunError::Io { what: "the data directory", error },
+        })?;
         let store = Store::open(&settings.data.join("service.sqlite3")).await.map_err(Error::from)?;
         let (metrics, shutdown) = (Metrics::new(), CancellationToken::new());
         let homeserver = Homeserver::new(
@@ -163,12 +255,15 @@ impl Builder {
             rooms: Rooms::default(),
             encryption,
             handlers,
+            questions,
             metrics,
             environment,
             shutdown,
             tasks: TaskTracker::new(),
             turn: Mutex::new(()),
             is_ready: AtomicBool::new(false),
+            retries_waiting: AtomicBool::new(true),
+            _lock: lock,
         };
         Ok(Bridge { inner: Arc::new(inner) })
     }
@@ -194,6 +289,11 @@ impl Bridge {
             self.inner.bot_id.clone()
         });
         User::new(self.clone(), user_id)
+    }
+
+    /// The service's user with this id, if it is one of them.
+    pub fn ghost(&self, user_id: &UserId) -> Option<User> {
+        self.owns(user_id).then(|| self.user_by_id(user_id))
     }
 
     pub(crate) fn user_by_id(&self, user_id: &UserId) -> User {
@@ -256,6 +356,14 @@ impl Bridge {
         &self.inner.handlers
     }
 
+    pub(crate) fn questions(&self) -> &Questions {
+        &self.inner.questions
+    }
+
+    pub(crate) fn retries_waiting(&self) -> &AtomicBool {
+        &self.inner.retries_waiting
+    }
+
     pub(crate) fn tasks(&self) -> &TaskTracker {
         &self.inner.tasks
     }
@@ -295,15 +403,25 @@ impl Bridge {
     /// Registers the bot, makes its keys known, and serves the homeserver until [`Bridge::shutdown`] is cancelled. Then nothing new is
     /// taken, and what is being handled is finished, within 30 s.
     pub async fn run(&self) -> Result<(), RunError> {
-        let observing = self.inner.settings.observe.map(|address| {
-            let router = server::observing_router(self.clone());
-            self.inner.tasks.spawn(server::serve(address, router, self.inner.shutdown.clone()))
-        });
+        let io = |what| move |error| RunError::Io { what, error };
+        let observing = match self.inner.settings.observe {
+            Some(address) => {
+                let listener = TcpListener::bind(address).await.map_err(io("the observing listener"))?;
+                let router = server::observing_router(self.clone());
+                let served = server::serve(listener, router, self.inner.shutdown.clone());
+                Some(self.inner.tasks.spawn(served))
+            }
+            None => None,
+        };
         self.prepare().await?;
-        self.inner.is_ready.store(true, Ordering::Relaxed);
+        // Not before: a homeserver that finds nobody comes back sooner than one that is kept waiting.
         let address = self.inner.settings.listen;
+        let listener = TcpListener::bind(address).await.map_err(io("the listener"))?;
+        self.inner.is_ready.store(true, Ordering::Relaxed);
         tracing::info!(listener.address = %address, user.id = %self.inner.bot_id, "the service is ready");
-        let served = server::serve(address, server::router(self.clone()), self.inner.shutdown.clone());
+        let pinging = self.clone();
+        self.spawn(async move { pinging.ping().await });
+        let served = server::serve(listener, server::router(self.clone()), self.inner.shutdown.clone());
         let served = self.until_stopped(served).await;
         self.inner.is_ready.store(false, Ordering::Relaxed);
         self.inner.shutdown.cancel();
@@ -314,9 +432,26 @@ impl Bridge {
         if let Some(observing) = observing
             && let Ok(Err(error)) = observing.await
         {
-            return Err(RunError::Io { what: "the observing listener", error });
+            return Err(io("the observing listener")(error));
         }
-        served.map_err(|error| RunError::Io { what: "the listener", error })
+        served.map_err(io("the listener"))
+    }
+
+    /// Says whether the homeserver reaches the service: an address that is wrong in the registration file shows at once.
+    async fn ping(&self) {
+        #[derive(Deserialize)]
+        struct Pong {
+            #[serde(default)]
+            duration_ms: u64,
+        }
+        let body = json!({ "transaction_id": self.inner.environment.randomness().alphanumeric(32) });
+        let path = ["v1", "appservice", self.inner.registration.id.as_str(), "ping"];
+        match self.inner.homeserver.post::<Pong>(Identity::default(), &path, &body).await {
+            Ok(Pong { duration_ms }) => tracing::info!(duration_ms, "the homeserver reaches the service"),
+            Err(Error::ShuttingDown) => {}
+            Err(error) if error.is("M_UNRECOGNIZED") => tracing::debug!("the homeserver does not ping"),
+            Err(error) => tracing::warn!(%error, "the homeserver does not reach the service"),
+        }
     }
 
     /// Serving ends with its connections, but not later than [`FAREWELL`] after it was told to.

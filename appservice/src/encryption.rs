@@ -8,29 +8,42 @@ mod device;
 
 use std::{
     collections::HashMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use matrix_sdk::ruma::{DeviceId, OwnedDeviceId, OwnedUserId, RoomId, UserId};
+use matrix_sdk::ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
+use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use tokio::sync::OnceCell;
 
 pub(crate) use self::device::Device;
 use crate::{
-    Bridge, Encrypting, EncryptionSettings, Error, Settings, handlers::Incoming, homeserver::Identity,
-    localpart::hexadecimal, store::UserRow, transaction::DeviceChanges,
+    Bridge, Encrypting, EncryptionSettings, Error, Settings,
+    handlers::Incoming,
+    homeserver::Identity,
+    localpart::hexadecimal,
+    store::UserRow,
+    transaction::{DeviceChanges, Envelope},
 };
 
-/// How many devices are asked whether they can read an event.
-const MOST_READERS: usize = 50;
+/// The file with the recovery key of the bot's room keys, in the data directory.
+const RECOVERY_KEY: &str = "recovery-key";
 
 /// The encryption of all users of a service.
 pub(crate) struct Encryption {
     settings: EncryptionSettings,
     bot_id: OwnedUserId,
+    /// The data directory.
     directory: PathBuf,
     devices: Mutex<HashMap<OwnedUserId, Arc<OnceCell<Arc<Device>>>>>,
+}
+
+/// The part of an encrypted event that names its key.
+#[derive(Deserialize)]
+struct Session {
+    algorithm: String,
+    session_id: String,
 }
 
 /// What became of an encrypted event.
@@ -49,7 +62,7 @@ impl Encryption {
         (settings.encryption.who != Encrypting::Nobody).then(|| Self {
             settings: settings.encryption.clone(),
             bot_id: bot_id.to_owned(),
-            directory: settings.data.join("keys"),
+            directory: settings.data.clone(),
             devices: Mutex::default(),
         })
     }
@@ -72,13 +85,42 @@ impl Encryption {
     async fn open(&self, bridge: &Bridge, user_id: &UserId) -> Result<Arc<Device>, Error> {
         bridge.user_by_id(user_id).ensure_registered().await?;
         let device_id = self.device_id(bridge, user_id).await?;
-        let directory = self.directory.join(directory_name(user_id));
-        let device = Device::open(bridge, user_id, &device_id, &directory, &self.settings).await?;
+        let device = match self.open_as(bridge, user_id, &device_id, None).await {
+            Err(error) if error.is("M_UNKNOWN_DEVICE") => {
+                tracing::warn!(user.id = %user_id, device.id = %device_id, "the device was deleted; another takes its place");
+                bridge.store().forget_device(user_id.as_str()).await?;
+                let next = self.device_id(bridge, user_id).await?;
+                self.open_as(bridge, user_id, &next, Some(&device_id)).await?
+            }
+            opened => opened?,
+        };
         if self.settings.key_backup && user_id == self.bot_id {
-            device.enable_backup().await?;
+            device.enable_backup(&self.directory.join(RECOVERY_KEY)).await?;
         }
         bridge.metrics().encrypting_users.inc();
         Ok(Arc::new(device))
+    }
+
+    async fn open_as(
+        &self,
+        bridge: &Bridge,
+        user_id: &UserId,
+        device_id: &DeviceId,
+        former: Option<&DeviceId>,
+    ) -> Result<Device, Error> {
+        // Any user id makes a name that any file system takes; the devices' are our own.
+        let directory = self.directory.join("keys").join(hexadecimal(user_id.as_bytes()));
+        Device::open(bridge, user_id, device_id, former, &directory, &self.settings).await
+    }
+
+    /// Closes a device that the homeserver no longer knows. Whoever needs it opens another in its place.
+    pub(crate) fn close(&self, bridge: &Bridge, device: &Arc<Device>) {
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        let opened = devices.get(device.user_id()).and_then(|cell| cell.get());
+        if opened.is_some_and(|opened| Arc::ptr_eq(opened, device)) {
+            devices.remove(device.user_id());
+            bridge.metrics().encrypting_users.dec();
+        }
     }
 
     /// The id of the user's device, which the homeserver knows before it is remembered.
@@ -101,10 +143,18 @@ impl Encryption {
             if let Ok(user_id) = UserId::parse(user_id)
                 && self.covers(&user_id)
             {
-                self.device(bridge, &user_id).await?;
+                self.try_device(bridge, &user_id).await?;
             }
         }
         Ok(())
+    }
+
+    /// Opens a user's device. If the homeserver refuses it for good, the others go on without: the user may be deactivated.
+    async fn try_device(&self, bridge: &Bridge, user_id: &UserId) -> Result<(), Error> {
+        match self.device(bridge, user_id).await {
+            Err(error) => go_on_after(error, user_id),
+            Ok(_) => Ok(()),
+        }
     }
 
     /// The devices that are open, the bot's first.
@@ -130,36 +180,52 @@ impl Encryption {
                 && self.covers(&user_id)
                 && bridge.store().user(user_id.as_str()).await?.is_some()
             {
-                self.device(bridge, &user_id).await?;
+                self.try_device(bridge, &user_id).await?;
             }
         }
         let mut sessions = Vec::new();
         for device in self.opened() {
-            sessions.extend(device.receive(&mut changes).await?);
+            match device.receive(&mut changes, &mut sessions).await {
+                Err(error) if error.is("M_UNKNOWN_DEVICE") => {
+                    self.close(bridge, &device);
+                    self.try_device(bridge, device.user_id()).await?;
+                }
+                Err(error) => go_on_after(error, device.user_id())?,
+                Ok(()) => {}
+            }
         }
         Ok(sessions)
     }
 
     /// Decrypts an event with the keys of whoever of the service's users has them.
-    pub(crate) async fn decrypt(
-        &self,
-        bridge: &Bridge,
-        room_id: &RoomId,
-        raw: &RawValue,
-    ) -> Result<Decryption, Error> {
+    pub(crate) async fn decrypt(&self, bridge: &Bridge, envelope: &Envelope, raw: &RawValue) -> Decryption {
+        let session = serde_json::from_str::<Session>(envelope.content.get()).ok();
+        let Some(session) = session.filter(|session| session.algorithm == "m.megolm.v1.aes-sha2") else {
+            return Decryption::Impossible;
+        };
+        let room_id = &envelope.room_id;
         let members = bridge.rooms().known_members(room_id);
         let is_there =
             |device: &Arc<Device>| members.as_ref().is_none_or(|members| members.contains(device.user_id()));
         let mut outcome = Decryption::Impossible;
-        for device in self.opened().into_iter().filter(is_there).take(MOST_READERS) {
-            match device.decrypt(room_id, raw).await? {
-                Decryption::Done(incoming) => return Ok(Decryption::Done(incoming)),
+        for device in self.opened().into_iter().filter(is_there) {
+            match device.decrypt(room_id, &session.session_id, raw).await {
                 Decryption::Impossible => {}
+                done @ Decryption::Done(_) => return done,
                 missing @ Decryption::KeyMissing { .. } => outcome = missing,
             }
         }
-        Ok(outcome)
+        outcome
     }
+}
+
+/// Whether the others go on when something fails for one of the service's users: not if it may work later.
+fn go_on_after(error: Error, user_id: &UserId) -> Result<(), Error> {
+    if error.is_temporary() {
+        return Err(error);
+    }
+    tracing::warn!(user.id = %user_id, %error, "the user's device cannot be used");
+    Ok(())
 }
 
 async fn make_device(bridge: &Bridge, user_id: &UserId, device_id: &DeviceId) -> Result<(), Error> {
@@ -175,9 +241,4 @@ async fn make_device(bridge: &Bridge, user_id: &UserId, device_id: &DeviceId) ->
         ))),
         Err(error) => Err(error),
     }
-}
-
-/// The name of a user's key directory: any user id makes one that any file system takes.
-fn directory_name(user_id: &UserId) -> PathBuf {
-    Path::new(&hexadecimal(user_id.as_bytes())).to_owned()
 }

@@ -48,6 +48,13 @@ pub enum Error {
         /// The room.
         room_id: OwnedRoomId,
     },
+    /// The bot left the room or was removed from it, or was invited by somebody who may not. It comes back when it is invited by somebody
+    /// who may, or with [`InRoom::join`](crate::InRoom::join).
+    #[error("the bot stays away from {room_id} until it is invited")]
+    StaysAway {
+        /// The room.
+        room_id: OwnedRoomId,
+    },
     /// Keys or ciphertext are not as they must be.
     #[error("encryption: {0}")]
     Encryption(String),
@@ -60,7 +67,8 @@ impl Error {
     /// Whether the same may work later: the homeserver is away, overloaded or broken, or this service is stopping.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::ShuttingDown | Self::Store(_) => true,
+            Self::Unreachable { .. } | Self::ShuttingDown => true,
+            Self::Store(error) => error.is_temporary(),
             Self::Refused { status, .. } => *status == 429 || *status >= 500,
             _ => false,
         }

@@ -7,7 +7,7 @@ use matrix_sdk::{
     deserialized_responses::EncryptionInfo,
     ruma::{
         EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId,
-        events::{MessageLikeEventContent, StaticEventContent},
+        events::{MessageLikeEventContent, StateEventContent, StaticEventContent},
     },
 };
 use serde::de::DeserializeOwned;
@@ -18,12 +18,12 @@ use crate::{
 };
 
 /// What a handler may fail with. A failure for reasons that may pass ([`Error::is_temporary`]) makes the homeserver send the event
-/// again, up to five times; any other is logged.
+/// again, for up to an hour; any other is logged.
 pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
 /// What a handler comes to.
 pub type HandlerResult = Result<(), HandlerError>;
 
-/// An event of a room, in the clear.
+/// A message or something like it that was sent into a room, in the clear.
 #[derive(Clone, Debug)]
 pub struct Event<C> {
     /// Its id.
@@ -34,12 +34,27 @@ pub struct Event<C> {
     pub sender: OwnedUserId,
     /// The time that the sender's server gave it, in milliseconds since 1970.
     pub origin_server_ts: u64,
-    /// What it is the state of, if it is state.
-    pub state_key: Option<String>,
     /// What it says.
     pub content: C,
     /// Whose device encrypted it and how far that is trusted, if it was encrypted.
     pub encryption: Option<Arc<EncryptionInfo>>,
+}
+
+/// A change of a room's state. The room's rules allowed it, and it was not encrypted.
+#[derive(Clone, Debug)]
+pub struct StateEvent<C> {
+    /// Its id.
+    pub event_id: OwnedEventId,
+    /// The room whose state it changes.
+    pub room_id: OwnedRoomId,
+    /// Who changed it.
+    pub sender: OwnedUserId,
+    /// The time that the sender's server gave it, in milliseconds since 1970.
+    pub origin_server_ts: u64,
+    /// What it is the state of.
+    pub state_key: String,
+    /// What it says.
+    pub content: C,
 }
 
 /// Something that happens in a room and is not kept.
@@ -106,13 +121,14 @@ type EphemeralHandler =
 #[derive(Default)]
 pub(crate) struct Handlers {
     events: HashMap<&'static str, Vec<EventHandler>>,
+    states: HashMap<&'static str, Vec<EventHandler>>,
     ephemeral: HashMap<&'static str, Vec<EphemeralHandler>>,
 }
 
 impl Handlers {
     pub(crate) fn add<C, F, Fut>(&mut self, handler: F)
     where
-        C: StaticEventContent + DeserializeOwned + Send + 'static,
+        C: MessageLikeEventContent + StaticEventContent + DeserializeOwned + Send + 'static,
         F: Fn(Event<C>, Context) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = HandlerResult> + Send + 'static,
     {
@@ -121,6 +137,19 @@ impl Handlers {
             None => futures_util::future::ready(Ok(())).boxed(),
         });
         self.events.entry(C::TYPE).or_default().push(handler);
+    }
+
+    pub(crate) fn add_state<C, F, Fut>(&mut self, handler: F)
+    where
+        C: StateEventContent + StaticEventContent + DeserializeOwned + Send + 'static,
+        F: Fn(StateEvent<C>, Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = HandlerResult> + Send + 'static,
+    {
+        let handler: EventHandler = Arc::new(move |incoming, context| match typed_state::<C>(incoming) {
+            Some(event) => handler(event, context).boxed(),
+            None => futures_util::future::ready(Ok(())).boxed(),
+        });
+        self.states.entry(C::TYPE).or_default().push(handler);
     }
 
     pub(crate) fn add_ephemeral<C, F, Fut>(&mut self, handler: F)
@@ -137,8 +166,11 @@ impl Handlers {
         self.ephemeral.entry(C::TYPE).or_default().push(handler);
     }
 
-    pub(crate) fn of_event(&self, event_type: &str) -> &[EventHandler] {
-        self.events.get(event_type).map_or(&[], Vec::as_slice)
+    /// Those of state if the event has a state key, and those of messages otherwise: anybody may send a message of a type that, as
+    /// state, takes power.
+    pub(crate) fn of_event(&self, envelope: &Envelope) -> &[EventHandler] {
+        let handlers = if envelope.state_key.is_some() { &self.states } else { &self.events };
+        handlers.get(envelope.event_type.as_str()).map_or(&[], Vec::as_slice)
     }
 
     pub(crate) fn of_ephemeral(&self, event_type: &str) -> &[EphemeralHandler] {
@@ -146,23 +178,37 @@ impl Handlers {
     }
 }
 
-/// The event with its content as this type. A content that is not so was made by a stranger and is nobody's.
+/// A content as this type. One that is not so was made by a stranger and is nobody's.
+fn content<C: DeserializeOwned>(envelope: &Envelope) -> Option<C> {
+    let content = serde_json::from_str(envelope.content.get());
+    if let Err(error) = &content {
+        tracing::debug!(event.id = %envelope.event_id, %error, "the content has another form");
+    }
+    content.ok()
+}
+
 fn typed<C: DeserializeOwned>(incoming: Incoming) -> Option<Event<C>> {
     let Incoming { envelope, encryption } = incoming;
-    let content = match serde_json::from_str(envelope.content.get()) {
-        Ok(content) => content,
-        Err(error) => {
-            tracing::debug!(event.id = %envelope.event_id, %error, "the content has another form");
-            return None;
-        }
-    };
+    let content = content(&envelope)?;
     Some(Event {
         event_id: envelope.event_id,
         room_id: envelope.room_id,
         sender: envelope.sender,
         origin_server_ts: envelope.origin_server_ts,
-        state_key: envelope.state_key,
         content,
         encryption,
+    })
+}
+
+fn typed_state<C: DeserializeOwned>(incoming: Incoming) -> Option<StateEvent<C>> {
+    let envelope = incoming.envelope;
+    let content = content(&envelope)?;
+    Some(StateEvent {
+        event_id: envelope.event_id,
+        room_id: envelope.room_id,
+        sender: envelope.sender,
+        origin_server_ts: envelope.origin_server_ts,
+        state_key: envelope.state_key?,
+        content,
     })
 }

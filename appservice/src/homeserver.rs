@@ -276,7 +276,8 @@ impl Homeserver {
             };
             let waited = clock.monotonic().saturating_duration_since(began);
             let Some(pause) = repeat.after(&failure) else { return Err(failure.into_error(waited)) };
-            if waited + pause > self.inner.patience {
+            // The homeserver names the pause, and may name any.
+            if waited.saturating_add(pause) > self.inner.patience {
                 return Err(failure.into_error(waited));
             }
             if failure.is_rate_limit() {

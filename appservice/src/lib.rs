@@ -38,7 +38,8 @@
 //! A transaction is answered when all of its events were handled, and each event is noted as handled when its handlers are through. If
 //! the process dies in between, the homeserver sends the transaction again and the handlers of the one unfinished event run again. What
 //! they send goes out under ids that follow from the event, so that the homeserver recognises it: a room sees everything once.
-//! What a handler does elsewhere, it has to be able to do twice.
+//! What a handler does elsewhere, it has to be able to do twice, and what has no such ids in Matrix too: a room that is made, a file that
+//! is uploaded.
 //!
 //! # Encryption
 //!
@@ -47,6 +48,7 @@
 
 mod bridge;
 mod commands;
+mod data;
 mod encryption;
 mod error;
 mod handlers;
@@ -55,6 +57,7 @@ mod inbox;
 mod localpart;
 mod media;
 mod metrics;
+mod questions;
 mod registration;
 mod room;
 mod rooms;
@@ -72,11 +75,12 @@ pub use self::{
     bridge::{Bridge, Builder, RunError},
     commands::{Command, Commands},
     error::Error,
-    handlers::{Context, Ephemeral, Event, HandlerError, HandlerResult},
+    handlers::{Context, Ephemeral, Event, HandlerError, HandlerResult, StateEvent},
     homeserver::{Homeserver, Identity},
     localpart::ghost_name,
     media::Attachment,
     metrics::Metrics,
+    questions::ThirdPartyQuery,
     registration::{Namespace, Namespaces, Registration, RegistrationError},
     room::InRoom,
     settings::{Encrypting, EncryptionSettings, Invites, Settings},

@@ -25,6 +25,9 @@ pub struct Registration {
     pub rate_limited: bool,
     /// Which users, aliases and rooms are the service's.
     pub namespaces: Namespaces,
+    /// The networks that the service is asked about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protocols: Vec<String>,
     /// Typing, receipts and messages to devices are pushed as well.
     #[serde(default)]
     pub receive_ephemeral: bool,
@@ -108,6 +111,7 @@ impl Registration {
             sender_localpart: sender_localpart.to_owned(),
             rate_limited: false,
             namespaces: Namespaces::default(),
+            protocols: Vec::new(),
             receive_ephemeral: true,
             unstable_push_ephemeral: true,
             device_changes: true,
@@ -128,6 +132,13 @@ impl Registration {
     pub fn with_aliases(mut self, prefix: &str, server_name: &str) -> Self {
         let regex = format!("#{}.*:{}", escape(prefix), escape(server_name));
         self.namespaces.aliases.push(Namespace { exclusive: true, regex });
+        self
+    }
+
+    /// Makes the service one that is asked about this network.
+    #[must_use]
+    pub fn with_protocol(mut self, name: &str) -> Self {
+        self.protocols.push(name.to_owned());
         self
     }
 

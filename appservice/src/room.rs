@@ -7,7 +7,9 @@ use matrix_sdk::ruma::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json, value::RawValue};
 
-use crate::{Bridge, Error, User, homeserver::Identity, transaction_ids};
+use crate::{
+    Bridge, Error, User, encryption::Device, homeserver::Identity, rooms::Audience, transaction_ids,
+};
 
 /// A user in a room. It is joined, by an invite of the bot if need be, before it does something there.
 #[derive(Clone, Debug)]
@@ -44,11 +46,16 @@ impl InRoom {
         ["v3", "rooms", self.room_id.as_str()].into_iter().chain(rest.iter().copied()).collect()
     }
 
-    /// Joins the room if the user is not known to be there. If the room takes only who is invited, the bot invites.
+    /// Joins the room if the user is not known to be there. If the room takes only who is invited, the bot invites. The bot itself does
+    /// not come back by this where it left or was removed ([`Error::StaysAway`]).
     pub async fn ensure_joined(&self) -> Result<(), Error> {
         self.user.ensure_registered().await?;
-        if self.bridge().rooms().is_joined(self.user.id(), &self.room_id) {
+        let rooms = self.bridge().rooms();
+        if rooms.is_joined(self.user.id(), &self.room_id) {
             return Ok(());
+        }
+        if rooms.stays_away(self.bridge(), self.user.id(), &self.room_id).await? {
+            return Err(Error::StaysAway { room_id: self.room_id.clone() });
         }
         match self.join().await {
             Ok(()) => Ok(()),
@@ -60,10 +67,14 @@ impl InRoom {
         }
     }
 
-    async fn join(&self) -> Result<(), Error> {
+    /// Joins the room, also where the bot stayed away from it.
+    pub async fn join(&self) -> Result<(), Error> {
+        self.user.ensure_registered().await?;
         let path = self.path(&["join"]);
         self.bridge().homeserver().post::<Value>(self.user.identity(), &path, &json!({})).await?;
-        self.bridge().rooms().set_joined(self.user.id(), &self.room_id, true);
+        let rooms = self.bridge().rooms();
+        rooms.come_in(self.bridge(), self.user.id(), &self.room_id).await?;
+        rooms.set_joined(self.user.id(), &self.room_id, true);
         Ok(())
     }
 
@@ -71,7 +82,9 @@ impl InRoom {
     pub async fn leave(&self) -> Result<(), Error> {
         let path = self.path(&["leave"]);
         self.bridge().homeserver().post::<Value>(self.user.identity(), &path, &json!({})).await?;
-        self.bridge().rooms().set_joined(self.user.id(), &self.room_id, false);
+        let rooms = self.bridge().rooms();
+        rooms.stay_away(self.bridge(), self.user.id(), &self.room_id).await?;
+        rooms.set_joined(self.user.id(), &self.room_id, false);
         Ok(())
     }
 
@@ -82,9 +95,17 @@ impl InRoom {
             self.bridge().homeserver().post(self.user.identity(), &path, &body).await;
         match invited {
             Ok(_) => Ok(()),
-            Err(Error::Refused { message, .. }) if message.contains("already in the room") => Ok(()),
+            Err(error) if error.is("M_FORBIDDEN") && self.is_member(user_id).await => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether somebody is joined, as far as the user of this value is told.
+    async fn is_member(&self, user_id: &UserId) -> bool {
+        let path = self.path(&["state", "m.room.member", user_id.as_str()]);
+        let member: Result<Option<Value>, _> =
+            self.bridge().homeserver().get_state(self.user.identity(), &path).await;
+        member.ok().flatten().is_some_and(|content| content.get("membership") == Some(&json!("join")))
     }
 
     /// Sends an event, encrypted if the room is.
@@ -112,6 +133,10 @@ impl InRoom {
             Err(error) if error.is("M_FORBIDDEN") && self.is_ghost() && self.rejoin().await => {
                 Box::pin(self.send_as(event_type, &content, transaction_id.as_str())).await
             }
+            // Somebody deleted the user's device; another takes its place.
+            Err(error) if error.is("M_UNKNOWN_DEVICE") => {
+                Box::pin(self.send_as(event_type, &content, transaction_id.as_str())).await
+            }
             sent => sent,
         }
     }
@@ -123,12 +148,7 @@ impl InRoom {
 
     /// Whether the user was not in the room, and is now.
     async fn rejoin(&self) -> bool {
-        let path = self.path(&["state", "m.room.member", self.user.id().as_str()]);
-        let member: Result<Option<Value>, _> =
-            self.bridge().homeserver().get_state(self.user.identity(), &path).await;
-        let is_joined =
-            member.ok().flatten().is_some_and(|content| content.get("membership") == Some(&json!("join")));
-        if is_joined {
+        if self.is_member(self.user.id()).await {
             return false;
         }
         self.bridge().rooms().set_joined(self.user.id(), &self.room_id, false);
@@ -153,7 +173,22 @@ impl InRoom {
             return Err(not_encrypting());
         }
         let device = encryption.device(self.bridge(), self.user.id()).await?;
-        let encrypted = device.encrypt(&self.room_id, &audience, event_type, content).await?;
+        let sent = self.send_encrypted(&device, &audience, event_type, content, transaction_id).await;
+        if sent.as_ref().is_err_and(|error| error.is("M_UNKNOWN_DEVICE")) {
+            encryption.close(self.bridge(), &device);
+        }
+        sent
+    }
+
+    async fn send_encrypted(
+        &self,
+        device: &Device,
+        audience: &Audience,
+        event_type: &str,
+        content: &RawValue,
+        transaction_id: &str,
+    ) -> Result<OwnedEventId, Error> {
+        let encrypted = device.encrypt(&self.room_id, audience, event_type, content).await?;
         let identity = Identity::device(self.user.id(), device.id());
         self.put(identity, "m.room.encrypted", &encrypted, transaction_id).await
     }

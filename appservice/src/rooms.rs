@@ -1,4 +1,5 @@
-//! What is known of rooms: who is there, and whether they are encrypted. In memory; the homeserver knows better.
+//! What is known of rooms: who is there, and whether they are encrypted. In memory, for the homeserver knows better; kept is only what
+//! it must not be believed about: that a room is no longer encrypted, that the bot may come back.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -11,12 +12,14 @@ use matrix_sdk::ruma::{
 };
 use serde::Deserialize;
 
-use crate::{Bridge, Error, homeserver::Identity, transaction::Envelope};
+use crate::{Bridge, Error, StoreError, homeserver::Identity, transaction::Envelope};
 
 /// How many rooms are remembered at once.
 const MOST_ROOMS: usize = 10_000;
 /// Where is kept which rooms are encrypted: none ever stops to be.
 const ENCRYPTED_ROOMS: &str = "entente.encrypted_rooms";
+/// Where is kept from which rooms the bot stays away until it is asked in.
+const ROOMS_TO_AVOID: &str = "entente.rooms_to_avoid";
 
 /// Who gets the keys of a room, and by which rules.
 #[derive(Clone, Debug)]
@@ -50,7 +53,26 @@ enum Knowledge {
 struct Room {
     encryption: Knowledge,
     history_visibility: Option<HistoryVisibility>,
-    members: Option<Arc<BTreeSet<OwnedUserId>>>,
+    members: Option<Members>,
+}
+
+/// Who is in a room.
+#[derive(Clone, Debug, Default)]
+struct Members {
+    joined: Arc<BTreeSet<OwnedUserId>>,
+    joined_or_invited: Arc<BTreeSet<OwnedUserId>>,
+}
+
+impl Members {
+    /// Those who may read what is said now. Who is invited may where history is visible from the invite on.
+    fn readers(&self, history_visibility: &HistoryVisibility) -> Arc<BTreeSet<OwnedUserId>> {
+        match history_visibility {
+            HistoryVisibility::Invited | HistoryVisibility::Shared | HistoryVisibility::WorldReadable => {
+                Arc::clone(&self.joined_or_invited)
+            }
+            _ => Arc::clone(&self.joined),
+        }
+    }
 }
 
 /// What is known of all rooms.
@@ -60,12 +82,12 @@ pub(crate) struct Rooms {
 }
 
 #[derive(Deserialize)]
-struct Members {
-    chunk: Vec<Member>,
+struct MemberEvents {
+    chunk: Vec<MemberEvent>,
 }
 
 #[derive(Deserialize)]
-struct Member {
+struct MemberEvent {
     #[serde(default)]
     state_key: String,
     content: Membership,
@@ -99,14 +121,59 @@ impl Rooms {
             "m.room.member" => {
                 self.forget(&envelope.room_id);
                 let membership: Option<Membership> = serde_json::from_str(envelope.content.get()).ok();
-                let is_joined = membership.is_some_and(|content| content.membership == "join");
+                let membership = membership.map(|content| content.membership).unwrap_or_default();
                 if let Ok(user_id) = UserId::parse(state_key) {
-                    self.set_joined(&user_id, &envelope.room_id, is_joined);
+                    self.set_joined(&user_id, &envelope.room_id, membership == "join");
+                    match membership.as_str() {
+                        "join" => self.come_in(bridge, &user_id, &envelope.room_id).await?,
+                        "leave" | "ban" => self.stay_away(bridge, &user_id, &envelope.room_id).await?,
+                        _ => {}
+                    }
                 }
             }
             _ => {}
         }
         Ok(())
+    }
+
+    /// The bot left, was removed, or was invited by somebody who may not: it does not join by itself, whatever it has to say there.
+    /// Ghosts are the bot's business.
+    pub(crate) async fn stay_away(
+        &self,
+        bridge: &Bridge,
+        user_id: &UserId,
+        room_id: &RoomId,
+    ) -> Result<(), StoreError> {
+        if user_id == bridge.bot_id() {
+            bridge.store().put(ROOMS_TO_AVOID, room_id.as_str(), &true).await?;
+        }
+        Ok(())
+    }
+
+    /// The bot is in the room, or was asked in.
+    pub(crate) async fn come_in(
+        &self,
+        bridge: &Bridge,
+        user_id: &UserId,
+        room_id: &RoomId,
+    ) -> Result<(), StoreError> {
+        if user_id == bridge.bot_id() && self.stays_away(bridge, user_id, room_id).await? {
+            bridge.store().delete(ROOMS_TO_AVOID, room_id.as_str()).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a user does not join by itself.
+    pub(crate) async fn stays_away(
+        &self,
+        bridge: &Bridge,
+        user_id: &UserId,
+        room_id: &RoomId,
+    ) -> Result<bool, StoreError> {
+        if user_id != bridge.bot_id() {
+            return Ok(false);
+        }
+        Ok(bridge.store().get(ROOMS_TO_AVOID, room_id.as_str()).await?.unwrap_or(false))
     }
 
     fn forget(&self, room_id: &RoomId) {
@@ -132,9 +199,11 @@ impl Rooms {
         known.joined.insert(pair);
     }
 
-    /// The members of the room, if they are known.
+    /// Who is joined or invited, if that is known.
     pub(crate) fn known_members(&self, room_id: &RoomId) -> Option<Arc<BTreeSet<OwnedUserId>>> {
-        self.known().rooms.get(room_id).and_then(|room| room.members.clone())
+        let known = self.known();
+        let members = known.rooms.get(room_id)?.members.as_ref()?;
+        Some(Arc::clone(&members.joined_or_invited))
     }
 
     /// How the room is encrypted, if it is. Asks the homeserver as a user who is there.
@@ -161,11 +230,12 @@ impl Rooms {
         room.history_visibility = Some(history_visibility.clone());
         let members = match room.members.take() {
             Some(known) => known,
-            None => Arc::new(members(bridge, identity, room_id).await?),
+            None => members(bridge, identity, room_id).await?,
         };
-        room.members = Some(Arc::clone(&members));
+        let readers = members.readers(&history_visibility);
+        room.members = Some(members);
         self.keep(room_id, room, changes);
-        Ok(Some(Audience { settings, history_visibility, members }))
+        Ok(Some(Audience { settings, history_visibility, members: readers }))
     }
 
     fn snapshot(&self, room_id: &RoomId) -> (Room, u64) {
@@ -215,19 +285,37 @@ async fn history_visibility(
     Ok(content.map_or(HistoryVisibility::Shared, |content| content.history_visibility))
 }
 
-/// Who is joined or invited.
-async fn members(
-    bridge: &Bridge,
-    identity: Identity<'_>,
-    room_id: &RoomId,
-) -> Result<BTreeSet<OwnedUserId>, Error> {
-    let members: Members =
+async fn members(bridge: &Bridge, identity: Identity<'_>, room_id: &RoomId) -> Result<Members, Error> {
+    let events: MemberEvents =
         bridge.homeserver().get(identity, &["v3", "rooms", room_id.as_str(), "members"]).await?;
-    let counts = |member: &Member| matches!(member.content.membership.as_str(), "join" | "invite");
-    Ok(members
-        .chunk
-        .into_iter()
-        .filter(counts)
-        .filter_map(|member| UserId::parse(member.state_key).ok())
-        .collect())
+    let (mut joined, mut joined_or_invited) = (BTreeSet::new(), BTreeSet::new());
+    for event in events.chunk {
+        let Ok(user_id) = UserId::parse(event.state_key) else { continue };
+        if event.content.membership == "join" {
+            joined.insert(user_id.clone());
+        }
+        if matches!(event.content.membership.as_str(), "join" | "invite") {
+            joined_or_invited.insert(user_id);
+        }
+    }
+    Ok(Members { joined: Arc::new(joined), joined_or_invited: Arc::new(joined_or_invited) })
+}
+
+#[cfg(test)]
+mod tests {
+    use matrix_sdk::ruma::user_id;
+
+    use super::*;
+
+    #[test]
+    fn who_is_invited_gets_keys_only_where_the_past_is_visible_from_the_invite_on() {
+        let (joined, invited) = (user_id!("@joined:x").to_owned(), user_id!("@invited:x").to_owned());
+        let members = Members {
+            joined: Arc::new([joined.clone()].into()),
+            joined_or_invited: Arc::new([joined, invited.clone()].into()),
+        };
+        let gets_keys = |visibility| members.readers(&visibility).contains(&invited);
+        assert!(gets_keys(HistoryVisibility::Shared) && gets_keys(HistoryVisibility::Invited));
+        assert!(!gets_keys(HistoryVisibility::Joined));
+    }
 }

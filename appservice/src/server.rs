@@ -1,6 +1,6 @@
 //! What the homeserver asks of the service, and what its operator does.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 
 use axum::{
     Router,
@@ -10,12 +10,14 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
+use matrix_sdk::ruma::{RoomAliasId, UserId};
+use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Bridge, inbox::Handled, transaction::Transaction};
+use crate::{Bridge, ThirdPartyQuery, inbox::Handled, questions::Answer, transaction::Transaction};
 
 /// The largest transaction, in bytes. Homeservers put some hundred events of at most 64 KiB into one.
 const MOST_BYTES: usize = 64 * 1024 * 1024;
@@ -74,7 +76,15 @@ fn done() -> Response {
 
 /// The endpoints of the application service API.
 pub(crate) fn router(bridge: Bridge) -> Router {
+    let third_party = Router::new()
+        .route("/protocol/{protocol}", get(protocol))
+        .route("/user/{protocol}", get(remote_user))
+        .route("/user", get(user_in_network))
+        .route("/location/{protocol}", get(remote_location))
+        .route("/location", get(room_in_network));
     Router::new()
+        .nest("/_matrix/app/v1/thirdparty", third_party.clone())
+        .nest("/_matrix/app/unstable/thirdparty", third_party)
         .route("/_matrix/app/v1/transactions/{id}", put(transaction))
         .route("/transactions/{id}", put(transaction))
         .route("/_matrix/app/v1/ping", post(ping))
@@ -132,21 +142,90 @@ async fn ping(State(bridge): State<Bridge>, request: Request) -> Result<Response
     Ok(done())
 }
 
-/// Whether there is a user. Ghosts that were never used are not made because somebody asks for them.
+/// What a question of the homeserver comes to.
+fn answered<T>(answer: Answer<T>) -> Result<T, Refusal> {
+    answer.map_err(|error| {
+        tracing::warn!(%error, "a question of the homeserver cannot be answered");
+        Refusal::NotNow
+    })
+}
+
+/// Whether there is a user, by now at least.
 async fn user(
     State(bridge): State<Bridge>,
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, Refusal> {
     authenticate(&bridge, &request)?;
-    let known = bridge.store().user(&id).await.map_err(|_| Refusal::NotNow)?;
-    known.map(|_| done()).ok_or(Refusal::NotFound)
+    let user_id = UserId::parse(id).map_err(|_| Refusal::NotFound)?;
+    if answered(bridge.has_user(user_id).await)? { Ok(done()) } else { Err(Refusal::NotFound) }
 }
 
-/// No alias is made because somebody asks for it.
-async fn room(State(bridge): State<Bridge>, request: Request) -> Result<Response, Refusal> {
+/// Whether there is a room of this alias, by now at least.
+async fn room(
+    State(bridge): State<Bridge>,
+    Path(alias): Path<String>,
+    request: Request,
+) -> Result<Response, Refusal> {
     authenticate(&bridge, &request)?;
-    Err(Refusal::NotFound)
+    let alias = RoomAliasId::parse(alias).map_err(|_| Refusal::NotFound)?;
+    if answered(bridge.has_alias(alias).await)? { Ok(done()) } else { Err(Refusal::NotFound) }
+}
+
+fn json_of(value: &impl Serialize) -> Result<Response, Refusal> {
+    let body = serde_json::to_string(value).map_err(|_| Refusal::NotNow)?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+async fn protocol(
+    State(bridge): State<Bridge>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    authenticate(&bridge, &request)?;
+    json_of(bridge.questions().protocol(&name).ok_or(Refusal::NotFound)?)
+}
+
+/// The request's query, without the token that older homeservers put there.
+fn fields(request: &Request) -> BTreeMap<String, String> {
+    let query = request.uri().query().unwrap_or_default();
+    let mut fields: BTreeMap<_, _> = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    fields.remove("access_token");
+    fields
+}
+
+fn matrix_query(request: &Request, name: &str) -> Result<ThirdPartyQuery, Refusal> {
+    fields(request).remove(name).map(ThirdPartyQuery::Matrix).ok_or(Refusal::NotFound)
+}
+
+async fn remote_user(
+    State(bridge): State<Bridge>,
+    Path(protocol): Path<String>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    authenticate(&bridge, &request)?;
+    let query = ThirdPartyQuery::Remote { protocol, fields: fields(&request) };
+    json_of(&answered(bridge.remote_users(query).await)?)
+}
+
+async fn user_in_network(State(bridge): State<Bridge>, request: Request) -> Result<Response, Refusal> {
+    authenticate(&bridge, &request)?;
+    json_of(&answered(bridge.remote_users(matrix_query(&request, "userid")?).await)?)
+}
+
+async fn remote_location(
+    State(bridge): State<Bridge>,
+    Path(protocol): Path<String>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    authenticate(&bridge, &request)?;
+    let query = ThirdPartyQuery::Remote { protocol, fields: fields(&request) };
+    json_of(&answered(bridge.locations(query).await)?)
+}
+
+async fn room_in_network(State(bridge): State<Bridge>, request: Request) -> Result<Response, Refusal> {
+    authenticate(&bridge, &request)?;
+    json_of(&answered(bridge.locations(matrix_query(&request, "alias")?).await)?)
 }
 
 async fn health(State(bridge): State<Bridge>) -> Response {
@@ -182,10 +261,9 @@ fn authenticate(bridge: &Bridge, request: &Request) -> Result<(), Refusal> {
 
 /// Serves a router until the token is cancelled, and what is being answered then to its end.
 pub(crate) async fn serve(
-    address: SocketAddr,
+    listener: TcpListener,
     router: Router,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }

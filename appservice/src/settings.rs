@@ -125,8 +125,11 @@ pub struct EncryptionSettings {
     pub passphrase: Option<String>,
     /// Keys go to and come from devices only that their owners have cross-signed (MSC4153).
     pub only_cross_signed: bool,
-    /// The bot's room keys are kept on the homeserver as well, encrypted with a key that stays in the store.
+    /// The bot's room keys are kept on the homeserver as well, encrypted with the recovery key.
     pub key_backup: bool,
+    /// The recovery key, as clients show it. Without one it is made at first and written to `recovery-key` in the data directory, in the
+    /// clear also where there is a passphrase.
+    pub recovery_key: Option<String>,
 }
 
 impl std::fmt::Debug for EncryptionSettings {

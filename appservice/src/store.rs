@@ -31,15 +31,24 @@ pub enum StoreError {
     #[error("the store has the schema {found}; this version knows schemas up to {SCHEMA}")]
     TooNew {
         /// What the file says.
-        found: i64,
+        found: usize,
     },
     /// The thread that worked on it broke off.
     #[error("the store's work broke off")]
     BrokeOff,
 }
 
+impl StoreError {
+    /// Whether the same may work later.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Database(_) | Self::BrokeOff)
+    }
+}
+
+/// What leads from each schema to the next, the first from an empty file.
+const SCHEMAS: [&str; 2] = [include_str!("store/schema.sql"), include_str!("store/schema_2.sql")];
 /// The newest schema.
-const SCHEMA: i64 = 1;
+const SCHEMA: usize = SCHEMAS.len();
 /// The longest space or key, in bytes.
 pub const MOST_KEY_BYTES: usize = 512;
 /// The longest value, in bytes of JSON.
@@ -211,14 +220,12 @@ fn prepare(connection: &Connection) -> Result<(), StoreError> {
     // Also the last transaction before a power cut was acknowledged.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
-    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let found: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found > SCHEMA {
         return Err(StoreError::TooNew { found });
     }
-    if found < SCHEMA {
-        let script =
-            format!("BEGIN; {} PRAGMA user_version = {SCHEMA}; COMMIT;", include_str!("store/schema.sql"));
-        connection.execute_batch(&script)?;
+    for (version, script) in (1..).zip(SCHEMAS).skip(found) {
+        connection.execute_batch(&format!("BEGIN; {script} PRAGMA user_version = {version}; COMMIT;"))?;
     }
     Ok(())
 }
@@ -259,7 +266,7 @@ fn apply(connection: &Connection, change: Change) -> Result<(), StoreError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{inbox::Failures, *};
 
     async fn store() -> (tempfile::TempDir, Store) {
         let directory = tempfile::tempdir().unwrap();
@@ -302,6 +309,21 @@ mod tests {
         assert_eq!(store.matrix_of("user", "general").await.unwrap(), None);
         store.apply(Batch::new().unlink("room", "general")).await.unwrap();
         assert_eq!(store.remote_of("room", "!b:x").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_file_of_an_older_version_is_brought_up_to_date() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.sqlite3");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(SCHEMAS[0]).unwrap();
+        old.execute_batch("INSERT INTO handled (id, failures, is_done) VALUES ('$a', 2, 0), ('$b', 0, 1)")
+            .unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        drop(old);
+        let store = Store::open(&path).await.unwrap();
+        assert!(store.is_handled("$b").await.unwrap());
+        assert_eq!(store.mark_failed("$a", 7).await.unwrap(), Failures { count: 3, since: 7 });
     }
 
     #[tokio::test]

@@ -35,6 +35,7 @@ enum Command {
 
 /// A configuration file.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Config<T> {
     /// The registration file; beside the configuration unless it says otherwise.
     #[serde(default = "registration_file")]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use entente_appservice::{
     Command, Commands, Context, Error, HandlerResult,
     message::RoomMessageEventContent,
-    ruma::{EventId, UserId, events::Mentions},
+    ruma::{EventId, RoomVersionId, UserId, events::Mentions},
 };
 use serde::Deserialize;
 
@@ -43,7 +43,7 @@ const LONGEST_RING: u64 = 120;
 /// What the meeting bot does.
 pub fn plan(options: Options) -> Plan {
     let interval = Duration::from_secs(options.reminder_seconds.max(1));
-    Plan::new(move |builder| builder.commands(commands(options)).on(minutes::note))
+    Plan::new(move |builder| builder.commands(commands(options)).on_state(minutes::note))
         .then(move |bridge| reminders::start(bridge, interval))
 }
 
@@ -130,13 +130,20 @@ impl Default for Powers {
     }
 }
 
-/// Who made the room; in room version 12 they have all power.
+/// What decides whether who made the room has all power.
 #[derive(Deserialize)]
 struct Creation {
     #[serde(default)]
-    room_version: Option<String>,
+    room_version: Option<RoomVersionId>,
     #[serde(default)]
     additional_creators: Vec<String>,
+}
+
+impl Creation {
+    fn privileges_creators(&self) -> bool {
+        let rules = self.room_version.as_ref().and_then(RoomVersionId::rules);
+        rules.is_some_and(|rules| rules.authorization.explicitly_privilege_room_creators)
+    }
 }
 
 /// Whether a user has the power that `what` takes in the room of the context: `notifications.room`, or the state's default.
@@ -149,9 +156,7 @@ async fn may(context: &Context, user_id: &UserId, what: &str) -> Result<bool, Er
         return Ok(true);
     }
     let creation: Option<Creation> = room.state("m.room.create", "").await?;
-    let Some(creation) = creation.filter(|creation| creation.room_version.as_deref() == Some("12")) else {
-        return Ok(false);
-    };
+    let Some(creation) = creation.filter(Creation::privileges_creators) else { return Ok(false) };
     Ok(creation.additional_creators.iter().any(|creator| creator == user_id.as_str())
         || room.creator().await? == user_id)
 }
@@ -159,4 +164,21 @@ async fn may(context: &Context, user_id: &UserId, what: &str) -> Result<bool, Er
 /// A cause of sending that nothing else has.
 fn cause(kind: &str, event_id: &EventId) -> String {
     format!("{kind} {event_id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn creators_have_all_power_where_the_version_says_so() {
+        let privileges = |version: &str| {
+            let creation: Creation =
+                serde_json::from_value(serde_json::json!({ "room_version": version })).unwrap();
+            creation.privileges_creators()
+        };
+        assert!(!privileges("11"));
+        assert!(privileges("12"));
+        assert!(!privileges("org.example.unknown"));
+    }
 }

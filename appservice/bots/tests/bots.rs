@@ -5,17 +5,28 @@
 mod homeserver;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use axum::http::StatusCode;
 use entente_appservice::{
-    Bridge, Builder, Commands, Encrypting, Registration, RunError, Settings, ruma::RoomId,
+    Bridge, Builder, Commands, Encrypting, Error, Registration, RunError, Settings, StateEvent,
+    ThirdPartyQuery,
+    ruma::{
+        RoomId,
+        events::room::topic::RoomTopicEventContent,
+        thirdparty::{self, ProtocolInit},
+    },
 };
-use entente_environment::Environment;
+use entente_environment::{Environment, ManualClock, Timestamp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -60,8 +71,17 @@ struct Service {
 
 impl Service {
     async fn start(fake: &Fake, build: impl FnOnce(Builder) -> Builder) -> Self {
+        Self::start_with(fake, |_| {}, build).await
+    }
+
+    async fn start_with(
+        fake: &Fake,
+        adjust: impl FnOnce(&mut Settings),
+        build: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
         let directory = TempDir::new().unwrap();
-        let settings = settings(fake, directory.path());
+        let mut settings = settings(fake, directory.path());
+        adjust(&mut settings);
         let registration = registration(&settings);
         let pusher = Pusher { address: settings.listen, token: registration.hs_token.clone() };
         let bridge = build(Builder::new(settings, registration)).build().await.unwrap();
@@ -113,6 +133,20 @@ impl Pusher {
         let body = json!({ "events": events }).to_string();
         self.push_as(Some(&self.token), id, body).await.unwrap().0
     }
+
+    /// Asks the service something.
+    async fn ask(&self, path: &str) -> (StatusCode, Value) {
+        let url = format!("http://{}/_matrix/app/v1/{path}", self.address);
+        let response = reqwest::Client::new().get(url).bearer_auth(&self.token).send().await.unwrap();
+        (response.status(), serde_json::from_str(&response.text().await.unwrap()).unwrap())
+    }
+}
+
+fn member(event_id: &str, sender: &str, user_id: &str, membership: &str) -> Value {
+    json!({
+        "type": "m.room.member", "event_id": event_id, "room_id": ROOM, "sender": sender,
+        "state_key": user_id, "content": { "membership": membership },
+    })
 }
 
 fn message(event_id: &str, sender: &str, text: &str) -> Value {
@@ -184,16 +218,191 @@ async fn ghosts_are_registered_named_invited_and_joined_as_they_act() {
 async fn an_invite_is_accepted_from_near_and_not_from_far() {
     let fake = Fake::start().await;
     let service = Service::start(&fake, |builder| builder).await;
-    let invite = |event_id: &str, sender: &str| {
+    let invite = |event_id: &str, sender: &str| member(event_id, sender, "@bot:example.org", "invite");
+    assert_eq!(service.pusher.push("1", &[invite("$1", "@a:elsewhere.org")]).await, 200);
+    let room: &RoomId = ROOM.try_into().unwrap();
+    let refused = service.bridge.bot().in_room(room).notice("hello").await;
+    assert!(matches!(refused, Err(Error::StaysAway { .. })), "nor by having something to say: {refused:?}");
+    assert_eq!(fake.count("/join"), 0);
+    assert_eq!(service.pusher.push("2", &[invite("$2", "@a:example.org")]).await, 200);
+    assert_eq!(fake.count("/join"), 1);
+    service.bridge.bot().in_room(room).notice("hello").await.unwrap();
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_bot_that_was_removed_stays_away_until_it_is_asked_in() {
+    let fake = Fake::start().await;
+    let service = Service::start(&fake, |builder| builder.commands(echo())).await;
+    let (bot, alice) = ("@bot:example.org", "@a:example.org");
+    let say = |event_id: &str| message(event_id, alice, "!echo here");
+    assert_eq!(service.pusher.push("1", &[member("$1", alice, bot, "invite"), say("$2")]).await, 200);
+    assert_eq!((fake.sent().len(), fake.count("/join")), (1, 1));
+    assert_eq!(service.pusher.push("2", &[member("$3", alice, bot, "leave"), say("$4")]).await, 200);
+    assert_eq!((fake.sent().len(), fake.count("/join")), (1, 1), "it neither speaks nor comes back");
+    let room = service.bridge.bot().in_room(ROOM.try_into().unwrap());
+    room.join().await.unwrap();
+    assert_eq!(service.pusher.push("3", &[say("$5")]).await, 200);
+    assert_eq!(service.pusher.push("4", &[member("$6", alice, bot, "ban")]).await, 200);
+    assert_eq!(service.pusher.push("5", &[member("$7", alice, bot, "invite"), say("$8")]).await, 200);
+    assert_eq!((fake.sent().len(), fake.count("/join")), (3, 3));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn an_invite_that_cannot_be_accepted_stops_nothing_for_ever() {
+    let fake = Fake::start().await;
+    fake.break_joins();
+    let service = Service::start(&fake, |builder| builder).await;
+    let invite = [member("$1", "@a:example.org", "@bot:example.org", "invite")];
+    for _ in 0..4 {
+        assert_eq!(service.pusher.push("1", &invite).await, 503);
+    }
+    assert_eq!(service.pusher.push("1", &invite).await, 200);
+    assert_eq!(fake.count("/join"), 5);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_there_already_is_not_invited_and_nobody_minds() {
+    let fake = Fake::start().await;
+    fake.refuse_invites_of("@a:example.org");
+    let service = Service::start(&fake, |builder| builder).await;
+    let room = service.bridge.bot().in_room(ROOM.try_into().unwrap());
+    let invite = async |user_id: &str| room.invite(user_id.try_into().unwrap()).await;
+    invite("@a:example.org").await.unwrap();
+    fake.let_leave("@a:example.org");
+    assert!(invite("@a:example.org").await.unwrap_err().is("M_FORBIDDEN"));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn what_anybody_may_send_is_not_taken_for_state() {
+    let fake = Fake::start().await;
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hearing = Arc::clone(&heard);
+    let service = Service::start(&fake, |builder| {
+        builder.on_state(move |event: StateEvent<RoomTopicEventContent>, _| {
+            hearing.lock().unwrap().push((event.state_key, event.content.topic));
+            async { Ok(()) }
+        })
+    })
+    .await;
+    let topic = |event_id: &str, topic: &str| {
         json!({
-            "type": "m.room.member", "event_id": event_id, "room_id": ROOM, "sender": sender,
-            "state_key": "@bot:example.org", "content": { "membership": "invite" },
+            "type": "m.room.topic", "event_id": event_id, "room_id": ROOM, "sender": "@a:example.org",
+            "content": { "topic": topic },
         })
     };
-    assert_eq!(service.pusher.push("1", &[invite("$1", "@a:elsewhere.org")]).await, 200);
-    assert!(!fake.requests().iter().any(|request| request.ends_with("/join")));
-    assert_eq!(service.pusher.push("2", &[invite("$2", "@a:example.org")]).await, 200);
-    assert!(fake.requests().iter().any(|request| request.ends_with("/join")));
+    let mut real = topic("$2", "real");
+    real["state_key"] = json!("");
+    assert_eq!(service.pusher.push("1", &[topic("$1", "forged"), real]).await, 200);
+    assert_eq!(*heard.lock().unwrap(), [(String::new(), "real".to_owned())]);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn what_fails_for_the_time_being_is_tried_for_an_hour() {
+    let fake = Fake::start().await;
+    let clock = Arc::new(ManualClock::new(Timestamp(1_000_000)));
+    let environment = Environment::new(clock.clone(), Environment::system().randomness().clone());
+    let service = Service::start_with(
+        &fake,
+        |settings| settings.patience_seconds = 0,
+        |builder| builder.with_environment(environment).commands(echo()),
+    )
+    .await;
+    fake.be_busy_for_ever();
+    let event = [message("$1", "@a:example.org", "!echo late")];
+    for _ in 0..10 {
+        clock.advance(Duration::from_secs(359));
+        assert_eq!(service.pusher.push("1", &event).await, 503);
+    }
+    clock.advance(Duration::from_secs(400));
+    assert_eq!(service.pusher.push("1", &event).await, 200);
+    assert!(fake.sent().is_empty());
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_handler_that_takes_too_long_runs_again() {
+    let fake = Fake::start().await;
+    let runs = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&runs);
+    let commands = Commands::new("!").command("wait", "", "", move |_, _| {
+        let is_first = counter.fetch_add(1, Ordering::SeqCst) == 0;
+        async move { if is_first { std::future::pending().await } else { Ok(()) } }
+    });
+    let service = Service::start_with(
+        &fake,
+        |settings| settings.handler_timeout_seconds = 1,
+        |builder| builder.commands(commands),
+    )
+    .await;
+    let event = [message("$1", "@a:example.org", "!wait")];
+    assert_eq!(service.pusher.push("1", &event).await, 503);
+    assert_eq!(service.pusher.push("1", &event).await, 200);
+    assert_eq!(runs.load(Ordering::SeqCst), 2);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn users_and_rooms_are_made_when_somebody_looks_for_them() {
+    let fake = Fake::start().await;
+    let service = Service::start(&fake, |builder| {
+        let protocol = ProtocolInit {
+            user_fields: vec!["nick".to_owned()],
+            location_fields: Vec::new(),
+            icon: String::new(),
+            field_types: BTreeMap::new(),
+            instances: Vec::new(),
+        };
+        builder
+            .on_user_query(|user_id, _| async move { Ok(user_id.localpart() == "_test_ann") })
+            .on_alias_query(|alias, _| async move { Ok(alias.alias() == "_test_room") })
+            .protocol("test", protocol.into())
+            .on_user_lookup(|query, bridge| async move {
+                let ThirdPartyQuery::Remote { protocol, fields } = query else { return Ok(Vec::new()) };
+                let user_id = bridge.user(&fields["nick"]).id().to_owned();
+                Ok(vec![thirdparty::User::new(user_id, protocol, fields)])
+            })
+    })
+    .await;
+    let pusher = &service.pusher;
+    let status = async |path: &str| pusher.ask(path).await.0.as_u16();
+    assert_eq!(status("users/@_test_bob:example.org").await, 404);
+    assert_eq!(status("users/@ann:example.org").await, 404, "that is nobody of ours");
+    let before = fake.count("register");
+    assert_eq!(status("users/@_test_ann:example.org").await, 200);
+    assert_eq!(status("users/@_test_ann:example.org").await, 200);
+    assert_eq!(fake.count("register"), before + 1);
+    assert_eq!(status("rooms/%23_test_room:example.org").await, 200);
+    assert_eq!(status("rooms/%23_test_other:example.org").await, 404);
+    assert_eq!(pusher.ask("thirdparty/protocol/test").await.1["user_fields"], json!(["nick"]));
+    assert_eq!(status("thirdparty/protocol/other").await, 404);
+    let found = pusher.ask("thirdparty/user/test?nick=ann").await.1;
+    let expected =
+        json!([{ "userid": "@_test_ann:example.org", "protocol": "test", "fields": { "nick": "ann" } }]);
+    assert_eq!(found, expected);
+    assert_eq!(pusher.ask("thirdparty/user?userid=@_test_ann:example.org").await.1, json!([]));
+    assert_eq!(pusher.ask("thirdparty/location/test").await.1, json!([]));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_directory_is_for_one_process_and_the_homeserver_is_asked_to_ping() {
+    let fake = Fake::start().await;
+    let service = Service::start(&fake, |builder| builder).await;
+    let settings = service.bridge.settings().clone();
+    let registration = registration(&settings);
+    let second = Builder::new(settings, registration).build().await;
+    assert!(matches!(second, Err(RunError::InUse)));
+    let pinged = async {
+        while fake.count("/appservice/test/ping") == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, pinged).await.expect("the homeserver is asked");
     service.stop().await;
 }
 

@@ -12,15 +12,13 @@ use matrix_sdk::ruma::{
     serde::Raw,
 };
 use matrix_sdk_crypto::{
-    CollectStrategy, DecryptionSettings, EncryptionSyncChanges, EventError, MegolmError, OlmMachine,
-    TrustRequirement,
+    CollectStrategy, DecryptionSettings, EncryptionSyncChanges, MegolmError, OlmMachine, TrustRequirement,
     types::events::room::encrypted::RoomEncryptedEventContent,
     types::requests::{
         AnyIncomingResponse, AnyOutgoingRequest, OutgoingRequest, ToDeviceRequest, UploadSigningKeysRequest,
     },
 };
 use matrix_sdk_sqlite::{SqliteCryptoStore, SqliteStoreConfig};
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::Mutex;
 
@@ -42,37 +40,27 @@ pub(crate) struct Device {
     pub(super) user_id: OwnedUserId,
     pub(super) id: OwnedDeviceId,
     pub(super) machine: OlmMachine,
-    settings: EncryptionSettings,
+    pub(super) settings: EncryptionSettings,
     /// One conversation with the homeserver about keys at a time, as the machine wants it.
     turn: Mutex<()>,
 }
 
-/// The part of an encrypted event that names its key.
-#[derive(Deserialize)]
-struct Session {
-    #[serde(default)]
-    session_id: String,
-}
-
 impl Device {
-    /// Opens the key store and makes everything known to the homeserver that it does not know.
+    /// Opens the key store and makes everything known to the homeserver that it does not know. Takes over what a former device had,
+    /// which the homeserver no longer knows.
     pub(super) async fn open(
         bridge: &Bridge,
         user_id: &UserId,
         device_id: &DeviceId,
+        former: Option<&DeviceId>,
         directory: &Path,
         settings: &EncryptionSettings,
     ) -> Result<Self, Error> {
-        let config =
-            SqliteStoreConfig::with_low_memory_config(directory).passphrase(settings.passphrase.as_deref());
-        let store = SqliteCryptoStore::open_with_config(&config).await.map_err(Error::encryption)?;
-        let machine =
-            OlmMachine::with_store(user_id, device_id, store, None).await.map_err(Error::encryption)?;
         let device = Self {
             homeserver: bridge.homeserver().clone(),
             user_id: user_id.to_owned(),
             id: device_id.to_owned(),
-            machine,
+            machine: open_machine(user_id, device_id, directory, settings).await?,
             settings: settings.clone(),
             turn: Mutex::new(()),
         };
@@ -80,9 +68,26 @@ impl Device {
         device.machine.mark_all_tracked_users_as_dirty().await.map_err(Error::encryption)?;
         let turn = device.turn.lock().await;
         device.speak().await?;
+        if let Some(former) = former {
+            let former = open_machine(user_id, former, directory, settings).await?;
+            if let Err(error) = device.inherit(&former).await {
+                tracing::warn!(user.id = %user_id, %error, "the former device's keys are lost");
+            }
+        }
         device.sign_itself().await?;
         drop(turn);
         Ok(device)
+    }
+
+    /// Takes over the user's identity and the keys of what was said, so that others need not verify the user again.
+    async fn inherit(&self, former: &OlmMachine) -> Result<(), Error> {
+        let room_keys = former.store().export_room_keys(|_| true).await.map_err(Error::encryption)?;
+        let imported = self.machine.store().import_exported_room_keys(room_keys, |_, _| {}).await;
+        imported.map_err(Error::encryption)?;
+        if let Some(keys) = former.export_cross_signing_keys().await.map_err(Error::encryption)? {
+            self.machine.import_cross_signing_keys(keys).await.map_err(Error::encryption)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn user_id(&self) -> &UserId {
@@ -97,8 +102,12 @@ impl Device {
         Identity::device(&self.user_id, &self.id)
     }
 
-    /// Takes in what is for this device, and says for which sessions keys came.
-    pub(super) async fn receive(&self, changes: &mut DeviceChanges) -> Result<Vec<String>, Error> {
+    /// Takes in what is for this device, and adds to `sessions` those for which keys came, whatever fails behind that.
+    pub(super) async fn receive(
+        &self,
+        changes: &mut DeviceChanges,
+        sessions: &mut Vec<String>,
+    ) -> Result<(), Error> {
         let messages = changes.to_device.remove(&(self.user_id.clone(), self.id.clone())).unwrap_or_default();
         let counts = changes.counts.get(&self.user_id).and_then(|devices| devices.get(&self.id));
         let fallback_keys =
@@ -114,38 +123,44 @@ impl Device {
         let _turn = self.turn.lock().await;
         let received = self.machine.receive_sync_changes(sync_changes, &self.trust()).await;
         let (_, keys) = received.map_err(Error::encryption)?;
+        let has_new_keys = !keys.is_empty();
+        sessions.extend(keys.into_iter().map(|key| key.session_id));
         self.speak().await?;
-        if !keys.is_empty() {
+        if has_new_keys {
             self.back_up().await;
         }
-        Ok(keys.into_iter().map(|key| key.session_id).collect())
+        Ok(())
     }
 
-    /// Decrypts an event of a room.
-    pub(super) async fn decrypt(&self, room_id: &RoomId, raw: &RawValue) -> Result<Decryption, Error> {
+    /// Decrypts an event of a room, if the key of its session is in the store.
+    pub(super) async fn decrypt(&self, room_id: &RoomId, session_id: &str, raw: &RawValue) -> Decryption {
+        let missing = || Decryption::KeyMissing { session_id: session_id.to_owned() };
+        match self.machine.store().get_inbound_group_session(room_id, session_id).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return missing(),
+            Err(error) => {
+                tracing::error!(user.id = %self.user_id, %error, "the key store cannot be read");
+                return missing();
+            }
+        }
         let event = Raw::from_json(raw.to_owned());
         let decrypted = match self.machine.decrypt_room_event(&event, room_id, &self.trust()).await {
             Ok(decrypted) => decrypted,
-            Err(MegolmError::MissingRoomKey(_) | MegolmError::Decryption(_)) => {
-                let session = serde_json::from_str::<Envelope>(raw.get())
-                    .and_then(|envelope| serde_json::from_str::<Session>(envelope.content.get()));
-                return Ok(session.map_or(Decryption::Impossible, |session| Decryption::KeyMissing {
-                    session_id: session.session_id,
-                }));
-            }
-            Err(MegolmError::Store(error)) => return Err(Error::encryption(error)),
-            Err(MegolmError::EventError(EventError::UnsupportedAlgorithm)) => {
-                return Ok(Decryption::Impossible);
+            // The key came for what is said later, or cannot be read now.
+            Err(MegolmError::MissingRoomKey(_) | MegolmError::Decryption(_) | MegolmError::Store(_)) => {
+                return missing();
             }
             Err(error) => {
                 tracing::warn!(room.id = %room_id, %error, "an event cannot be decrypted");
-                return Ok(Decryption::Impossible);
+                return Decryption::Impossible;
             }
         };
-        let envelope = serde_json::from_str::<Envelope>(decrypted.event.json().get());
-        Ok(envelope.map_or(Decryption::Impossible, |envelope| {
-            Decryption::Done(Box::new(Incoming { envelope, encryption: Some(decrypted.encryption_info) }))
-        }))
+        let Ok(mut envelope) = serde_json::from_str::<Envelope>(decrypted.event.json().get()) else {
+            return Decryption::Impossible;
+        };
+        // What was encrypted is no state, whatever it says of itself: the room's rules have not seen it.
+        envelope.state_key = None;
+        Decryption::Done(Box::new(Incoming { envelope, encryption: Some(decrypted.encryption_info) }))
     }
 
     fn trust(&self) -> DecryptionSettings {
@@ -254,10 +269,8 @@ impl Device {
     /// replace keys without asking a person (MSC4190).
     async fn sign_itself(&self) -> Result<(), Error> {
         let own = self.machine.get_identity(&self.user_id, None).await.map_err(Error::encryption)?;
-        let device =
-            self.machine.get_device(&self.user_id, &self.id, None).await.map_err(Error::encryption)?;
-        let is_signed = device.is_some_and(|device| device.is_cross_signed_by_owner());
-        if own.is_some() && is_signed && self.machine.cross_signing_status().await.is_complete() {
+        let has_identity = own.is_some() && self.machine.cross_signing_status().await.is_complete();
+        if has_identity && (self.is_signed().await? || self.sign_with_known_identity().await?) {
             return Ok(());
         }
         let requests = self.machine.bootstrap_cross_signing(false).await.map_err(Error::encryption)?;
@@ -270,13 +283,50 @@ impl Device {
         let response = AnyIncomingResponse::SigningKeysUpload(&response);
         self.machine.mark_request_as_sent(&id, response).await.map_err(Error::encryption)?;
         self.homeserver.typed(self.identity(), requests.upload_signatures_req).await?;
-        // The machine learns of its own signatures as everybody else does.
+        self.learn_of_itself().await
+    }
+
+    async fn own_device(&self) -> Result<Option<matrix_sdk_crypto::Device>, Error> {
+        self.machine.get_device(&self.user_id, &self.id, None).await.map_err(Error::encryption)
+    }
+
+    async fn is_signed(&self) -> Result<bool, Error> {
+        Ok(self.own_device().await?.is_some_and(|device| device.is_cross_signed_by_owner()))
+    }
+
+    /// Signs the device with the keys in the store, and says whether the homeserver knows them and took it.
+    async fn sign_with_known_identity(&self) -> Result<bool, Error> {
+        let Some(device) = self.own_device().await? else { return Ok(false) };
+        let request = device.verify().await.map_err(Error::encryption)?;
+        match self.homeserver.typed(self.identity(), request).await {
+            Err(error) if error.is_temporary() => return Err(error),
+            Err(error) => tracing::debug!(%error, "the homeserver does not know the identity"),
+            Ok(_) => {}
+        }
+        self.learn_of_itself().await?;
+        self.is_signed().await
+    }
+
+    /// The machine learns of its own signatures as everybody else does.
+    async fn learn_of_itself(&self) -> Result<(), Error> {
         let (id, query) = self.machine.query_keys_for_users([self.user_id.as_ref()]);
         let mut request = get_keys::v3::Request::new();
         request.device_keys = query.device_keys;
         let response = self.homeserver.typed(self.identity(), request).await?;
         self.machine.mark_request_as_sent(&id, &response).await.map_err(Error::encryption)
     }
+}
+
+async fn open_machine(
+    user_id: &UserId,
+    device_id: &DeviceId,
+    directory: &Path,
+    settings: &EncryptionSettings,
+) -> Result<OlmMachine, Error> {
+    let config = SqliteStoreConfig::with_low_memory_config(directory.join(device_id.as_str()))
+        .passphrase(settings.passphrase.as_deref());
+    let store = SqliteCryptoStore::open_with_config(&config).await.map_err(Error::encryption)?;
+    OlmMachine::with_store(user_id, device_id, store, None).await.map_err(Error::encryption)
 }
 
 fn signing_keys(keys: UploadSigningKeysRequest) -> upload_signing_keys::v3::Request {

@@ -20,6 +20,14 @@ pub(crate) struct Waiting {
     pub(crate) event: String,
 }
 
+/// How often something failed, and since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Failures {
+    pub(crate) count: u32,
+    /// Milliseconds since 1970.
+    pub(crate) since: u64,
+}
+
 impl Store {
     /// Whether a transaction or event was handled.
     pub(crate) async fn is_handled(&self, id: &str) -> Result<bool, StoreError> {
@@ -48,13 +56,19 @@ impl Store {
         .await
     }
 
-    /// Notes that handling an event failed, and says how often it has by now.
-    pub(crate) async fn mark_failed(&self, id: &str) -> Result<u32, StoreError> {
+    /// Notes that handling something failed now, in milliseconds since 1970, and says how often it has and since when.
+    pub(crate) async fn mark_failed(&self, id: &str, now: u64) -> Result<Failures, StoreError> {
         let id = id.to_owned();
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
         self.run(move |connection| {
-            let note = "INSERT INTO handled (id, failures, is_done) VALUES (?1, 1, 0)
-                        ON CONFLICT (id) DO UPDATE SET failures = failures + 1 RETURNING failures";
-            Ok(connection.prepare_cached(note)?.query_row([id], |row| row.get(0))?)
+            let note = "INSERT INTO handled (id, failures, is_done, failing_since) VALUES (?1, 1, 0, ?2)
+                        ON CONFLICT (id) DO UPDATE SET failures = failures + 1,
+                        failing_since = COALESCE(failing_since, excluded.failing_since)
+                        RETURNING failures, failing_since";
+            Ok(connection.prepare_cached(note)?.query_row(params![id, now], |row| {
+                let since: i64 = row.get(1)?;
+                Ok(Failures { count: row.get(0)?, since: u64::try_from(since).unwrap_or(0) })
+            })?)
         })
         .await
     }
@@ -129,8 +143,8 @@ mod tests {
     #[tokio::test]
     async fn failures_are_counted_until_it_is_done() {
         let (_directory, store) = store().await;
-        assert_eq!(store.mark_failed("$a").await.unwrap(), 1);
-        assert_eq!(store.mark_failed("$a").await.unwrap(), 2);
+        assert_eq!(store.mark_failed("$a", 5).await.unwrap(), Failures { count: 1, since: 5 });
+        assert_eq!(store.mark_failed("$a", 9).await.unwrap(), Failures { count: 2, since: 5 });
         assert!(!store.is_handled("$a").await.unwrap());
         store.mark_handled("$a").await.unwrap();
         assert!(store.is_handled("$a").await.unwrap());

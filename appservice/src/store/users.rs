@@ -45,6 +45,17 @@ impl Store {
         .await
     }
 
+    /// Forgets a user's device.
+    pub(crate) async fn forget_device(&self, user_id: &str) -> Result<(), StoreError> {
+        let user_id = user_id.to_owned();
+        self.run(move |connection| {
+            let forget = "UPDATE users SET device_id = NULL WHERE user_id = ?1";
+            connection.prepare_cached(forget)?.execute([user_id])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// The users who have devices that encrypt.
     pub(crate) async fn encrypting_users(&self) -> Result<Vec<String>, StoreError> {
         self.run(|connection| {

@@ -3,10 +3,11 @@
 //! Nothing is noted unless a moderator switched it on, which the room is told, and any member's objection ends it and deletes what was
 //! noted. When the last has left, the minutes are posted and deleted.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use entente_appservice::{
-    Batch, Command, Context, Error, Event, HandlerResult, ruma::events::call::member::CallMemberEventContent,
+    Batch, Command, Context, Error, HandlerResult, StateEvent,
+    ruma::events::call::member::CallMemberEventContent,
 };
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,12 @@ use super::may;
 const MINUTES: &str = "meeting.minutes";
 /// How many lines minutes have at the most; what comes after is counted.
 const MOST_LINES: usize = 500;
+/// How long their text is at the most, in bytes: encrypted, and so longer by a half, it still is an event.
+const MOST_BYTES: usize = 30_000;
+
+/// What the room is told before anything is noted.
+const CONSENT: &str = "From now on I note who enters and leaves calls here, and post it when the call is over. \
+                       Who does not agree says `!meet object`: then I stop, and delete what I noted.";
 
 /// What was noted of a call.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,14 +56,25 @@ impl Minutes {
         self.present.is_empty() && !self.past.is_empty()
     }
 
+    /// The minutes as people read them, cut where they get too long.
     fn text(&self) -> String {
-        let mut lines = vec!["Minutes (UTC):".to_owned()];
-        lines.extend(self.past.iter().map(|(who, from, to)| format!("{who} {}–{}", time(*from), time(*to))));
-        lines.extend(self.present.values().map(|(who, since)| format!("{who} {}–", time(*since))));
-        if self.left_out > 0 {
-            lines.push(format!("and {} more", self.left_out));
+        let past = self.past.iter().map(|(who, from, to)| format!("{who} {}–{}", time(*from), time(*to)));
+        let present = self.present.values().map(|(who, since)| format!("{who} {}–", time(*since)));
+        let mut text = "Minutes (UTC):".to_owned();
+        let mut left_out = self.left_out;
+        for line in past.chain(present) {
+            if text.len() + line.len() < MOST_BYTES {
+                text.push('\n');
+                text.push_str(&line);
+            } else {
+                left_out += 1;
+            }
         }
-        lines.join("\n")
+        if left_out > 0 {
+            // Writing to a string does not fail.
+            let _ = write!(text, "\nand {left_out} more");
+        }
+        text
     }
 }
 
@@ -66,15 +84,16 @@ fn time(millis: u64) -> String {
     format!("{:02}:{:02}", minutes / 60 % 24, minutes % 60)
 }
 
-/// Notes who enters and leaves a call.
-pub(super) async fn note(event: Event<CallMemberEventContent>, context: Context) -> HandlerResult {
+/// Notes who enters and leaves a call. Minutes that are over are posted before they are deleted: a handler that runs again has the same
+/// ones, and the homeserver knows what they were posted as.
+pub(super) async fn note(event: StateEvent<CallMemberEventContent>, context: Context) -> HandlerResult {
     let (store, room) = (context.bridge().store().clone(), context.room());
-    let (key, Some(membership)) = (event.room_id.as_str(), &event.state_key) else { return Ok(()) };
+    let key = event.room_id.as_str();
     let Some(mut minutes) = store.get::<Minutes>(MINUTES, key).await.map_err(Error::from)? else {
         return Ok(());
     };
     let is_there = !event.content.memberships().is_empty();
-    minutes.note(membership, event.sender.as_str(), is_there, event.origin_server_ts);
+    minutes.note(&event.state_key, event.sender.as_str(), is_there, event.origin_server_ts);
     if minutes.is_over() {
         room.notice(minutes.text()).await?;
         minutes = Minutes::default();
@@ -96,10 +115,10 @@ pub(super) async fn switch(command: Command, context: Context) -> HandlerResult 
         }
         (Some("on"), Some(_)) => "Minutes are kept already.".to_owned(),
         (Some("on"), None) => {
+            // Nothing is noted before the room was told.
+            room.notice(CONSENT).await?;
             store.put(MINUTES, key, &Minutes::default()).await.map_err(Error::from)?;
-            "From now on I note who enters and leaves calls here, and post it when the call is over. \
-             Who does not agree says `!meet object`: then I stop, and delete what I noted."
-                .to_owned()
+            return Ok(());
         }
         (Some("off"), _) => {
             store.delete(MINUTES, key).await.map_err(Error::from)?;
@@ -147,5 +166,19 @@ mod tests {
             minutes.note("x", "@a:x", false, at);
         }
         assert_eq!((minutes.past.len(), minutes.left_out), (500, 100));
+    }
+
+    #[test]
+    fn a_text_is_cut_before_it_is_too_long_for_an_event() {
+        let mut minutes = Minutes::default();
+        let user_id = format!("@{}:example.org", "a".repeat(240));
+        for at in 0..500 {
+            minutes.note("x", &user_id, true, at);
+            minutes.note("x", &user_id, false, at);
+        }
+        let text = minutes.text();
+        assert!(text.len() < MOST_BYTES + 100, "{}", text.len());
+        let lines = text.lines().count() - 2;
+        assert!(text.ends_with(&format!("\nand {} more", 500 - lines)), "what is cut is counted");
     }
 }

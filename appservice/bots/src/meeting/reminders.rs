@@ -1,9 +1,9 @@
 //! Reminders. They are in the store, so they outlive the process, and each is sent once.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use entente_appservice::{
-    Bridge, Command, Context, Error, HandlerResult,
+    Batch, Bridge, Command, Context, Error, HandlerResult,
     message::RoomMessageEventContent,
     ruma::{OwnedRoomId, OwnedUserId, events::Mentions},
 };
@@ -13,6 +13,10 @@ use super::cause;
 
 /// Where they are kept, by the time at which they are due.
 const REMINDERS: &str = "meeting.reminders";
+/// Where is kept which ones were forgotten, by the event that asked for it.
+const FORGOTTEN: &str = "meeting.forgotten";
+/// How long that is kept, and how long a room is tried that cannot be reached.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many a room may have.
 const MOST_IN_ROOM: usize = 50;
 /// How many there may be.
@@ -31,6 +35,14 @@ struct Reminder {
     due: u64,
     text: String,
     cause: String,
+}
+
+/// What somebody asked to forget.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Forgotten {
+    /// Milliseconds since 1970.
+    at: u64,
+    text: String,
 }
 
 /// A time from now, as people write it: `90s`, `10m`, `1h30m`, `2d`, `1w`.
@@ -76,7 +88,10 @@ pub(super) async fn add(command: Command, context: Context) -> HandlerResult {
         return Ok(());
     }
     let (all, here) = of_room(&context).await?;
-    if all >= MOST || here.len() >= MOST_IN_ROOM {
+    let cause = cause("reminder", &command.event.event_id);
+    // A handler that runs again finds its reminder: it is not due later, and there are not two.
+    let is_there = here.iter().any(|(_, earlier)| earlier.cause == cause);
+    if !is_there && (all >= MOST || here.len() >= MOST_IN_ROOM) {
         room.notice("There are too many reminders.").await?;
         return Ok(());
     }
@@ -87,10 +102,9 @@ pub(super) async fn add(command: Command, context: Context) -> HandlerResult {
         by: event.sender.clone(),
         due,
         text: what.to_owned(),
-        cause: cause("reminder", &event.event_id),
+        cause,
     };
-    // A handler that runs again finds its reminder: it is not due later, and there are not two.
-    if !here.iter().any(|(_, earlier)| earlier.cause == reminder.cause) {
+    if !is_there {
         let key = format!("{due:020} {}", event.event_id);
         context.bridge().store().put(REMINDERS, &key, &reminder).await.map_err(Error::from)?;
     }
@@ -112,8 +126,15 @@ pub(super) async fn show(_: Command, context: Context) -> HandlerResult {
     Ok(())
 }
 
-/// Forgets a reminder by its place in what [`show`] shows.
+/// Forgets a reminder by its place in what [`show`] shows. Which one that was is noted in the same moment: a handler that runs again
+/// finds another one in its place.
 pub(super) async fn forget(command: Command, context: Context) -> HandlerResult {
+    let store = context.bridge().store();
+    let asked = command.event.event_id.as_str();
+    if let Some(forgotten) = store.get::<Forgotten>(FORGOTTEN, asked).await.map_err(Error::from)? {
+        context.room().notice(format!("Forgotten: {}", forgotten.text)).await?;
+        return Ok(());
+    }
     let (_, here) = of_room(&context).await?;
     let number: Option<usize> = command.words.first().and_then(|word| word.parse().ok());
     let chosen = number.and_then(|number| number.checked_sub(1)).and_then(|index| here.get(index));
@@ -121,9 +142,22 @@ pub(super) async fn forget(command: Command, context: Context) -> HandlerResult 
         context.room().notice("Which one? `!meet reminders` shows their numbers.").await?;
         return Ok(());
     };
-    context.bridge().store().delete(REMINDERS, key).await.map_err(Error::from)?;
+    let forgotten =
+        Forgotten { at: context.bridge().environment().now().millis(), text: reminder.text.clone() };
+    let mut batch = Batch::new().delete(REMINDERS, key).put(FORGOTTEN, asked, &forgotten);
+    for (old, earlier) in store.list::<Forgotten>(FORGOTTEN).await.map_err(Error::from)? {
+        if is_past(earlier.at, DAY, forgotten.at) {
+            batch = batch.delete(FORGOTTEN, &old);
+        }
+    }
+    store.apply(batch).await.map_err(Error::from)?;
     context.room().notice(format!("Forgotten: {}", reminder.text)).await?;
     Ok(())
+}
+
+/// Whether so much time has passed since then; both in milliseconds since 1970.
+fn is_past(then: u64, after: Duration, now: u64) -> bool {
+    Duration::from_millis(now.saturating_sub(then)) > after
 }
 
 /// Looks for what is due, for ever.
@@ -139,18 +173,28 @@ pub(super) fn start(bridge: &Bridge, interval: Duration) {
     });
 }
 
-/// Sends what is due. A reminder is deleted when it was sent, or cannot be.
+/// Sends what is due. A reminder is deleted when it was sent, or cannot be; a room that cannot be reached now is tried for a day, and
+/// holds up no other.
 async fn remind(bridge: &Bridge) -> Result<(), Error> {
     let now = bridge.environment().now().millis();
+    let mut away = HashSet::new();
     for (key, reminder) in bridge.store().list::<Reminder>(REMINDERS).await? {
         if reminder.due > now {
             break;
+        }
+        if away.contains(&reminder.room_id) {
+            continue;
         }
         let mut content = RoomMessageEventContent::text_plain(format!("{}: {}", reminder.by, reminder.text));
         content.mentions = Some(Mentions::with_user_ids([reminder.by.clone()]));
         let room = bridge.bot().in_room(&reminder.room_id);
         match bridge.once(&reminder.cause, room.send(content)).await {
-            Err(error) if error.is_temporary() => return Err(error),
+            Err(Error::ShuttingDown) => return Err(Error::ShuttingDown),
+            Err(error) if error.is_temporary() && !is_past(reminder.due, DAY, now) => {
+                tracing::warn!(room.id = %reminder.room_id, %error, "a room will be reminded later");
+                away.insert(reminder.room_id);
+                continue;
+            }
             Err(error) => tracing::warn!(room.id = %reminder.room_id, %error, "a room cannot be reminded"),
             Ok(_) => {}
         }

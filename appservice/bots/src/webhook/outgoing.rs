@@ -3,10 +3,10 @@
 //! A message is put down before its event is done, and posted until it is taken or a day has passed. So a receiver gets each at least
 //! once; `X-Entente-Delivery` is the same for the same message.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use entente_appservice::{
-    Bridge, Context, Event, HandlerResult, Store, StoreError,
+    Batch, Bridge, Context, Error, Event, HandlerResult, StoreError,
     message::{MessageType, RoomMessageEventContent},
 };
 use serde::{Deserialize, Serialize};
@@ -15,20 +15,31 @@ use tokio::sync::Notify;
 
 use super::{LEAST_SECRET, OptionsError, OutgoingOptions, signature::sign};
 
-/// Where what waits is kept.
-const WAITING: &str = "webhook.outgoing";
+/// Where is kept which targets ever had something that waits for them.
+const TARGETS: &str = "webhook.targets";
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// How often is looked for what could not be delivered before.
+/// When is looked again for what could not be delivered before.
 const AGAIN: Duration = Duration::from_secs(30);
 /// How long something is tried, in milliseconds.
 const LONGEST: u64 = 24 * 60 * 60 * 1000;
 
+/// The answers after which a message is not posted again: the receiver will not think otherwise of it.
+const FINAL: [u16; 5] = [400, 410, 413, 415, 422];
+
 /// All rooms that are listened to.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    targets: Vec<OutgoingOptions>,
+    targets: Vec<Arc<Target>>,
     client: reqwest::Client,
+}
+
+/// A room and where its messages go. Each has a queue of its own, so that none waits for another's receiver.
+#[derive(Debug)]
+struct Target {
+    options: OutgoingOptions,
+    /// What its queue is kept under.
+    name: String,
     news: Notify,
 }
 
@@ -36,9 +47,22 @@ pub(super) struct Outgoing {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Waiting {
     delivery: String,
-    url: String,
     since: u64,
     body: String,
+}
+
+impl Target {
+    fn new(options: OutgoingOptions) -> Self {
+        // The same while the same messages go to the same place; the secret may change meanwhile.
+        let parts = [options.room.as_bytes(), b"\n", options.prefix.as_bytes()];
+        let name = sign(options.url.as_str(), &parts);
+        Self { options, name, news: Notify::new() }
+    }
+}
+
+/// Where what waits for a target is kept.
+fn queue(target: &str) -> String {
+    format!("webhook.outgoing {target}")
 }
 
 impl Outgoing {
@@ -53,7 +77,10 @@ impl Outgoing {
         }
         let client = reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none());
         let client = client.build().map_err(OptionsError::Client)?;
-        Ok(Self { targets, client, news: Notify::new() })
+        Ok(Self {
+            targets: targets.into_iter().map(|options| Arc::new(Target::new(options))).collect(),
+            client,
+        })
     }
 
     /// Puts down what is to be posted of a message.
@@ -71,95 +98,118 @@ impl Outgoing {
             "sender": event.sender, "origin_server_ts": event.origin_server_ts, "content": event.content,
         })
         .to_string();
-        let meant = |target: &&OutgoingOptions| {
-            target.room == event.room_id && event.content.body().starts_with(target.prefix.as_str())
+        let meant = |target: &&Arc<Target>| {
+            target.options.room == event.room_id
+                && event.content.body().starts_with(target.options.prefix.as_str())
         };
         for target in self.targets.iter().filter(meant) {
-            let delivery = sign(target.url.as_str(), &[event.event_id.as_bytes()]);
+            let delivery = sign(&target.name, &[event.event_id.as_bytes()]);
             let since = context.bridge().environment().now().millis();
-            let url = target.url.to_string();
-            let waiting = Waiting { delivery: delivery.clone(), url, since, body: body.clone() };
             let key = format!("{:020} {delivery}", event.origin_server_ts);
-            context
-                .bridge()
-                .store()
-                .put(WAITING, &key, &waiting)
-                .await
-                .map_err(entente_appservice::Error::from)?;
-            self.news.notify_one();
+            let waiting = Waiting { delivery, since, body: body.clone() };
+            let batch =
+                Batch::new().put(TARGETS, &target.name, &true).put(&queue(&target.name), &key, &waiting);
+            context.bridge().store().apply(batch).await.map_err(Error::from)?;
+            target.news.notify_one();
         }
         Ok(())
     }
 
     /// Begins to post what waits.
-    pub(super) fn start(self: &Arc<Self>, bridge: &Bridge) {
-        if self.targets.is_empty() {
-            return;
+    pub(super) fn start(&self, bridge: &Bridge) {
+        for target in &self.targets {
+            let worker =
+                Worker { bridge: bridge.clone(), target: Arc::clone(target), client: self.client.clone() };
+            bridge.spawn(async move { worker.run().await });
         }
-        let (outgoing, worker) = (Arc::clone(self), bridge.clone());
+        let names: HashSet<String> = self.targets.iter().map(|target| target.name.clone()).collect();
+        let cleaner = bridge.clone();
         bridge.spawn(async move {
-            loop {
-                if let Err(error) = outgoing.post_all(&worker).await {
-                    tracing::error!(%error, "what waits to be posted cannot be read");
-                }
-                tokio::select! {
-                    () = outgoing.news.notified() => {}
-                    () = tokio::time::sleep(AGAIN) => {}
-                }
+            if let Err(error) = forget_others(&cleaner, &names).await {
+                tracing::warn!(%error, "what waits for former targets cannot be deleted");
             }
         });
     }
+}
 
-    async fn post_all(&self, bridge: &Bridge) -> Result<(), StoreError> {
-        let store: &Store = bridge.store();
-        // A receiver that is away is not asked for each message that waits for it.
-        let mut away = Vec::new();
-        for (key, waiting) in store.list::<Waiting>(WAITING).await? {
-            let now = bridge.environment().now().millis();
-            let is_old = now.saturating_sub(waiting.since) > LONGEST;
-            if !is_old && away.contains(&waiting.url) {
-                continue;
+/// Deletes what waits for targets that are no longer there.
+async fn forget_others(bridge: &Bridge, names: &HashSet<String>) -> Result<(), StoreError> {
+    let store = bridge.store();
+    for (name, _) in store.list::<bool>(TARGETS).await? {
+        if names.contains(&name) {
+            continue;
+        }
+        let queue = queue(&name);
+        loop {
+            let waiting = store.list::<Waiting>(&queue).await?;
+            if waiting.is_empty() {
+                break;
             }
-            if is_old {
+            let batch = waiting.iter().fold(Batch::new(), |batch, (key, _)| batch.delete(&queue, key));
+            store.apply(batch).await?;
+        }
+        store.delete(TARGETS, &name).await?;
+    }
+    Ok(())
+}
+
+/// Posts what waits for one target, oldest first.
+struct Worker {
+    bridge: Bridge,
+    target: Arc<Target>,
+    client: reqwest::Client,
+}
+
+impl Worker {
+    async fn run(self) {
+        loop {
+            if let Err(error) = self.post_all().await {
+                tracing::error!(%error, "what waits to be posted cannot be read");
+            }
+            tokio::select! {
+                () = self.target.news.notified() => {}
+                () = tokio::time::sleep(AGAIN) => {}
+            }
+        }
+    }
+
+    /// Posts until nothing waits any more, or the receiver does not take it now.
+    async fn post_all(&self) -> Result<(), StoreError> {
+        let (store, queue) = (self.bridge.store(), queue(&self.target.name));
+        for (key, waiting) in store.list::<Waiting>(&queue).await? {
+            let now = self.bridge.environment().now().millis();
+            if now.saturating_sub(waiting.since) > LONGEST {
                 tracing::warn!(
                     delivery = waiting.delivery,
                     "a message was not taken for a day and is given up"
                 );
             } else if !self.post(&waiting, now).await {
-                away.push(waiting.url);
-                continue;
+                break;
             }
-            store.delete(WAITING, &key).await?;
+            store.delete(&queue, &key).await?;
         }
         Ok(())
     }
 
     /// Whether the message is settled: taken, or not to be posted any more.
     async fn post(&self, waiting: &Waiting, now: u64) -> bool {
-        let Some(target) = self.targets.iter().find(|target| target.url.as_str() == waiting.url) else {
-            return true;
-        };
         let timestamp = (now / 1000).to_string();
         let signed = [timestamp.as_bytes(), b".", waiting.delivery.as_bytes(), b".", waiting.body.as_bytes()];
+        let signature = sign(&self.target.options.secret, &signed);
         let request = self
             .client
-            .post(target.url.clone())
+            .post(self.target.options.url.clone())
             .header("content-type", "application/json")
             .header("x-entente-delivery", &waiting.delivery)
             .header("x-entente-timestamp", &timestamp)
-            .header("x-entente-signature", format!("v1={}", sign(&target.secret, &signed)))
+            .header("x-entente-signature", format!("v1={signature}"))
             .body(waiting.body.clone());
         match request.send().await {
             Ok(response) if response.status().is_success() => true,
             Ok(response) => {
-                let status = response.status();
-                tracing::warn!(
-                    delivery = waiting.delivery,
-                    status = status.as_u16(),
-                    "a message is not taken"
-                );
-                // The receiver will not think otherwise of these.
-                matches!(status.as_u16(), 400 | 410 | 413 | 415 | 422)
+                let status = response.status().as_u16();
+                tracing::warn!(delivery = waiting.delivery, status, "a message is not taken");
+                FINAL.contains(&status)
             }
             Err(error) => {
                 tracing::warn!(delivery = waiting.delivery, error = %error.without_url(), "nobody takes a message");

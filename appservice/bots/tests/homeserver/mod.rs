@@ -10,7 +10,8 @@ use axum::{
     Router,
     body::to_bytes,
     extract::{Request, State},
-    http::StatusCode,
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
 };
 use serde_json::{Value, json};
 
@@ -23,11 +24,16 @@ pub(crate) struct Sent {
 }
 
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "it misbehaves in as many ways")]
 struct Inside {
     requests: Vec<String>,
     sent: Vec<Sent>,
     invited: HashSet<String>,
+    joined: HashSet<String>,
     busy: u32,
+    retry_after: Option<u64>,
+    breaks_joins: bool,
+    refuses_invites: bool,
     is_closed: bool,
     is_encrypted: bool,
     swallows: bool,
@@ -78,6 +84,34 @@ impl Fake {
         self.inside().busy = times;
     }
 
+    /// All messages are put off, for as long as can be said.
+    pub(crate) fn be_busy_for_ever(&self) {
+        let mut inside = self.inside();
+        inside.busy = u32::MAX;
+        inside.retry_after = Some(u64::MAX);
+    }
+
+    /// Rooms are of a server that does not answer.
+    pub(crate) fn break_joins(&self) {
+        self.inside().breaks_joins = true;
+    }
+
+    /// Nobody can be invited; this one because they are there.
+    pub(crate) fn refuse_invites_of(&self, user_id: &str) {
+        let mut inside = self.inside();
+        inside.refuses_invites = true;
+        inside.joined.insert(user_id.to_owned());
+    }
+
+    pub(crate) fn let_leave(&self, user_id: &str) {
+        self.inside().joined.remove(user_id);
+    }
+
+    /// How many requests had this in their method and path.
+    pub(crate) fn count(&self, what: &str) -> usize {
+        self.inside().requests.iter().filter(|request| request.contains(what)).count()
+    }
+
     /// Only who is invited may join.
     pub(crate) fn close_room(&self) {
         self.inside().is_closed = true;
@@ -108,9 +142,18 @@ impl Fake {
                 inside.sent.push(sent);
                 (200, json!({ "event_id": format!("$sent{}", inside.sent.len()) }))
             }
+            [.., "invite"] if inside.refuses_invites => {
+                (403, json!({ "errcode": "M_FORBIDDEN", "error": "no" }))
+            }
+            [.., "state", "m.room.member", user_id] if inside.joined.contains(*user_id) => {
+                (200, json!({ "membership": "join" }))
+            }
             [.., "invite"] => {
                 inside.invited.insert(body["user_id"].as_str().unwrap().to_owned());
                 (200, json!({}))
+            }
+            [.., "join"] if inside.breaks_joins => {
+                (502, json!({ "errcode": "M_UNKNOWN", "error": "no server of the room answers" }))
             }
             [.., "join"] if inside.is_closed && !user_id.is_some_and(|id| inside.invited.contains(&id)) => {
                 (403, json!({ "errcode": "M_FORBIDDEN", "error": "you are not invited" }))
@@ -125,7 +168,7 @@ impl Fake {
     }
 }
 
-async fn answer(State(fake): State<Fake>, request: Request) -> (StatusCode, String) {
+async fn answer(State(fake): State<Fake>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, 1 << 20).await.unwrap();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -138,5 +181,9 @@ async fn answer(State(fake): State<Fake>, request: Request) -> (StatusCode, Stri
     if segments.contains(&"send") && fake.inside().swallows {
         std::future::pending::<()>().await;
     }
-    (StatusCode::from_u16(status).unwrap(), answer.to_string())
+    let mut response = (StatusCode::from_u16(status).unwrap(), answer.to_string()).into_response();
+    if let Some(seconds) = fake.inside().retry_after.filter(|_| status == 429) {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
 }
