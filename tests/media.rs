@@ -158,6 +158,9 @@ async fn media_need_a_token_and_a_place() {
     let unsized_body = alice.request(Method::POST, UPLOAD).body(reqwest::Body::wrap_stream(chunks));
     Answer::to(unsized_body).await.refused(413, "M_TOO_LARGE");
     put_up(&alice, 60_001).await.refused(403, "M_FORBIDDEN");
+    let chunks = futures_util::stream::iter((0..7).map(|_| Ok::<_, std::io::Error>(text(10_000))));
+    let unsized_body = alice.request(Method::POST, UPLOAD).body(reqwest::Body::wrap_stream(chunks));
+    Answer::to(unsized_body).await.refused(403, "M_FORBIDDEN");
     put_up(&alice, 60_000).await.ok();
     put_up(&alice, 1).await.refused(403, "M_FORBIDDEN");
     put_up(&bob, 100_000).await.ok();
@@ -171,6 +174,9 @@ async fn media_need_a_token_and_a_place() {
         (format!("{MEDIA}/download/elsewhere.invalid/a?allow_remote=false"), 404, "M_NOT_FOUND"),
         (format!("{MEDIA}/thumbnail/{place}"), 400, "M_INVALID_PARAM"),
         (format!("{MEDIA}/thumbnail/{place}?width=a&height=3"), 400, "M_INVALID_PARAM"),
+        (format!("{MEDIA}/download/{place}?timeout_ms=soon"), 400, "M_INVALID_PARAM"),
+        (format!("{MEDIA}/download/{name}/%ff"), 400, "M_INVALID_PARAM"),
+        (format!("{MEDIA}/download/{name}/a.b"), 404, "M_NOT_FOUND"),
         (format!("{MEDIA}/thumbnail/{place}?width=32&height=32"), 400, "M_UNKNOWN"),
     ] {
         alice.get(&path).await.refused(status, errcode);
@@ -208,7 +214,9 @@ async fn a_promise_is_kept_once_and_by_who_made_it() {
 
     let lapsing = address(&promise(&alice).await.ok()["content_uri"]);
     promise(&alice).await.ok();
-    promise(&alice).await.refused(429, "M_LIMIT_EXCEEDED");
+    let refusal = promise(&alice).await;
+    assert_eq!((refusal.header("retry-after"), &refusal.body["retry_after_ms"]), ("60", &json!(60_000)));
+    refusal.refused(429, "M_LIMIT_EXCEEDED");
     tokio::time::sleep(Duration::from_millis(2_100)).await;
     promise(&alice).await.ok();
     let late = alice.request(Method::PUT, &format!("{UPLOAD}/{lapsing}")).body("late");
@@ -252,6 +260,20 @@ async fn small_pictures_are_made_of_large_ones() {
     let small = encoded(&picture(20, 10), ImageFormat::Png);
     let place = upload(&alice, "image/png", "a.png", small.clone()).await;
     assert_eq!(draw(&place, "width=800&height=600&method=scale").await.bytes, small);
+
+    let place = upload(&alice, "image/jpeg", "a.jpg", encoded(&picture(1_000, 900), ImageFormat::Jpeg)).await;
+    let large = draw(&place, "width=500&height=500&method=crop").await;
+    assert!(
+        image::load_from_memory(&large.bytes).unwrap().width() >= 500,
+        "never smaller than was asked for"
+    );
+
+    // What moves stands still for those who did not ask for it, however small it is.
+    let tiny = moving(20, 20, 3);
+    let place = upload(&alice, "image/gif", "a.gif", tiny.clone()).await;
+    assert_eq!(draw(&place, "width=32&height=32&animated=true").await.bytes, tiny);
+    let still = draw(&place, "width=32&height=32&animated=false").await;
+    assert_eq!((still.status, still.header("content-type")), (200, "image/png"));
 
     let moves = moving(400, 400, 5);
     let place = upload(&alice, "image/gif", "a.gif", moves).await;
@@ -299,7 +321,7 @@ async fn pictures_that_would_burst_the_server_are_refused() {
         alice.get(&path).await.refused(status, errcode);
         alice.get(&format!("{path}&animated=true")).await.refused(status, errcode);
     };
-    let before = server.resident_memory();
+    let before = server.peak_memory();
     // 100 megapixels, and far more; the second is a bomb of two hundred kilobytes.
     refused(boast(10_000, 10_000), 413, "M_TOO_LARGE").await;
     refused(boast(60_000, 60_000), 413, "M_TOO_LARGE").await;
@@ -308,8 +330,47 @@ async fn pictures_that_would_burst_the_server_are_refused() {
     refused(b"\x89PNG\r\n\x1a\nand then nothing".to_vec(), 400, "M_UNKNOWN").await;
     refused(b"<svg xmlns='http://www.w3.org/2000/svg'/>".to_vec(), 400, "M_UNKNOWN").await;
     refused(Vec::new(), 400, "M_UNKNOWN").await;
-    let grown = server.resident_memory().saturating_sub(before);
-    assert!(grown < 200 * 1024 * 1024, "{grown}");
+    for format in [ImageFormat::Jpeg, ImageFormat::Gif, ImageFormat::WebP] {
+        let whole = encoded(&picture(300, 200), format);
+        refused(whole[..30].to_vec(), 400, "M_UNKNOWN").await;
+        if format != ImageFormat::Jpeg {
+            refused(whole[..whole.len() / 2].to_vec(), 400, "M_UNKNOWN").await;
+        }
+    }
+    // A colour profile of a gibibyte, in seven megabytes. The picture itself is fine.
+    let place = upload(&alice, "image/png", "a.png", with_profile(1024 * 1024 * 1024)).await;
+    for animated in ["false", "true"] {
+        let path = format!("{MEDIA}/thumbnail/{place}?width=96&height=96&method=crop&animated={animated}");
+        let status = get(&alice, &path, &[]).await.status;
+        assert!(matches!(status, 200 | 413), "{animated} {status}");
+    }
+    let grown = server.peak_memory().saturating_sub(before);
+    assert!(grown < 300 * 1024 * 1024, "{grown}");
+}
+
+/// A PNG with a colour profile of so many zeros (PNG, "iCCP").
+fn with_profile(size: usize) -> Vec<u8> {
+    let png = encoded(&picture(200, 200), ImageFormat::Png);
+    let named = [b"iCCPzeros\0\0".to_vec(), deflated_zeros(size)].concat();
+    let length = u32::try_from(named.len() - 4).unwrap().to_be_bytes();
+    let chunk = [length.to_vec(), named.clone(), crc32(&named).to_be_bytes().to_vec()].concat();
+    // Behind the header.
+    [&png[..33], chunk.as_slice(), &png[33..]].concat()
+}
+
+/// Zeros as zlib has them (RFC 1950, RFC 1951): one, and then that it is repeated 258 times, again and again.
+fn deflated_zeros(size: usize) -> Vec<u8> {
+    const REPEATED: usize = 258;
+    // From the least significant bit on: the last block, fixed codes, and the code of zero.
+    let mut bits = vec![1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0];
+    for _ in 0..size / REPEATED {
+        bits.extend([1, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0]);
+    }
+    bits.extend([0; 7]);
+    let zeros = size / REPEATED * REPEATED + 1;
+    let check = (u32::try_from(zeros % 65_521).unwrap() << 16) | 1;
+    let bytes = bits.chunks(8).map(|bits| bits.iter().rev().fold(0_u8, |byte, bit| (byte << 1) | bit));
+    [vec![0x78, 0x9c], bytes.collect(), check.to_be_bytes().to_vec()].concat()
 }
 
 #[tokio::test]
@@ -385,6 +446,8 @@ async fn an_operator_takes_media_away() {
     assert!(run(&["delete-media", &uri(&first)]));
     assert!(!run(&["delete-media", &uri(&first)]), "it is gone already");
     assert_eq!((status(&first).await, status(&second).await), (404, 200));
+    assert!(!run(&["delete-media-of", "@alice:elsewhere.example"]), "not a user of this server");
+    assert_eq!(status(&second).await, 200);
     assert!(run(&["delete-media-of", "alice"]));
     assert_eq!(status(&second).await, 404);
     let contents = server.directory().join("data/media/content");
@@ -393,6 +456,58 @@ async fn an_operator_takes_media_away() {
         .flat_map(|part| std::fs::read_dir(part.unwrap().path()).unwrap());
     assert_eq!(files.count(), 0, "what nobody names is gone");
     assert!(!run(&["delete-media", "no uri"]));
+
+    // What was quarantined before it came is still, when it comes.
+    let promised = alice.post("/_matrix/media/v1/create", &json!({})).await.ok();
+    let place = address(&promised["content_uri"]);
+    assert!(run(&["quarantine-media", &uri(&place)]));
+    Answer::to(alice.request(Method::PUT, &format!("{UPLOAD}/{place}")).body("here")).await.ok();
+    assert_eq!(status(&place).await, 404);
+}
+
+#[tokio::test]
+async fn files_belong_to_one_database() {
+    let server = Server::open();
+    let alice = User::register(&server, "alice").await;
+    let place = upload(&alice, "text/plain", "a", text(10)).await;
+    let media = server.directory().join("data/media");
+    let start = |directory: &std::path::Path| {
+        let mut other = entente_tests::entente(directory);
+        other.env("ENTENTE_LISTENERS", "[{address=\"127.0.0.1:0\"}]");
+        other.env("ENTENTE_MEDIA__FILES__PATH", &media);
+        let output = entente_tests::run(&mut other, "");
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let other = tempfile::TempDir::new().unwrap();
+    let said = start(other.path());
+    assert!(said.contains("it belongs to another database"), "{said}");
+    // A database whose media are elsewhere does not take an empty directory for them.
+    let directory = server.kill();
+    std::fs::rename(&media, other.path().join("moved")).unwrap();
+    let said = start(directory.path());
+    assert!(said.contains("the media of this database are elsewhere"), "{said}");
+    std::fs::remove_dir_all(&media).unwrap();
+    std::fs::rename(other.path().join("moved"), &media).unwrap();
+    let server = Server::start(directory, &[("ENTENTE_RATE_LIMITS__ENABLED", "false")]);
+    let alice = alice.at(&server);
+    assert_eq!(get(&alice, &format!("{MEDIA}/download/{place}"), &[]).await.status, 200);
+}
+
+#[tokio::test]
+async fn downloads_have_a_limit_of_their_own() {
+    let server = Server::with_only(&[
+        ("ENTENTE_REGISTRATION__OPEN", "true"),
+        ("ENTENTE_RATE_LIMITS__REQUESTS_BY_USER", "{ per_second = 0.001, burst = 2 }"),
+        ("ENTENTE_RATE_LIMITS__MEDIA_BY_USER", "{ per_second = 0.001, burst = 5 }"),
+    ]);
+    let alice = User::register(&server, "alice").await;
+    let place = upload(&alice, "text/plain", "a", text(10)).await;
+    for _ in 0..5 {
+        assert_eq!(get(&alice, &format!("{MEDIA}/download/{place}"), &[]).await.status, 200);
+        assert_eq!(get(&alice, &format!("{MEDIA}/config"), &[]).await.status, 200);
+    }
+    alice.get(&format!("{MEDIA}/download/{place}")).await.refused(429, "M_LIMIT_EXCEEDED");
 }
 
 #[tokio::test]

@@ -15,7 +15,8 @@ use tokio::{
 };
 
 const PAGE: &str = "<html><head><meta property='og:title' content='Le &amp; titre'><meta name='description' content='Some words'>\
-                    <meta property='og:image' content='/picture.png'></head></html>";
+                    <meta property='og:image' content='/picture.png'><meta property='og:image:secure_url' content='/picture.png'>\
+                    <meta property='og:image:alt' content='x'></head></html>";
 
 fn picture() -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
@@ -85,6 +86,11 @@ async fn pages_are_asked_once_and_never_inside() {
     assert_eq!((&first["og:title"], &first["og:description"]), (&json!("Le & titre"), &json!("Some words")));
     assert_eq!((&first["og:image:width"], &first["og:image:height"]), (&json!(40), &json!(30)));
     assert_eq!(first["matrix:image:size"], picture().len());
+    let mut told: Vec<&String> =
+        first.as_object().unwrap().keys().filter(|key| key.contains(":image")).collect();
+    told.sort();
+    let of_the_copy = ["matrix:image:size", "og:image", "og:image:height", "og:image:type", "og:image:width"];
+    assert_eq!(told, of_the_copy, "clients are not sent elsewhere");
     let place = first["og:image"].as_str().unwrap().strip_prefix("mxc://").unwrap().to_owned();
     let got = alice.get(&format!("/_matrix/client/v1/media/download/{place}")).await;
     assert_eq!((got.status.as_u16(), got.header("content-type")), (200, "image/png"));
@@ -119,6 +125,29 @@ async fn pages_are_asked_once_and_never_inside() {
     }
     alice.get("/_matrix/client/v1/media/preview_url").await.refused(400, "M_MISSING_PARAM");
     server.anonymous().get(&preview(&at("/page"))).await.refused(401, "M_MISSING_TOKEN");
+}
+
+#[tokio::test]
+async fn pages_are_asked_now_and_then_and_not_for_guests() {
+    let (port, asked) = web().await;
+    let server = Server::with_only(&[
+        ("ENTENTE_REGISTRATION__OPEN", "true"),
+        ("ENTENTE_REGISTRATION__GUESTS", "true"),
+        ("ENTENTE_MEDIA__PREVIEWS__ENABLED", "true"),
+        ("ENTENTE_MEDIA__PREVIEWS__MAX_STORAGE", "1 B"),
+        ("ENTENTE_MEDIA__PREVIEWS__FURTHER_PORTS", &format!("[{port}]")),
+        ("ENTENTE_MEDIA__PREVIEWS__ALLOWED_ADDRESS_RANGES", "[\"127.0.0.1/32\"]"),
+        ("ENTENTE_RATE_LIMITS__PREVIEWS_BY_USER", "{ per_second = 0.001, burst = 1 }"),
+    ]);
+    let page = preview(&format!("http://127.0.0.1:{port}/page"));
+    let guest = server.anonymous().post("/_matrix/client/v3/register?kind=guest", &json!({})).await.ok();
+    let guest = server.caller(guest["access_token"].as_str().unwrap());
+    guest.get(&page).await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+    let alice = User::register(&server, "alice").await;
+    let told = alice.get(&page).await.ok();
+    assert_eq!((&told["og:title"], &told["og:image"]), (&json!("Le & titre"), &json!(null)));
+    alice.get(&page).await.refused(429, "M_LIMIT_EXCEEDED");
 }
 
 #[tokio::test]

@@ -35,6 +35,10 @@ fn said_of(server: &ServerName, error: &FederationError) -> RemoteError {
     let server = server.to_owned();
     match error {
         FederationError::Refused(_) => RemoteError::Refused(server),
+        FederationError::Status { errcode, .. } if errcode == "M_NOT_YET_UPLOADED" => {
+            RemoteError::NotYetUploaded(server)
+        }
+        FederationError::Status { errcode, .. } if errcode == "M_TOO_LARGE" => RemoteError::TooLarge(server),
         FederationError::Status { status: 404, .. } => RemoteError::NotFound(server),
         error => RemoteError::Failed { server, reason: error.to_string() },
     }

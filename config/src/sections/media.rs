@@ -99,6 +99,9 @@ pub struct S3Media {
     /// The bucket's name. Needed if it is the store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bucket: Option<String>,
+    /// What the names of all objects begin with; absent: nothing, the bucket is this server's alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
     /// The region that requests are signed for.
     pub region: String,
     /// The name of the access key. Needed if it is the store.
@@ -116,6 +119,7 @@ impl Default for S3Media {
         Self {
             endpoint: None,
             bucket: None,
+            prefix: None,
             region: "us-east-1".to_owned(),
             access_key_id: None,
             secret_access_key: None,
@@ -141,6 +145,16 @@ impl Media {
         {
             found.add(&["media.s3.endpoint"], "an http or https address is needed");
         }
+        if let Some(endpoint) = &self.s3.endpoint
+            && !self.s3.path_style
+            && endpoint.domain().is_none()
+        {
+            let message = "the bucket cannot be in the name of a host that has none; set media.s3.path_style";
+            found.add(&["media.s3.endpoint", "media.s3.path_style"], message);
+        }
+        if self.s3.prefix.as_deref().is_some_and(|prefix| !is_prefix(prefix)) {
+            found.add(&["media.s3.prefix"], "expected letters, digits and - _ . in parts between slashes");
+        }
         if self.store != MediaStore::S3 {
             return;
         }
@@ -153,4 +167,13 @@ impl Media {
             found.add(&["media.store", setting], format!("the store \"s3\" needs {setting}"));
         }
     }
+}
+
+fn is_prefix(text: &str) -> bool {
+    text.len() <= 255
+        && text.split('/').all(|part| {
+            !part.is_empty()
+                && !matches!(part, "." | "..")
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        })
 }

@@ -18,6 +18,8 @@ pub struct Previews {
     pub max_page_size: ByteSize,
     /// The largest picture that is fetched for a preview, in bytes.
     pub max_image_size: ByteSize,
+    /// How much of such pictures is kept at the most, in bytes. Beyond it previews come without.
+    pub max_storage: ByteSize,
     /// How long a page, and then its picture, may take.
     pub timeout: TimeSpan,
     /// How long a preview is kept.
@@ -38,6 +40,7 @@ impl Default for Previews {
             enabled: false,
             max_page_size: ByteSize::mebibytes(1),
             max_image_size: ByteSize::mebibytes(8),
+            max_storage: ByteSize::mebibytes(1_024),
             timeout: TimeSpan::seconds(10),
             cache_lifetime: TimeSpan::days(1),
             user_agent: "Mozilla/5.0 (compatible; Entente; link preview)".to_owned(),

@@ -25,6 +25,10 @@ pub struct RateLimits {
     pub requests_by_address: Rate,
     /// Requests with an access token that the specification calls rate-limited, by user.
     pub requests_by_user: Rate,
+    /// Downloads and thumbnails, by user.
+    pub media_by_user: Rate,
+    /// Previews of links, by user.
+    pub previews_by_user: Rate,
     /// Requests of another server, by its name.
     pub requests_by_server: Rate,
 }
@@ -40,6 +44,8 @@ impl Default for RateLimits {
             registration_by_address: Rate::constant(0.2, 10),
             requests_by_address: Rate::constant(20.0, 200),
             requests_by_user: Rate::constant(20.0, 200),
+            media_by_user: Rate::constant(100.0, 1_000),
+            previews_by_user: Rate::constant(1.0, 20),
             requests_by_server: Rate::constant(100.0, 1000),
         }
     }

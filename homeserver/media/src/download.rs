@@ -17,14 +17,16 @@ use crate::{
 /// The bytes of a file, as they come from the store.
 pub type Content = BoxStream<'static, Result<Bytes, MediaError>>;
 
-/// The longest that is waited for an upload that was promised.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// The longest that is waited for what has not come yet: less than a request may take unless the operator says otherwise.
+const LONGEST_WAIT: Duration = Duration::from_secs(50);
 /// Another node may have taken in an upload that is waited for: it is looked for this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A file that can be given out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MediaFile {
+    /// The name of the object that has its bytes.
+    pub(crate) object: String,
     /// The SHA-256 digest of its bytes, in hexadecimal digits.
     pub digest: String,
     /// Bytes.
@@ -47,22 +49,27 @@ impl Media {
         wait: Duration,
         may_fetch: bool,
     ) -> Result<MediaFile, MediaError> {
-        // The charset of the spec's opaque ids; what else there may be is nobody's.
+        // C-S API, "Security considerations" of the content repository.
         let is_id = !media_id.is_empty()
             && media_id.len() <= MOST_ID_BYTES
-            && media_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~+".contains(&byte));
+            && media_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
         if !is_id {
             return Err(MediaError::NotFound);
         }
+        let wait = wait.min(LONGEST_WAIT);
         let row = match server {
             None => self.local(media_id, wait).await?,
-            Some(server) => self.remote(server, media_id, may_fetch).await?,
+            Some(server) => self.remote(server, media_id, wait, may_fetch).await?,
         };
         if row.quarantined {
             return Err(MediaError::NotFound);
         }
+        let digest = row.digest.ok_or(MediaError::NotYetUploaded)?;
+        let snapshot = self.inner.store.snapshot().await?;
+        let content = snapshot.get(&rows::CONTENT, digest.as_str()).await?.ok_or(MediaError::NotFound)?;
         Ok(MediaFile {
-            digest: row.digest.ok_or(MediaError::NotYetUploaded)?,
+            object: content.object,
+            digest,
             size: row.size,
             content_type: row.content_type,
             filename: row.filename,
@@ -71,7 +78,7 @@ impl Media {
     }
 
     async fn local(&self, media_id: &str, wait: Duration) -> Result<MediaRow, MediaError> {
-        let deadline = Instant::now() + wait.min(LONGEST_WAIT);
+        let deadline = Instant::now() + wait;
         loop {
             let uploaded = self.inner.uploaded.notified();
             let snapshot = self.inner.store.snapshot().await?;
@@ -91,6 +98,6 @@ impl Media {
 
     /// The bytes of a file, or some of them: `range` is within it.
     pub async fn read(&self, file: &MediaFile, range: Range<u64>) -> Result<Content, MediaError> {
-        self.inner.objects.read(&file.digest, range).await
+        self.inner.objects.read(&file.object, range).await
     }
 }

@@ -24,12 +24,16 @@ use image::{
 
 use crate::MediaError;
 
+/// What opening a picture may take, in bytes: its profiles and texts, which a few bytes can be swollen to, but no pixels.
+const MOST_TO_OPEN: u64 = 64 * 1024 * 1024;
 /// What may be in memory while one is made, for each pixel of the source: a decoded picture of 16 bits a channel, and a copy.
 const BYTES_A_PIXEL: u64 = 16;
 /// Frames of a picture that moves.
 const MOST_FRAMES: usize = 300;
 /// All pixels of all its frames, in pictures of the largest size.
 const MOST_MOVING: u64 = 4;
+/// All pixels of all frames that are drawn; a GIF has a byte for each.
+const MOST_DRAWN: u64 = 32 * 1024 * 1024;
 /// Of a hundred.
 const JPEG_QUALITY: u8 = 80;
 /// From 1, the best, to 30, the fastest.
@@ -45,7 +49,7 @@ pub(crate) struct Order {
     pub(crate) stop: Arc<AtomicBool>,
 }
 
-/// Draws a small picture of a larger one; `None` if it is small already.
+/// Draws a small picture of a larger one, or a still one of one that moves; `None` if it is as it should be already.
 pub(crate) fn draw(source: &[u8], order: &Order) -> Result<Option<Bytes>, MediaError> {
     let format = image::guess_format(source).map_err(|_| not_a_picture())?;
     if order.animated
@@ -53,11 +57,11 @@ pub(crate) fn draw(source: &[u8], order: &Order) -> Result<Option<Bytes>, MediaE
     {
         return Ok(Some(moving));
     }
-    let mut decoder = ImageReader::with_format(Cursor::new(source), format).into_decoder().map_err(broken)?;
+    let mut decoder = opened(source, format).into_decoder().map_err(broken)?;
     let (width, height) = decoder.dimensions();
     check_pixels(width, height, order)?;
     decoder.set_limits(limits(order)).map_err(broken)?;
-    if is_small(width, height, order.size) {
+    if is_small(width, height, order.size) && (order.animated || !moves(source, format, order)?) {
         return Ok(None);
     }
     let orientation = decoder.orientation().map_err(broken)?;
@@ -67,6 +71,28 @@ pub(crate) fn draw(source: &[u8], order: &Order) -> Result<Option<Bytes>, MediaE
     picture = fitted(&picture, size);
     picture.apply_orientation(orientation);
     encode(picture).map(Some)
+}
+
+/// How many pixels a picture has, across and down, if it says so within bounds.
+pub(crate) fn dimensions(source: &[u8]) -> Option<(u32, u32)> {
+    opened(source, image::guess_format(source).ok()?).into_dimensions().ok()
+}
+
+/// Whether these are a picture's bytes, as far as their beginning tells.
+pub(crate) fn is_picture(bytes: &[u8]) -> bool {
+    image::guess_format(bytes).is_ok()
+}
+
+fn opened(source: &[u8], format: ImageFormat) -> ImageReader<Cursor<&[u8]>> {
+    let mut reader = ImageReader::with_format(Cursor::new(source), format);
+    reader.limits(limits_to_open());
+    reader
+}
+
+fn limits_to_open() -> Limits {
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MOST_TO_OPEN);
+    limits
 }
 
 /// What a small picture's bytes are.
@@ -149,6 +175,24 @@ fn encode(picture: DynamicImage) -> Result<Bytes, MediaError> {
     Ok(Bytes::from(bytes))
 }
 
+/// Whether a picture has more than one frame.
+fn moves(source: &[u8], format: ImageFormat, order: &Order) -> Result<bool, MediaError> {
+    let source = Cursor::new(source);
+    match format {
+        ImageFormat::Gif => {
+            let mut decoder = GifDecoder::new(source).map_err(broken)?;
+            prepare(&mut decoder, order)?;
+            Ok(decoder.into_frames().take(2).count() > 1)
+        }
+        ImageFormat::Png => {
+            let decoder = PngDecoder::with_limits(source, limits_to_open()).map_err(broken)?;
+            decoder.is_apng().map_err(broken)
+        }
+        ImageFormat::WebP => Ok(WebPDecoder::new(source).map_err(broken)?.has_animation()),
+        _ => Ok(false),
+    }
+}
+
 /// Draws a picture that moves; `None` if it does not, or if it moves too much.
 fn draw_moving(source: &[u8], format: ImageFormat, order: &Order) -> Result<Option<Bytes>, MediaError> {
     let source = Cursor::new(source);
@@ -159,7 +203,7 @@ fn draw_moving(source: &[u8], format: ImageFormat, order: &Order) -> Result<Opti
             draw_frames(decoder.dimensions(), decoder.into_frames(), order)
         }
         ImageFormat::Png => {
-            let mut decoder = PngDecoder::new(source).map_err(broken)?;
+            let mut decoder = PngDecoder::with_limits(source, limits_to_open()).map_err(broken)?;
             if !decoder.is_apng().map_err(broken)? {
                 return Ok(None);
             }
@@ -194,28 +238,182 @@ fn draw_frames(
         return Ok(None);
     }
     let most_pixels = order.max_pixels.saturating_mul(MOST_MOVING);
-    let mut pixels = 0_u64;
-    let mut drawn: Vec<Frame> = Vec::new();
+    let (mut pixels, mut drawn_pixels, mut drawn) = (0_u64, 0_u64, 0);
+    let mut bytes = Vec::new();
+    let mut encoder = GifEncoder::new_with_speed(&mut bytes, GIF_SPEED);
+    encoder.set_repeat(Repeat::Infinite).map_err(broken)?;
     for frame in frames {
         let frame = frame.map_err(broken)?;
         pixels = pixels.saturating_add(u64::from(width) * u64::from(height));
         if order.stop.load(Ordering::Relaxed) {
             return Err(MediaError::TooMuchToDraw(String::from("it takes too long")));
         }
-        if pixels > most_pixels || drawn.len() >= MOST_FRAMES {
-            return Ok(None);
-        }
         let delay = frame.delay();
         let picture = fitted(&DynamicImage::ImageRgba8(frame.into_buffer()), order.size);
-        drawn.push(Frame::from_parts(picture.into_rgba8(), 0, 0, delay));
+        drawn_pixels = drawn_pixels.saturating_add(u64::from(picture.width()) * u64::from(picture.height()));
+        if pixels > most_pixels || drawn_pixels > MOST_DRAWN || drawn >= MOST_FRAMES {
+            return Ok(None);
+        }
+        // Frame by frame, so that one is in memory at a time.
+        encoder.encode_frame(Frame::from_parts(picture.into_rgba8(), 0, 0, delay)).map_err(broken)?;
+        drawn += 1;
     }
-    if drawn.len() < 2 {
-        return Ok(None);
-    }
-    let mut bytes = Vec::new();
-    let mut encoder = GifEncoder::new_with_speed(&mut bytes, GIF_SPEED);
-    encoder.set_repeat(Repeat::Infinite).map_err(broken)?;
-    encoder.encode_frames(drawn).map_err(broken)?;
     drop(encoder);
-    Ok(Some(Bytes::from(bytes)))
+    Ok((drawn > 1).then(|| Bytes::from(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use image::{Delay, RgbaImage, codecs::webp::WebPEncoder};
+
+    use super::*;
+
+    fn order(side: u32, animated: bool) -> Order {
+        let side = NonZeroU32::new(side).unwrap();
+        let size = ThumbnailSize { width: side, height: side, method: ThumbnailMethod::Crop };
+        Order { size, animated, max_pixels: 1_000_000, stop: Arc::default() }
+    }
+
+    fn frame(shade: u8) -> RgbaImage {
+        RgbaImage::from_pixel(200, 200, image::Rgba([shade, 255 - shade, 0, 255]))
+    }
+
+    /// A chunk of a PNG (PNG, section 5.3).
+    fn chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
+        let named = [name.as_slice(), data].concat();
+        let length = u32::try_from(data.len()).unwrap().to_be_bytes();
+        [length.as_slice(), &named, &crc32(&named).to_be_bytes()].concat()
+    }
+
+    /// ISO 3309.
+    fn crc32(bytes: &[u8]) -> u32 {
+        let mut check = u32::MAX;
+        for byte in bytes {
+            check ^= u32::from(*byte);
+            for _ in 0..8 {
+                check = (check >> 1) ^ (0xedb8_8320 & 0_u32.wrapping_sub(check & 1));
+            }
+        }
+        !check
+    }
+
+    fn png(shade: u8) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        frame(shade).write_with_encoder(PngEncoder::new(&mut bytes)).unwrap();
+        bytes
+    }
+
+    /// The data of the first chunk of a kind.
+    fn data<'a>(png: &'a [u8], name: &[u8; 4]) -> &'a [u8] {
+        let at = png.windows(4).position(|window| window == name).unwrap();
+        let length = usize::try_from(u32::from_be_bytes(png[at - 4..at].try_into().unwrap())).unwrap();
+        &png[at + 4..at + 4 + length]
+    }
+
+    /// A picture of two frames (APNG).
+    fn moving_png() -> Vec<u8> {
+        let (first, second) = (png(0), png(200));
+        let control = |sequence: u32| {
+            let mut data = sequence.to_be_bytes().to_vec();
+            for number in [200_u32, 200, 0, 0] {
+                data.extend(number.to_be_bytes());
+            }
+            data.extend([0, 1, 0, 10, 0, 0]);
+            chunk(b"fcTL", &data)
+        };
+        let next = [2_u32.to_be_bytes().as_slice(), data(&second, b"IDAT")].concat();
+        [
+            first[..33].to_vec(),
+            chunk(b"acTL", &[0, 0, 0, 2, 0, 0, 0, 0]),
+            control(0),
+            chunk(b"IDAT", data(&first, b"IDAT")),
+            control(1),
+            chunk(b"fdAT", &next),
+            chunk(b"IEND", &[]),
+        ]
+        .concat()
+    }
+
+    /// A picture of two frames (WebP, "Animation").
+    fn moving_webp() -> Vec<u8> {
+        let part = |name: &[u8; 4], data: &[u8]| {
+            let length = u32::try_from(data.len()).unwrap().to_le_bytes();
+            let padding: &[u8] = if data.len() % 2 == 0 { &[] } else { &[0] };
+            [name.as_slice(), &length, data, padding].concat()
+        };
+        let still = |shade: u8| {
+            let mut bytes = Vec::new();
+            frame(shade).write_with_encoder(WebPEncoder::new_lossless(&mut bytes)).unwrap();
+            bytes[12..].to_vec()
+        };
+        let moment = |shade: u8| {
+            let head = [0_u8, 0, 0, 0, 0, 0, 199, 0, 0, 199, 0, 0, 100, 0, 0, 0];
+            part(b"ANMF", &[head.as_slice(), &still(shade)].concat())
+        };
+        let body = [
+            b"WEBP".to_vec(),
+            part(b"VP8X", &[0b10, 0, 0, 0, 199, 0, 0, 199, 0, 0]),
+            part(b"ANIM", &[0; 6]),
+            moment(0),
+            moment(200),
+        ];
+        part(b"RIFF", &body.concat())
+    }
+
+    fn moving_gif() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut encoder = GifEncoder::new(&mut bytes);
+        for shade in [0, 200] {
+            let delay = Delay::from_numer_denom_ms(100, 1);
+            encoder.encode_frame(Frame::from_parts(frame(shade), 0, 0, delay)).unwrap();
+        }
+        drop(encoder);
+        bytes
+    }
+
+    #[test]
+    fn what_moves_moves_only_if_it_may() {
+        for source in [moving_gif(), moving_png(), moving_webp()] {
+            let moving = draw(&source, &order(50, true)).unwrap().unwrap();
+            let frames = GifDecoder::new(Cursor::new(&moving)).unwrap().into_frames();
+            let frames = frames.collect_frames().unwrap();
+            assert_eq!((frames.len(), frames[0].buffer().dimensions()), (2, (50, 50)));
+            let shade = |frame: &Frame| frame.buffer().get_pixel(20, 20)[0];
+            assert!(shade(&frames[0]) < 50 && shade(&frames[1]) > 150);
+            for (side, expected) in [(50, 50), (300, 200)] {
+                let still = draw(&source, &order(side, false)).unwrap().unwrap();
+                assert_ne!(content_type(&still), "image/gif");
+                assert_eq!(dimensions(&still), Some((expected, expected)));
+            }
+            assert_eq!(draw(&source, &order(300, true)).unwrap(), None, "it is small, and may move");
+        }
+        assert_eq!(draw(&png(0), &order(300, false)).unwrap(), None, "it is small, and does not move");
+    }
+
+    #[test]
+    fn what_is_cut_off_is_refused() {
+        let encoded = |format: ImageFormat| {
+            let mut bytes = Cursor::new(Vec::new());
+            let shade = |number: u32| u8::try_from(number % 251).unwrap();
+            let shades = |x: u32, y: u32| image::Rgb([shade(x), shade(y), shade(x * y)]);
+            let picture = image::RgbImage::from_fn(400, 400, shades);
+            DynamicImage::ImageRgb8(picture).write_to(&mut bytes, format).unwrap();
+            bytes.into_inner()
+        };
+        for format in [ImageFormat::Png, ImageFormat::Gif, ImageFormat::WebP, ImageFormat::Jpeg] {
+            let whole = encoded(format);
+            assert!(draw(&whole, &order(50, false)).unwrap().is_some());
+            for kept in [4, 20, 40, whole.len() / 2] {
+                for animated in [false, true] {
+                    let drawn = draw(&whole[..kept], &order(50, animated));
+                    // Of a JPEG the beginning can be shown.
+                    let is_fine = format == ImageFormat::Jpeg && kept > 40;
+                    let refused = matches!(drawn, Err(MediaError::NotDrawable(_)));
+                    assert!(refused || is_fine, "{format:?} {kept} {drawn:?}");
+                }
+            }
+        }
+    }
 }

@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use entente_storage::StorageError;
 
 use crate::RemoteError;
@@ -27,8 +25,8 @@ pub enum MediaError {
     #[error("your uploads take up as much as one user may have")]
     QuotaExceeded,
     /// The user was promised as many uploads as one user may be.
-    #[error("you have announced as many uploads as one can; the oldest of them lapses in {0:?}")]
-    TooManyPending(Duration),
+    #[error("you have announced as many uploads as one can: put some of them up, or wait until they lapse")]
+    TooManyPending,
     /// A name or a type is longer than is kept.
     #[error("{0}")]
     TooLong(&'static str),
@@ -44,8 +42,8 @@ pub enum MediaError {
     /// Making a picture of it takes too much.
     #[error("making a thumbnail of it takes too much: {0}")]
     TooMuchToDraw(String),
-    /// As many pictures are made as can be.
-    #[error("too many thumbnails are being made")]
+    /// As much is done as can be at once.
+    #[error("too many uploads, or thumbnails, are under way")]
     Busy,
     /// Another server has it, and did not give it.
     #[error(transparent)]
@@ -53,6 +51,9 @@ pub enum MediaError {
     /// The object store failed.
     #[error("the media store: {0}")]
     Objects(String),
+    /// The object store is not this database's.
+    #[error("{0}")]
+    ForeignStore(String),
     /// The storage failed or is unavailable.
     #[error(transparent)]
     Storage(#[from] StorageError),

@@ -1,13 +1,18 @@
 //! Media: what users upload, what was fetched from other servers for them, and small pictures of both.
 //!
-//! Content is kept in an object store (files or S3), under the digest of its bytes, once however often it is uploaded. Rows say
-//! which media ids lead to it, whose they are, and how many there are. Content is in the store before a row names it, so a crash
-//! leaves at worst content that nobody names, which [`Media::sweep`] deletes.
+//! Content is kept in an object store (files or S3), once however often it is uploaded. Rows say which media ids lead to it, whose
+//! they are, how many there are, and which object has it. Content is in the store before a row names it, so a crash leaves at worst
+//! an object that nobody names, which [`Media::sweep`] deletes. The name of an object is never given again, so whoever took the last
+//! row of it away may delete it while the same content comes anew.
 
 mod download;
 mod drawing;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod objects;
+mod owner;
+mod places;
 mod previews;
 mod remote;
 mod removal;
@@ -15,14 +20,14 @@ mod rows;
 mod thumbnails;
 mod upload;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, num::NonZeroU32, path::PathBuf, sync::Arc};
 
 use entente_environment::Environment;
 use entente_storage::Store;
 use parking_lot::Mutex;
-use tokio::sync::{Mutex as AsyncMutex, Notify, RwLock, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore};
 
-use self::objects::Objects;
+use self::{objects::Objects, places::Places, thumbnails::Failures};
 pub use self::{
     download::{Content, MediaFile},
     error::MediaError,
@@ -33,6 +38,13 @@ pub use self::{
     thumbnails::{Thumbnail, ThumbnailRequest},
     upload::{NewMedia, Promised},
 };
+
+/// Uploads of one user that are taken in at once.
+const MOST_UPLOADS_EACH: usize = 8;
+/// Files of other servers that are fetched at once,
+const MOST_FETCHES: NonZeroU32 = NonZeroU32::new(64).expect("a constant above zero");
+/// and of them so many of one server.
+const MOST_FETCHES_EACH: usize = 16;
 
 /// The media of one server. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -45,18 +57,22 @@ struct Inner {
     environment: Environment,
     store: Store,
     objects: Objects,
+    /// Whether what no row names is nobody's.
+    owns_objects: bool,
     settings: entente_config::Media,
     remote: Arc<dyn RemoteMedia>,
     /// `None`: no pages are asked.
     asker: Option<previews::Asker>,
-    uploads: Semaphore,
+    uploads: Places,
+    /// Files of other servers, by server.
+    fetches: Places,
     drawings: Arc<Semaphore>,
+    /// Of what no small picture can be made.
+    failures: Failures,
     /// Told when an upload that was promised has come.
     uploaded: Notify,
     /// What is being fetched or drawn: who wants the same waits for it.
     busy: Mutex<HashMap<String, Arc<AsyncMutex<()>>>>,
-    /// Held by whoever puts content into the store until a row names it, and alone by whoever deletes content that none names.
-    naming: RwLock<()>,
 }
 
 impl Media {
@@ -69,14 +85,17 @@ impl Media {
         remote: Arc<dyn RemoteMedia>,
     ) -> Result<Self, MediaError> {
         let objects = Objects::open(&settings, directory).await?;
-        let count = |number: std::num::NonZeroU32| usize::try_from(number.get()).unwrap_or(usize::MAX);
+        let owns_objects = owner::claim(&environment, &store, &objects).await?;
+        let drawings = usize::try_from(settings.thumbnails.at_once.get()).unwrap_or(usize::MAX);
         let asker = previews::Asker::new(&settings.previews)?;
         let inner = Inner {
-            uploads: Semaphore::new(count(settings.max_uploads_at_once)),
-            drawings: Arc::new(Semaphore::new(count(settings.thumbnails.at_once))),
+            uploads: Places::new(settings.max_uploads_at_once, MOST_UPLOADS_EACH),
+            fetches: Places::new(MOST_FETCHES, MOST_FETCHES_EACH),
+            drawings: Arc::new(Semaphore::new(drawings.min(Semaphore::MAX_PERMITS))),
+            failures: Failures::default(),
             uploaded: Notify::new(),
             busy: Mutex::new(HashMap::new()),
-            naming: RwLock::new(()),
+            owns_objects,
             environment,
             store,
             objects,

@@ -1,6 +1,6 @@
 //! What pages say about themselves (C-S API, `GET /media/preview_url`): asked by the server in place of whoever sees a link.
 
-mod page;
+pub(crate) mod page;
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,14 +12,15 @@ use entente_outbound::{
 use entente_storage::Transaction;
 use ruma::ServerName;
 use serde_json::{Map, Value, json};
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use url::Url;
 
 use self::page::Page;
 use crate::{
-    Media, MediaError,
+    Media, MediaError, drawing,
     objects::Came,
-    rows::{self, MediaRow, PreviewRow},
-    upload::count_content,
+    rows::{self, MediaRow, PreviewRow, UsageRow},
+    upload::{MOST_TYPE_BYTES, Unnamed, name_content, put_usage, usage},
 };
 
 /// A longer URL is not previewed.
@@ -28,6 +29,12 @@ const MOST_REDIRECTS: usize = 5;
 const IDLE_CONNECTIONS: usize = 1;
 /// How long it is remembered that a page said nothing.
 const FAILURE_LIFETIME: Duration = Duration::from_secs(10 * 60);
+/// Pages that are asked at once.
+const MOST_AT_ONCE: usize = 8;
+/// How long somebody waits for a place among those for whom pages are asked.
+const LONGEST_QUEUE: Duration = Duration::from_secs(10);
+/// The localpart of whoever the pictures of pages are kept for.
+const NOBODY: &str = "";
 /// Rows that are looked at together.
 const PAGE: usize = 500;
 
@@ -35,6 +42,7 @@ const PAGE: usize = 500;
 #[derive(Debug)]
 pub(crate) struct Asker {
     fetcher: Fetcher,
+    places: Semaphore,
 }
 
 /// Why there is no preview.
@@ -96,7 +104,7 @@ impl Asker {
         let limits = FetchLimits { redirects: MOST_REDIRECTS, timeout };
         let fetcher = Fetcher::new(&requests, urls, Arc::new(SystemLookup), limits);
         let fetcher = fetcher.map_err(|error| MediaError::Objects(format!("previews: {error}")))?;
-        Ok(Some(Self { fetcher }))
+        Ok(Some(Self { fetcher, places: Semaphore::new(MOST_AT_ONCE) }))
     }
 }
 
@@ -123,6 +131,8 @@ impl Media {
         if let Some(known) = self.known_preview(&url).await? {
             return known;
         }
+        let place = timeout(LONGEST_QUEUE, asker.places.acquire()).await;
+        let _place = place.map_err(|_| MediaError::Busy)?.map_err(|_| MediaError::Busy)?;
         let made = self.ask(asker, &url, own_name).await;
         let (preview, error, lifetime) = match &made {
             Ok(preview) => (preview.clone(), None, self.inner.settings.previews.cache_lifetime.duration()),
@@ -175,10 +185,13 @@ impl Media {
         if !matches!(essence.as_str(), "text/html" | "application/xhtml+xml") {
             return Err(PreviewError::Failed(String::from("it is neither a page nor a picture")));
         }
-        let page = Page::read(&fetched.body, content_type);
+        let (content_type, body) = (content_type.to_owned(), fetched.body.clone());
+        let page = spawn_blocking(move || Page::read(&body, &content_type)).await;
+        let page = page.map_err(|error| PreviewError::Failed(error.to_string()))?;
         let mut preview = page.open_graph();
         let picture = page.picture().and_then(|picture| fetched.url.join(&picture).ok());
-        preview.remove("og:image");
+        // Clients are told of the copy that is kept here, and of nothing that they would have to ask for themselves.
+        preview.retain(|name, _| name != "og:image" && !name.starts_with("og:image:"));
         if let Some(picture) = picture {
             // A preview without its picture is better than none.
             let picture = asker.fetcher.get(&picture, "image/*", bytes(settings.max_image_size)).await;
@@ -203,41 +216,47 @@ impl Media {
             return Err(PreviewError::Failed(String::from("its picture is too large")));
         }
         let size = u64::try_from(picture.body.len()).unwrap_or(u64::MAX);
+        let content_type = picture.content_type.filter(|content_type| content_type.len() <= MOST_TYPE_BYTES);
+        let source = picture.body.clone();
+        let dimensions = spawn_blocking(move || drawing::dimensions(&source)).await.unwrap_or_default();
         let media_id = self.inner.environment.randomness().alphanumeric(24);
         let row = MediaRow {
             created_at: self.inner.environment.now().millis(),
-            content_type: picture.content_type.clone(),
+            content_type: content_type.clone(),
             ..MediaRow::default()
         };
-        let body = futures_util::stream::iter([Ok::<_, String>(picture.body.clone())]);
-        let kept = self.keep(body, size, async |came: Came| {
-            let row = MediaRow { digest: Some(came.digest), size: came.size, ..row };
-            let named = self.inner.store.run(async |snapshot| {
-                let mut transaction = Transaction::new();
-                transaction.check_absent(&rows::MEDIA, media_id.as_str());
-                transaction.put(&rows::MEDIA, media_id.as_str(), &row);
-                transaction.put(&rows::MEDIA_OF_USERS, ("", row.created_at, media_id.as_str()), &());
-                count_content(&snapshot, &mut transaction, &row, true).await?;
-                Ok::<_, MediaError>((transaction, ()))
-            });
-            named.await?;
-            Ok(())
-        });
-        kept.await?;
+        let body = futures_util::stream::iter([Ok::<_, String>(picture.body)]);
+        self.keep(body, size, async |came: Came| self.name_picture(&media_id, row, came).await).await?;
         preview.insert(String::from("og:image"), json!(format!("mxc://{own_name}/{media_id}")));
         preview.insert(String::from("matrix:image:size"), json!(size));
-        if let Some(content_type) = picture.content_type {
+        if let Some(content_type) = content_type {
             preview.insert(String::from("og:image:type"), json!(content_type));
         }
-        if let Ok((width, height)) = image::ImageReader::new(std::io::Cursor::new(&picture.body))
-            .with_guessed_format()
-            .map_err(drop)
-            .and_then(|reader| reader.into_dimensions().map_err(drop))
-        {
+        if let Some((width, height)) = dimensions {
             preview.insert(String::from("og:image:width"), json!(width));
             preview.insert(String::from("og:image:height"), json!(height));
         }
         Ok(())
+    }
+
+    async fn name_picture(&self, media_id: &str, row: MediaRow, came: Came) -> Result<Unnamed, MediaError> {
+        let most = self.inner.settings.previews.max_storage.as_u64();
+        let row = MediaRow { digest: Some(came.digest.clone()), size: came.size, ..row };
+        let named = self.inner.store.run(async |snapshot| {
+            let before = usage(&snapshot, NOBODY).await?;
+            let after = UsageRow { bytes: before.bytes.saturating_add(row.size), ..before.clone() };
+            if after.bytes > most {
+                return Err(MediaError::QuotaExceeded);
+            }
+            let mut transaction = Transaction::new();
+            put_usage(&mut transaction, NOBODY, &before, after);
+            transaction.check_absent(&rows::MEDIA, media_id);
+            transaction.put(&rows::MEDIA, media_id, &row);
+            transaction.put(&rows::MEDIA_OF_USERS, (NOBODY, row.created_at, media_id), &());
+            let unnamed = name_content(&snapshot, &mut transaction, &came).await?;
+            Ok((transaction, unnamed))
+        });
+        Ok(named.await?.0)
     }
 
     /// Deletes previews that are too old, and the pictures that were kept for them.
@@ -259,7 +278,7 @@ impl Media {
         }
         let lifetime = self.inner.settings.previews.cache_lifetime.duration();
         let oldest = now.saturating_sub(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX));
-        self.delete_of("", oldest).await?;
+        self.delete_of(NOBODY, oldest).await?;
         Ok(())
     }
 }

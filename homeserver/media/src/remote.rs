@@ -1,17 +1,18 @@
 //! Media of other servers: fetched once, when somebody here asks for them, and kept.
 
-use std::{fmt::Debug, future::Future, pin::Pin};
+use std::{fmt::Debug, future::Future, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use entente_storage::Transaction;
 use futures_util::stream::BoxStream;
 use ruma::{OwnedServerName, ServerName};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     Media, MediaError,
     objects::Came,
     rows::{self, MediaRow},
-    upload::count_content,
+    upload::{MOST_NAME_BYTES, MOST_TYPE_BYTES, Unnamed, name_content},
 };
 
 /// A file as another server gives it.
@@ -40,6 +41,9 @@ pub enum RemoteError {
     /// It has no such media.
     #[error("{0} has no such media")]
     NotFound(OwnedServerName),
+    /// It was promised there, and has not come yet.
+    #[error("the media has not been uploaded to {0} yet")]
+    NotYetUploaded(OwnedServerName),
     /// It could not be reached, or gave no sensible answer.
     #[error("{server}: {reason}")]
     Failed {
@@ -49,13 +53,8 @@ pub enum RemoteError {
         reason: String,
     },
     /// The file is larger than is fetched.
-    #[error("the media of {server} has more than {most} bytes")]
-    TooLarge {
-        /// Whose.
-        server: OwnedServerName,
-        /// How many are fetched at the most.
-        most: u64,
-    },
+    #[error("the media of {0} is larger than is fetched")]
+    TooLarge(OwnedServerName),
 }
 
 /// How files of other servers are had.
@@ -69,11 +68,13 @@ pub trait RemoteMedia: Debug + Send + Sync {
 }
 
 impl Media {
-    /// The row of another server's media, which is fetched if it is not here.
+    /// The row of another server's media, which is fetched if it is not here. What takes longer than `wait` goes on, for the next
+    /// who asks.
     pub(crate) async fn remote(
         &self,
         server: &ServerName,
         media_id: &str,
+        wait: Duration,
         may_fetch: bool,
     ) -> Result<MediaRow, MediaError> {
         if let Some(row) = self.known_remote(server, media_id).await? {
@@ -82,13 +83,26 @@ impl Media {
         if !may_fetch {
             return Err(MediaError::NotFound);
         }
+        let deadline = Instant::now() + wait;
+        let late = |_| MediaError::NotYetUploaded;
         // Who comes while it is fetched waits for it.
         let lock = self.lock_for(format!("fetch {server}/{media_id}"));
-        let _turn = lock.lock().await;
-        match self.known_remote(server, media_id).await? {
-            Some(row) => Ok(row),
-            None => self.fetch(server, media_id).await,
+        let turn = timeout_at(deadline, lock.lock_owned()).await.map_err(late)?;
+        if let Some(row) = self.known_remote(server, media_id).await? {
+            return Ok(row);
         }
+        let place = self.inner.fetches.take(server.as_str(), deadline).await?;
+        let (media, server, media_id) = (self.clone(), server.to_owned(), media_id.to_owned());
+        let fetch = tokio::spawn(async move {
+            let (_turn, _place) = (turn, place);
+            let fetched = media.fetch(&server, &media_id).await;
+            if let Err(error) = &fetched {
+                tracing::debug!(server.name = %server, media_id, %error, "media of another server did not come");
+            }
+            fetched
+        });
+        let fetched = timeout_at(deadline, fetch).await.map_err(late)?;
+        fetched.map_err(|error| MediaError::Objects(error.to_string()))?
     }
 
     async fn known_remote(
@@ -107,49 +121,49 @@ impl Media {
         let file = self.inner.remote.fetch(server, media_id).await?;
         let row = MediaRow {
             created_at: self.inner.environment.now().millis(),
-            content_type: file.content_type.filter(|content_type| content_type.len() <= 255),
-            filename: file.filename.filter(|filename| filename.len() <= 1_024),
+            content_type: file.content_type.filter(|content_type| content_type.len() <= MOST_TYPE_BYTES),
+            filename: file.filename.filter(|filename| filename.len() <= MOST_NAME_BYTES),
             ..MediaRow::default()
         };
         let failed = |reason: String| RemoteError::Failed { server: server.to_owned(), reason };
         let mut named = None;
         let kept = self.keep(file.body, most, async |came| {
-            let row = MediaRow { digest: Some(came.digest.clone()), size: came.size, ..row };
-            self.name_remote(server, media_id, &row, came).await?;
+            let (row, unnamed) = self.name_remote(server, media_id, row, came).await?;
             named = Some(row);
-            Ok(())
+            Ok(unnamed)
         });
-        let kept = tokio::time::timeout(settings.upload_timeout.duration(), kept).await;
-        match kept.map_err(|_| failed(String::from("the file took too long")))? {
-            Ok(_) => named.ok_or(MediaError::NotFound),
-            Err(MediaError::TooLarge(most)) => {
-                Err(RemoteError::TooLarge { server: server.to_owned(), most }.into())
+        match timeout(settings.upload_timeout.duration(), kept).await {
+            Ok(Ok(_)) => named.ok_or(MediaError::NotFound),
+            Ok(Err(MediaError::TooLarge(_))) => Err(RemoteError::TooLarge(server.to_owned()).into()),
+            Ok(Err(MediaError::BrokenUpload(reason))) => Err(failed(reason).into()),
+            Ok(Err(MediaError::SlowUpload)) | Err(_) => {
+                Err(failed(String::from("the file took too long")).into())
             }
-            Err(MediaError::BrokenUpload(reason)) => Err(failed(reason).into()),
-            Err(error) => Err(error),
+            Ok(Err(error)) => Err(error),
         }
     }
 
+    /// Names what came, unless there is a row already: another node was quicker, or the operator keeps it from everybody. Answers the
+    /// row that there is then.
     async fn name_remote(
         &self,
         server: &ServerName,
         media_id: &str,
-        row: &MediaRow,
-        _: Came,
-    ) -> Result<(), MediaError> {
+        row: MediaRow,
+        came: Came,
+    ) -> Result<(MediaRow, Unnamed), MediaError> {
+        let row = MediaRow { digest: Some(came.digest.clone()), size: came.size, ..row };
         let named = self.inner.store.run(async |snapshot| {
             let mut transaction = Transaction::new();
             let key = (server.as_str(), media_id);
-            let before = snapshot.get(&rows::REMOTE, key).await?;
-            transaction.check_unchanged(&rows::REMOTE, key, before.as_ref());
-            // Another node was quicker.
-            if before.is_none() {
-                transaction.put(&rows::REMOTE, key, row);
-                count_content(&snapshot, &mut transaction, row, true).await?;
+            if let Some(known) = snapshot.get(&rows::REMOTE, key).await? {
+                return Ok::<_, MediaError>((transaction, (known, Some(came.object.clone()))));
             }
-            Ok::<_, MediaError>((transaction, ()))
+            transaction.check_absent(&rows::REMOTE, key);
+            transaction.put(&rows::REMOTE, key, &row);
+            let unnamed = name_content(&snapshot, &mut transaction, &came).await?;
+            Ok((transaction, (row.clone(), unnamed)))
         });
-        named.await?;
-        Ok(())
+        Ok(named.await?.0)
     }
 }

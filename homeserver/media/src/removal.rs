@@ -1,6 +1,6 @@
 //! Media that are deleted: by the operator, with their users, or because nobody names them.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use entente_storage::Transaction;
 use futures_util::TryStreamExt;
@@ -8,9 +8,9 @@ use ruma::ServerName;
 
 use crate::{
     Media, MediaError,
-    objects::is_before,
+    objects::digest_of,
     rows::{self, MediaRow, UsageRow},
-    upload::{count_content, put_usage, usage},
+    upload::{Unnamed, put_usage, unname_content, usage},
 };
 
 /// Content that no row names, and uploads that never ended, are left alone for this long: they may be on their way.
@@ -41,10 +41,10 @@ impl Media {
             None => self.delete_local_row(media_id).await?,
             Some(server) => self.delete_remote_row(server.as_str(), media_id).await?,
         };
-        let row = row.ok_or(MediaError::NotFound)?;
+        let (row, unnamed) = row.ok_or(MediaError::NotFound)?;
         let mut removed = Removed::default();
         removed.add(&row);
-        self.delete_unnamed(row.digest.as_deref()).await?;
+        self.delete_unnamed(unnamed).await;
         Ok(removed)
     }
 
@@ -54,9 +54,9 @@ impl Media {
         let uploads = snapshot.scan_all(rows::MEDIA_OF_USERS.scan((localpart,))).await?;
         let mut removed = Removed::default();
         for ((_, _, media_id), ()) in uploads.into_iter().take_while(|((_, at, _), ())| *at < before) {
-            if let Some(row) = self.delete_local_row(&media_id).await? {
+            if let Some((row, unnamed)) = self.delete_local_row(&media_id).await? {
                 removed.add(&row);
-                self.delete_unnamed(row.digest.as_deref()).await?;
+                self.delete_unnamed(unnamed).await;
             }
         }
         Ok(removed)
@@ -72,9 +72,9 @@ impl Media {
                 if row.created_at >= before || row.quarantined {
                     continue;
                 }
-                if let Some(row) = self.delete_remote_row(&server, &media_id).await? {
+                if let Some((row, unnamed)) = self.delete_remote_row(&server, &media_id).await? {
                     removed.add(&row);
-                    self.delete_unnamed(row.digest.as_deref()).await?;
+                    self.delete_unnamed(unnamed).await;
                 }
             }
             match page.next {
@@ -129,29 +129,41 @@ impl Media {
         self.forget_previews(now).await?;
         let oldest = before(UNNAMED_FOR);
         self.inner.objects.delete_leftovers(oldest).await?;
-        let mut all = std::pin::pin!(self.inner.objects.all());
-        while let Some((digest, object)) = all.try_next().await? {
-            if is_before(&object, oldest) {
-                self.delete_unnamed(Some(&digest)).await?;
+        if !self.inner.owns_objects {
+            return Ok(());
+        }
+        let mut all = pin!(self.inner.objects.all(oldest));
+        while let Some(object) = all.try_next().await? {
+            if !self.is_named(&object).await? {
+                self.delete_unnamed(Some(object)).await;
+            }
+        }
+        let mut drawn = pin!(self.inner.objects.all_drawn(oldest));
+        while let Some(object) = drawn.try_next().await? {
+            if !self.is_named(&object).await? {
+                self.inner.objects.delete_thumbnails(&object).await?;
             }
         }
         Ok(())
     }
 
-    /// Deletes content that no row names.
-    async fn delete_unnamed(&self, digest: Option<&str>) -> Result<(), MediaError> {
-        let Some(digest) = digest else { return Ok(()) };
-        // Nobody is about to name it.
-        let _alone = self.inner.naming.write().await;
+    /// Whether a row names an object.
+    pub(crate) async fn is_named(&self, object: &str) -> Result<bool, MediaError> {
         let snapshot = self.inner.store.snapshot().await?;
-        if snapshot.get(&rows::CONTENT, digest).await?.is_none() {
-            self.inner.objects.delete(digest).await?;
-        }
-        Ok(())
+        let row = snapshot.get(&rows::CONTENT, digest_of(object)).await?;
+        Ok(row.is_some_and(|row| row.object == object))
     }
 
-    async fn delete_local_row(&self, media_id: &str) -> Result<Option<MediaRow>, MediaError> {
-        let (row, _) = self
+    /// Deletes an object that no row names, nor ever will: names are given once. What fails is left to the sweep.
+    pub(crate) async fn delete_unnamed(&self, unnamed: Unnamed) {
+        let Some(object) = unnamed else { return };
+        if let Err(error) = self.inner.objects.delete(&object).await {
+            tracing::warn!(%error, object, "content that nothing names is still in the media store");
+        }
+    }
+
+    async fn delete_local_row(&self, media_id: &str) -> Result<Option<(MediaRow, Unnamed)>, MediaError> {
+        let (deleted, _) = self
             .inner
             .store
             .run(async |snapshot| {
@@ -171,28 +183,32 @@ impl Media {
                     UsageRow { pending: before.pending.saturating_sub(1), ..before.clone() }
                 };
                 put_usage(&mut transaction, localpart, &before, after);
-                count_content(&snapshot, &mut transaction, &row, false).await?;
-                Ok((transaction, Some(row)))
+                let unnamed = unname_content(&snapshot, &mut transaction, &row).await?;
+                Ok((transaction, Some((row, unnamed))))
             })
             .await?;
-        Ok(row)
+        Ok(deleted)
     }
 
-    async fn delete_remote_row(&self, server: &str, media_id: &str) -> Result<Option<MediaRow>, MediaError> {
-        let (row, _) = self
+    async fn delete_remote_row(
+        &self,
+        server: &str,
+        media_id: &str,
+    ) -> Result<Option<(MediaRow, Unnamed)>, MediaError> {
+        let (deleted, _) = self
             .inner
             .store
             .run(async |snapshot| {
                 let mut transaction = Transaction::new();
-                let row = snapshot.get(&rows::REMOTE, (server, media_id)).await?;
-                if let Some(row) = &row {
-                    transaction.check_unchanged(&rows::REMOTE, (server, media_id), Some(row));
-                    transaction.delete(&rows::REMOTE, (server, media_id));
-                    count_content(&snapshot, &mut transaction, row, false).await?;
-                }
-                Ok::<_, MediaError>((transaction, row))
+                let Some(row) = snapshot.get(&rows::REMOTE, (server, media_id)).await? else {
+                    return Ok::<_, MediaError>((transaction, None));
+                };
+                transaction.check_unchanged(&rows::REMOTE, (server, media_id), Some(&row));
+                transaction.delete(&rows::REMOTE, (server, media_id));
+                let unnamed = unname_content(&snapshot, &mut transaction, &row).await?;
+                Ok((transaction, Some((row, unnamed))))
             })
             .await?;
-        Ok(row)
+        Ok(deleted)
     }
 }

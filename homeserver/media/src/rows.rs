@@ -20,8 +20,13 @@ pub(crate) const REMOTE: Keyspace<(String, String), MediaRow> = Keyspace::new(0x
 /// What pages said about themselves, by URL.
 pub(crate) const PREVIEWS: Keyspace<String, PreviewRow> = Keyspace::new(0x0507, "media.previews");
 
+/// One row, [`OWNER_KEY`]: what the object store says of itself to show that it belongs to this database.
+pub(crate) const OWNER: Keyspace<String, String> = Keyspace::new(0x0508, "media.owner");
+/// The key of the one row.
+pub(crate) const OWNER_KEY: &str = "owner";
+
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 7] = [
+pub const KEYSPACES: [KeyspaceInfo; 8] = [
     MEDIA.info(),
     MEDIA_OF_USERS.info(),
     PENDING.info(),
@@ -29,6 +34,7 @@ pub const KEYSPACES: [KeyspaceInfo; 7] = [
     CONTENT.info(),
     REMOTE.info(),
     PREVIEWS.info(),
+    OWNER.info(),
 ];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
@@ -72,6 +78,9 @@ pub(crate) struct ContentRow {
     /// How many media are of it.
     #[n(0)]
     pub(crate) media: u64,
+    /// The name of the object that has its bytes.
+    #[n(1)]
+    pub(crate) object: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]

@@ -1,11 +1,12 @@
 //! Uploads, also those that are promised first (C-S API, "Content repository").
 
-use std::pin::pin;
+use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
 use entente_environment::Timestamp;
 use entente_storage::{Snapshot, Transaction};
 use futures_util::{Stream, StreamExt};
+use tokio::time::{Instant, timeout};
 
 use crate::{
     Media, MediaError,
@@ -15,8 +16,14 @@ use crate::{
 
 /// A media id has at most this many characters here; those that are given have 24.
 pub(crate) const MOST_ID_BYTES: usize = 255;
-const MOST_TYPE_BYTES: usize = 255;
-const MOST_NAME_BYTES: usize = 1_024;
+/// The longest content type.
+pub(crate) const MOST_TYPE_BYTES: usize = 255;
+/// The longest name of a file.
+pub(crate) const MOST_NAME_BYTES: usize = 1_024;
+/// How long an upload waits for its place.
+const LONGEST_QUEUE: Duration = Duration::from_secs(10);
+/// What sends nothing for so long has ended.
+const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 
 /// What is said of an upload beside its bytes.
 #[derive(Clone, Debug, Default)]
@@ -52,8 +59,7 @@ impl Media {
             .run(async |snapshot| {
                 let usage = usage(&snapshot, localpart).await?;
                 if usage.pending >= u64::from(self.inner.settings.max_pending_uploads.get()) {
-                    let wait = self.inner.settings.pending_upload_lifetime.duration();
-                    return Err(MediaError::TooManyPending(wait));
+                    return Err(MediaError::TooManyPending);
                 }
                 let mut transaction = Transaction::new();
                 let row = MediaRow {
@@ -85,8 +91,7 @@ impl Media {
         let media_id = self.new_id();
         self.check(new)?;
         let usage = usage(&self.inner.store.snapshot().await?, &new.localpart).await?;
-        self.check_quota(&usage, new.announced_size.unwrap_or_default())?;
-        self.take_in(new, body, async |came| self.name(&media_id, new, came).await).await?;
+        self.take_in(new, &usage, body, async |came| self.name(&media_id, new, came).await).await?;
         Ok(media_id)
     }
 
@@ -104,8 +109,8 @@ impl Media {
         self.check(new)?;
         let snapshot = self.inner.store.snapshot().await?;
         self.promised(&snapshot, media_id, &new.localpart).await?;
-        self.check_quota(&usage(&snapshot, &new.localpart).await?, new.announced_size.unwrap_or_default())?;
-        self.take_in(new, body, async |came| self.keep_promise(media_id, new, came).await).await?;
+        let usage = usage(&snapshot, &new.localpart).await?;
+        self.take_in(new, &usage, body, async |came| self.keep_promise(media_id, new, came).await).await?;
         self.inner.uploaded.notify_waiters();
         Ok(())
     }
@@ -128,41 +133,45 @@ impl Media {
         Ok(())
     }
 
-    fn check_quota(&self, usage: &UsageRow, more: u64) -> Result<(), MediaError> {
-        let most = self.inner.settings.max_user_storage.map(entente_config::ByteSize::as_u64);
-        match most {
-            Some(most) if usage.bytes.saturating_add(more) > most => Err(MediaError::QuotaExceeded),
-            _ => Ok(()),
-        }
+    /// How many bytes more a user may keep.
+    fn quota_left(&self, usage: &UsageRow) -> u64 {
+        let most = self.inner.settings.max_user_storage.map_or(u64::MAX, entente_config::ByteSize::as_u64);
+        most.saturating_sub(usage.bytes)
     }
 
     async fn take_in<S, E>(
         &self,
         new: &NewMedia,
+        usage: &UsageRow,
         body: S,
-        name: impl AsyncFnOnce(Came) -> Result<(), MediaError>,
+        name: impl AsyncFnOnce(Came) -> Result<Unnamed, MediaError>,
     ) -> Result<(), MediaError>
     where
         S: Stream<Item = Result<Bytes, E>>,
         E: std::fmt::Display,
     {
-        let limit = self.inner.settings.upload_timeout.duration();
-        let most = self.inner.settings.max_upload_size.as_u64();
-        let taken = tokio::time::timeout(limit, async {
-            let _place = self.inner.uploads.acquire().await.map_err(|_| MediaError::Busy)?;
-            self.keep(body, most, name).await
-        });
-        let size = taken.await.map_err(|_| MediaError::SlowUpload)??;
+        let settings = &self.inner.settings;
+        let left = self.quota_left(usage);
+        if new.announced_size.is_some_and(|size| size > left) {
+            return Err(MediaError::QuotaExceeded);
+        }
+        let most = settings.max_upload_size.as_u64();
+        let _place = self.inner.uploads.take(&new.localpart, Instant::now() + LONGEST_QUEUE).await?;
+        let kept = timeout(settings.upload_timeout.duration(), self.keep(body, most.min(left), name));
+        let size = match kept.await.map_err(|_| MediaError::SlowUpload)? {
+            Err(MediaError::TooLarge(_)) if left < most => return Err(MediaError::QuotaExceeded),
+            kept => kept?,
+        };
         tracing::debug!(user.localpart = new.localpart, size, "media was uploaded");
         Ok(())
     }
 
-    /// Streams content into the object store and has it named.
+    /// Streams content into the object store and has it named. Content that came before is kept where it is.
     pub(crate) async fn keep<S, E>(
         &self,
         body: S,
         most: u64,
-        name: impl AsyncFnOnce(Came) -> Result<(), MediaError>,
+        name: impl AsyncFnOnce(Came) -> Result<Unnamed, MediaError>,
     ) -> Result<u64, MediaError>
     where
         S: Stream<Item = Result<Bytes, E>>,
@@ -170,52 +179,54 @@ impl Media {
     {
         let mut body = pin!(body);
         let mut writing = self.inner.objects.write(&self.new_id()).await?;
-        let taken = async {
-            while let Some(bytes) = body.next().await {
-                let bytes = bytes.map_err(|error| MediaError::BrokenUpload(error.to_string()))?;
-                writing.write(&bytes).await?;
-                if writing.size() > most {
-                    return Err(MediaError::TooLarge(most));
-                }
+        while let Some(bytes) =
+            timeout(LONGEST_SILENCE, body.next()).await.map_err(|_| MediaError::SlowUpload)?
+        {
+            let bytes = bytes.map_err(|error| MediaError::BrokenUpload(error.to_string()))?;
+            writing.write(&bytes).await?;
+            if writing.size() > most {
+                return Err(MediaError::TooLarge(most));
             }
-            Ok(())
-        };
-        if let Err(error) = taken.await {
-            writing.abort().await;
-            return Err(error);
         }
-        // Nobody deletes it between its coming and its naming.
-        let _naming = self.inner.naming.read().await;
         let came = writing.keep().await?;
-        let size = came.size;
-        name(came).await?;
-        Ok(size)
+        let (size, object) = (came.size, came.object.clone());
+        match name(came).await {
+            Ok(unnamed) => {
+                self.delete_unnamed(unnamed).await;
+                Ok(size)
+            }
+            // Whether it was named is not known then; the sweep will see.
+            Err(error @ MediaError::Storage(_)) => Err(error),
+            Err(error) => {
+                self.delete_unnamed(Some(object)).await;
+                Err(error)
+            }
+        }
     }
 
-    async fn name(&self, media_id: &str, new: &NewMedia, came: Came) -> Result<(), MediaError> {
+    async fn name(&self, media_id: &str, new: &NewMedia, came: Came) -> Result<Unnamed, MediaError> {
         let row = self.row(new, &came);
         let named = self.inner.store.run(async |snapshot| {
             let mut transaction = Transaction::new();
             transaction.check_absent(&rows::MEDIA, media_id);
-            self.put_media(&snapshot, &mut transaction, media_id, &row, 0).await?;
-            Ok::<_, MediaError>((transaction, ()))
+            let unnamed = self.put_media(&snapshot, &mut transaction, media_id, &row, &came, 0).await?;
+            Ok::<_, MediaError>((transaction, unnamed))
         });
-        named.await?;
-        Ok(())
+        Ok(named.await?.0)
     }
 
-    async fn keep_promise(&self, media_id: &str, new: &NewMedia, came: Came) -> Result<(), MediaError> {
+    async fn keep_promise(&self, media_id: &str, new: &NewMedia, came: Came) -> Result<Unnamed, MediaError> {
         let row = self.row(new, &came);
         let named = self.inner.store.run(async |snapshot| {
             let promised = self.promised(&snapshot, media_id, &new.localpart).await?;
             let mut transaction = Transaction::new();
             transaction.check_unchanged(&rows::MEDIA, media_id, Some(&promised));
             transaction.delete(&rows::PENDING, (self.lapses_at(&promised), media_id));
-            self.put_media(&snapshot, &mut transaction, media_id, &row, 1).await?;
-            Ok::<_, MediaError>((transaction, ()))
+            let row = MediaRow { quarantined: promised.quarantined, ..row.clone() };
+            let unnamed = self.put_media(&snapshot, &mut transaction, media_id, &row, &came, 1).await?;
+            Ok::<_, MediaError>((transaction, unnamed))
         });
-        named.await?;
-        Ok(())
+        Ok(named.await?.0)
     }
 
     fn row(&self, new: &NewMedia, came: &Came) -> MediaRow {
@@ -237,11 +248,14 @@ impl Media {
         transaction: &mut Transaction,
         media_id: &str,
         row: &MediaRow,
+        came: &Came,
         kept: u64,
-    ) -> Result<(), MediaError> {
+    ) -> Result<Unnamed, MediaError> {
         let localpart = row.localpart.as_str();
         let before = usage(snapshot, localpart).await?;
-        self.check_quota(&before, row.size)?;
+        if row.size > self.quota_left(&before) {
+            return Err(MediaError::QuotaExceeded);
+        }
         let after = UsageRow {
             bytes: before.bytes.saturating_add(row.size),
             pending: before.pending.saturating_sub(kept),
@@ -249,7 +263,7 @@ impl Media {
         put_usage(transaction, localpart, &before, after);
         transaction.put(&rows::MEDIA, media_id, row);
         transaction.put(&rows::MEDIA_OF_USERS, (localpart, row.created_at, media_id), &());
-        count_content(snapshot, transaction, row, true).await
+        name_content(snapshot, transaction, came).await
     }
 
     /// The row of a promised upload.
@@ -321,22 +335,39 @@ pub(crate) fn put_usage(transaction: &mut Transaction, localpart: &str, before: 
     }
 }
 
-/// Counts one media more, or one less, of its content. Content of which there is none is not named any more.
-pub(crate) async fn count_content(
+/// The object that no row names when a transaction is through, if there is one.
+pub(crate) type Unnamed = Option<String>;
+
+/// Counts one media more of some content. If another object has it already, that one stays and what came is not named.
+pub(crate) async fn name_content(
+    snapshot: &Snapshot,
+    transaction: &mut Transaction,
+    came: &Came,
+) -> Result<Unnamed, MediaError> {
+    let digest = came.digest.as_str();
+    let before = snapshot.get(&rows::CONTENT, digest).await?;
+    transaction.check_unchanged(&rows::CONTENT, digest, before.as_ref());
+    let (row, unnamed) = match before {
+        Some(row) => (ContentRow { media: row.media.saturating_add(1), ..row }, Some(came.object.clone())),
+        None => (ContentRow { media: 1, object: came.object.clone() }, None),
+    };
+    transaction.put(&rows::CONTENT, digest, &row);
+    Ok(unnamed)
+}
+
+/// Counts one media less of its content. The last one takes the content along.
+pub(crate) async fn unname_content(
     snapshot: &Snapshot,
     transaction: &mut Transaction,
     row: &MediaRow,
-    more: bool,
-) -> Result<(), MediaError> {
-    let Some(digest) = row.digest.as_deref() else { return Ok(()) };
-    let before = snapshot.get(&rows::CONTENT, digest).await?;
-    transaction.check_unchanged(&rows::CONTENT, digest, before.as_ref());
-    let known = before.map_or(0, |row| row.media);
-    let media = if more { known.saturating_add(1) } else { known.saturating_sub(1) };
-    if media == 0 {
+) -> Result<Unnamed, MediaError> {
+    let Some(digest) = row.digest.as_deref() else { return Ok(None) };
+    let Some(before) = snapshot.get(&rows::CONTENT, digest).await? else { return Ok(None) };
+    transaction.check_unchanged(&rows::CONTENT, digest, Some(&before));
+    if before.media <= 1 {
         transaction.delete(&rows::CONTENT, digest);
-    } else {
-        transaction.put(&rows::CONTENT, digest, &ContentRow { media });
+        return Ok(Some(before.object));
     }
-    Ok(())
+    transaction.put(&rows::CONTENT, digest, &ContentRow { media: before.media - 1, ..before });
+    Ok(None)
 }

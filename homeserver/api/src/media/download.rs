@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use axum::{
     body::Body,
-    extract::{Path, Query, State},
+    extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -12,6 +12,7 @@ use ruma::{OwnedServerName, ServerName};
 use serde::Deserialize;
 
 use super::{
+    extract::{InPath, InQuery},
     headers::{Described, respond},
     range::{Asked, asked},
 };
@@ -34,11 +35,11 @@ pub(super) struct Patience {
 pub(super) async fn download(
     State(state): State<ApiState>,
     SessionOf(session): SessionOf,
-    Path((server, media_id)): Path<(String, String)>,
-    Query(patience): Query<Patience>,
+    InPath((server, media_id)): InPath<(String, String)>,
+    InQuery(patience): InQuery<Patience>,
     headers: HeaderMap,
 ) -> Result<Response, MatrixError> {
-    state.limits.take(LimitKind::RequestsByUser, session.user_id.as_str())?;
+    state.limits.take_of(LimitKind::MediaByUser, &session)?;
     let file = find(&state, &server, &media_id, &patience).await?;
     give(&state, &file, None, &headers, false).await
 }
@@ -47,11 +48,11 @@ pub(super) async fn download(
 pub(super) async fn download_as(
     State(state): State<ApiState>,
     SessionOf(session): SessionOf,
-    Path((server, media_id, file_name)): Path<(String, String, String)>,
-    Query(patience): Query<Patience>,
+    InPath((server, media_id, file_name)): InPath<(String, String, String)>,
+    InQuery(patience): InQuery<Patience>,
     headers: HeaderMap,
 ) -> Result<Response, MatrixError> {
-    state.limits.take(LimitKind::RequestsByUser, session.user_id.as_str())?;
+    state.limits.take_of(LimitKind::MediaByUser, &session)?;
     let file = find(&state, &server, &media_id, &patience).await?;
     give(&state, &file, Some(&file_name), &headers, false).await
 }
@@ -60,7 +61,7 @@ pub(super) async fn download_as(
 pub(super) async fn frozen(
     State(state): State<ApiState>,
     _: Anonymous,
-    Path((server, media_id)): Path<(String, String)>,
+    InPath((server, media_id)): InPath<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, MatrixError> {
     let file = find_frozen(&state, &server, &media_id).await?;
@@ -71,7 +72,7 @@ pub(super) async fn frozen(
 pub(super) async fn frozen_as(
     State(state): State<ApiState>,
     _: Anonymous,
-    Path((server, media_id, file_name)): Path<(String, String, String)>,
+    InPath((server, media_id, file_name)): InPath<(String, String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, MatrixError> {
     let file = find_frozen(&state, &server, &media_id).await?;

@@ -1,7 +1,12 @@
+use std::time::Duration;
+
 use axum::http::StatusCode;
 use entente_media::{MediaError, PreviewError, RemoteError};
 
 use crate::MatrixError;
+
+/// Uploads that were announced come by and by, or lapse.
+const PENDING_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 impl From<MediaError> for MatrixError {
     fn from(error: MediaError) -> Self {
@@ -10,7 +15,9 @@ impl From<MediaError> for MatrixError {
             MediaError::NotFound | MediaError::Remote(RemoteError::NotFound(_)) => {
                 (StatusCode::NOT_FOUND, "M_NOT_FOUND")
             }
-            MediaError::NotYetUploaded => (StatusCode::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED"),
+            MediaError::NotYetUploaded | MediaError::Remote(RemoteError::NotYetUploaded(_)) => {
+                (StatusCode::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED")
+            }
             MediaError::NotYours
             | MediaError::QuotaExceeded
             | MediaError::Remote(RemoteError::Refused(_)) => (StatusCode::FORBIDDEN, "M_FORBIDDEN"),
@@ -18,14 +25,14 @@ impl From<MediaError> for MatrixError {
             MediaError::TooLarge(_) | MediaError::TooMuchToDraw(_) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE")
             }
-            MediaError::TooManyPending(wait) => return Self::limit_exceeded(wait),
+            MediaError::TooManyPending => return Self::limit_exceeded(PENDING_RETRY_AFTER).saying(&message),
             MediaError::TooLong(_) => (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
             MediaError::BrokenUpload(_) | MediaError::NotDrawable(_) => {
                 (StatusCode::BAD_REQUEST, "M_UNKNOWN")
             }
             MediaError::SlowUpload => (StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN"),
             MediaError::Busy => return Self::unavailable(&message),
-            MediaError::Remote(RemoteError::TooLarge { .. }) => (StatusCode::BAD_GATEWAY, "M_TOO_LARGE"),
+            MediaError::Remote(RemoteError::TooLarge(_)) => (StatusCode::BAD_GATEWAY, "M_TOO_LARGE"),
             MediaError::Remote(_) => (StatusCode::BAD_GATEWAY, "M_UNKNOWN"),
             MediaError::Storage(error) => return error.into(),
             error => return Self::internal(error),

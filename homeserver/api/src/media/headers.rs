@@ -44,15 +44,15 @@ const SANDBOX: &str = "sandbox; default-src 'none'; script-src 'none'; plugin-ty
 
 /// A file that is given out.
 #[derive(Clone, Debug)]
-pub(super) struct Described<'a> {
+pub(crate) struct Described<'a> {
     /// What its bytes are said to be.
-    pub(super) content_type: Option<&'a str>,
+    pub(crate) content_type: Option<&'a str>,
     /// What it is called.
-    pub(super) filename: Option<&'a str>,
+    pub(crate) filename: Option<&'a str>,
     /// Its tag, with the quotation marks.
-    pub(super) etag: &'a str,
+    pub(crate) etag: &'a str,
     /// Whether caches that others share may keep it.
-    pub(super) public: bool,
+    pub(crate) public: bool,
 }
 
 impl Described<'_> {
@@ -73,7 +73,7 @@ impl Described<'_> {
         HeaderValue::from_str(&disposition).unwrap_or(HeaderValue::from_static("attachment"))
     }
 
-    pub(super) fn headers(&self) -> HeaderMap {
+    pub(crate) fn headers(&self) -> HeaderMap {
         let caching: &'static str = if self.public {
             "public, max-age=31536000, immutable"
         } else {

@@ -2,10 +2,11 @@
 
 mod download;
 mod error;
-mod headers;
+mod extract;
+pub(crate) mod headers;
 mod peers;
 mod preview;
-mod range;
+pub(crate) mod range;
 mod thumbnail;
 mod upload;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::{
     body::{Body, Bytes},
-    extract::{Path, Query, State},
+    extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
@@ -13,6 +13,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 
 use super::{
+    extract::{InPath, InQuery},
     headers::{Described, respond},
     thumbnail::Wanted,
 };
@@ -28,8 +29,8 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(20);
 /// `GET /federation/v1/media/download/{mediaId}`.
 pub(super) async fn download(
     State(state): State<ApiState>,
-    Path(media_id): Path<String>,
-    Query(patience): Query<Patience>,
+    InPath(media_id): InPath<String>,
+    InQuery(patience): InQuery<Patience>,
     _: Peer,
 ) -> Result<Response, MatrixError> {
     let file = find(&state, &media_id, &patience).await?;
@@ -39,12 +40,11 @@ pub(super) async fn download(
 /// `GET /federation/v1/media/thumbnail/{mediaId}`.
 pub(super) async fn thumbnail(
     State(state): State<ApiState>,
-    Path(media_id): Path<String>,
-    Query(patience): Query<Patience>,
-    wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
+    InPath(media_id): InPath<String>,
+    InQuery(patience): InQuery<Patience>,
+    InQuery(wanted): InQuery<Wanted>,
     _: Peer,
 ) -> Result<Response, MatrixError> {
-    let Query(wanted) = wanted.map_err(|error| MatrixError::invalid_param(&error.body_text()))?;
     let file = find(&state, &media_id, &patience).await?;
     match state.media.thumbnail(&file, wanted.request()).await? {
         Thumbnail::Original => whole(&state, &file).await,

@@ -18,7 +18,10 @@ pub(super) async fn preview_url(
     SessionOf(session): SessionOf,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<Value>, MatrixError> {
-    state.limits.take(LimitKind::RequestsByUser, session.user_id.as_str())?;
+    if session.guest {
+        return Err(MatrixError::guest_access_forbidden("guests have no pages asked for them"));
+    }
+    state.limits.take_of(LimitKind::PreviewsByUser, &session)?;
     let Query(wanted) = wanted.map_err(|error| MatrixError::missing_param(&error.body_text()))?;
     let preview = state.media.preview(&wanted.url, state.accounts.server_name()).await?;
     Ok(Json(Value::Object(preview)))

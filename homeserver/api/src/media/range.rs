@@ -6,7 +6,7 @@ use http::{HeaderMap, header};
 
 /// What of a file is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(crate) enum Asked {
     /// All of it.
     Whole,
     /// These bytes.
@@ -16,7 +16,7 @@ pub(super) enum Asked {
 }
 
 /// What the headers ask for of a file of `size` bytes. More ranges than one, or other units than bytes, are answered with all of it.
-pub(super) fn asked(headers: &HeaderMap, size: u64, etag: &str) -> Asked {
+pub(crate) fn asked(headers: &HeaderMap, size: u64, etag: &str) -> Asked {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let Some(range) = text(header::RANGE) else { return Asked::Whole };
     // Somebody goes on with what may have been another file. Media never change, so only the tag can tell.

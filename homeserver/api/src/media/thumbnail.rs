@@ -1,6 +1,6 @@
 use axum::{
     body::Body,
-    extract::{Path, Query, State},
+    extract::State,
     http::{HeaderMap, StatusCode},
     response::Response,
 };
@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::{
     download::{Patience, find, find_frozen, give},
+    extract::{InPath, InQuery},
     headers::{Described, respond},
 };
 use crate::{
@@ -42,13 +43,12 @@ impl Wanted {
 pub(super) async fn thumbnail(
     State(state): State<ApiState>,
     SessionOf(session): SessionOf,
-    Path((server, media_id)): Path<(String, String)>,
-    Query(patience): Query<Patience>,
-    wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
+    InPath((server, media_id)): InPath<(String, String)>,
+    InQuery(patience): InQuery<Patience>,
+    InQuery(wanted): InQuery<Wanted>,
     headers: HeaderMap,
 ) -> Result<Response, MatrixError> {
-    state.limits.take(LimitKind::RequestsByUser, session.user_id.as_str())?;
-    let Query(wanted) = wanted.map_err(|error| MatrixError::invalid_param(&error.body_text()))?;
+    state.limits.take_of(LimitKind::MediaByUser, &session)?;
     let file = find(&state, &server, &media_id, &patience).await?;
     draw(&state, &file, &wanted, &headers, false).await
 }
@@ -57,11 +57,10 @@ pub(super) async fn thumbnail(
 pub(super) async fn frozen(
     State(state): State<ApiState>,
     _: Anonymous,
-    Path((server, media_id)): Path<(String, String)>,
-    wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
+    InPath((server, media_id)): InPath<(String, String)>,
+    InQuery(wanted): InQuery<Wanted>,
     headers: HeaderMap,
 ) -> Result<Response, MatrixError> {
-    let Query(wanted) = wanted.map_err(|error| MatrixError::invalid_param(&error.body_text()))?;
     let file = find_frozen(&state, &server, &media_id).await?;
     draw(&state, &file, &wanted, &headers, true).await
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use axum::{
     Json,
     body::{Body, Bytes},
-    extract::{Path, Query, State},
+    extract::State,
     http::{HeaderMap, header},
 };
 use entente_accounts::Session;
@@ -12,7 +12,8 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{ApiState, LimitKind, MatrixError, client::active, endpoint::SessionOf};
+use super::extract::{InPath, InQuery};
+use crate::{ApiState, MatrixError, client::active, endpoint::SessionOf};
 
 /// Of an upload that is refused, so much is read and thrown away,
 const MOST_THROWN_AWAY: usize = 16 * 1024 * 1024;
@@ -25,11 +26,7 @@ pub(super) struct Named {
 }
 
 /// `GET /media/config`.
-pub(super) async fn config(
-    State(state): State<ApiState>,
-    SessionOf(session): SessionOf,
-) -> Result<Json<Value>, MatrixError> {
-    state.limits.take(LimitKind::RequestsByUser, session.user_id.as_str())?;
+pub(super) async fn config(State(state): State<ApiState>, _: SessionOf) -> Result<Json<Value>, MatrixError> {
     Ok(Json(json!({ "m.upload.size": state.media.settings().max_upload_size.as_u64() })))
 }
 
@@ -37,7 +34,7 @@ pub(super) async fn config(
 pub(super) async fn upload(
     State(state): State<ApiState>,
     SessionOf(session): SessionOf,
-    Query(Named { filename }): Query<Named>,
+    InQuery(Named { filename }): InQuery<Named>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, MatrixError> {
@@ -56,7 +53,7 @@ pub(super) async fn promise(
     SessionOf(session): SessionOf,
 ) -> Result<Json<Value>, MatrixError> {
     active(&session)?;
-    state.limits.take(LimitKind::RequestsByUser, session.user_id.as_str())?;
+    state.limits.take_for(&session)?;
     let promised = state.media.promise(session.user_id.localpart()).await?;
     Ok(Json(json!({
         "content_uri": address(&state, &promised.media_id),
@@ -68,8 +65,8 @@ pub(super) async fn promise(
 pub(super) async fn upload_promised(
     State(state): State<ApiState>,
     SessionOf(session): SessionOf,
-    Path((server, media_id)): Path<(String, String)>,
-    Query(Named { filename }): Query<Named>,
+    InPath((server, media_id)): InPath<(String, String)>,
+    InQuery(Named { filename }): InQuery<Named>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, MatrixError> {
@@ -92,7 +89,7 @@ fn described(
     filename: Option<String>,
 ) -> Result<NewMedia, MatrixError> {
     active(session)?;
-    state.limits.take(LimitKind::RequestsByUser, session.user_id.as_str())?;
+    state.limits.take_for(session)?;
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     Ok(NewMedia {
         localpart: session.user_id.localpart().to_owned(),

@@ -15,7 +15,7 @@ const ENCODING_WITHIN: usize = 1_024;
 
 /// What stands in a page's head, and its first picture.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Page {
+pub(crate) struct Page {
     /// `og:…`, and what says the same in other words.
     properties: BTreeMap<String, String>,
     title: String,
@@ -25,7 +25,7 @@ pub(super) struct Page {
 
 impl Page {
     /// Reads a page, or its beginning.
-    pub(super) fn read(bytes: &[u8], content_type: &str) -> Self {
+    pub(crate) fn read(bytes: &[u8], content_type: &str) -> Self {
         let (text, _, _) = encoding(bytes, content_type).decode(bytes);
         let mut page = Self::default();
         let mut in_title = false;
@@ -74,7 +74,7 @@ impl Page {
     }
 
     /// What is told of the page.
-    pub(super) fn open_graph(&self) -> Map<String, Value> {
+    pub(crate) fn open_graph(&self) -> Map<String, Value> {
         let mut told: Map<String, Value> = self
             .properties
             .iter()
@@ -95,7 +95,7 @@ impl Page {
     }
 
     /// The address of its picture, as it stands in the page.
-    pub(super) fn picture(&self) -> Option<String> {
+    pub(crate) fn picture(&self) -> Option<String> {
         let named = ["og:image:secure_url", "og:image", "og:image:url", "twitter:image"];
         let named = named.into_iter().find_map(|name| self.properties.get(name));
         named.or(self.first_picture.as_ref()).map(|address| address.trim().to_owned())
