@@ -165,6 +165,17 @@ def main():
     until("the user is back in the channel", lambda: peer.saw(r"(?s):mxuser!\S+ QUIT.*:mxuser!\S+ JOIN"))
     peer.tell("PRIVMSG #test :after the restart")
     until("a message after the bridge's restart", lambda: user.heard("after the restart", channel))
+    # What was doubled would have come before these.
+    user.say(channel, "the end from matrix")
+    until("the last message from Matrix", lambda: peer.saw("the end from matrix"))
+    peer.tell("PRIVMSG #test :the end from irc")
+    until("the last message from IRC", lambda: user.heard("the end from irc", channel))
+    heard = " ".join(event["content"].get("body", "") for event in user.heard("", channel))
+    for text in [f"from irc {number:02}" for number in range(20)] + ["after the restart", "the end from irc"]:
+        assert heard.count(text) == 1, f"{heard.count(text)} times on Matrix: {text}"
+    for text in [f"from matrix {number}" for number in range(5)] + ["after the server's crash", "the end from matrix"]:
+        assert peer.text.count(text) == 1, f"{peer.text.count(text)} times on IRC: {text}"
+    print("seen: each of them once, over both restarts", flush=True)
 
 
 try:

@@ -20,7 +20,11 @@ pub struct Service {
 struct Inner {
     refuses: bool,
     requests: Vec<ServiceRequest>,
+    answers: Vec<(String, Arc<Answering>)>,
 }
+
+/// What a service does with some requests.
+type Answering = dyn Fn(&ServiceRequest) -> (u16, Value) + Send + Sync;
 
 /// What a service was sent.
 #[derive(Clone, Debug)]
@@ -33,6 +37,8 @@ pub struct ServiceRequest {
     pub body: Value,
     /// Whether it was taken.
     pub taken: bool,
+    /// When it came.
+    pub at: Instant,
 }
 
 impl Service {
@@ -50,6 +56,11 @@ impl Service {
         service
     }
 
+    /// Where it is.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
     /// Its registration, for users `@<id>_…`.
     pub fn registration(&self, id: &str, more: &str) -> String {
         format!(
@@ -65,15 +76,24 @@ impl Service {
         self.inner.lock().unwrap().refuses = refuses;
     }
 
+    /// Has it answer requests whose line has `part` in it with a status and a body.
+    pub fn answer_with(
+        &self,
+        part: &str,
+        answer: impl Fn(&ServiceRequest) -> (u16, Value) + Send + Sync + 'static,
+    ) {
+        self.inner.lock().unwrap().answers.push((part.to_owned(), Arc::new(answer)));
+    }
+
     /// All that it was sent.
     pub fn requests(&self) -> Vec<ServiceRequest> {
         self.inner.lock().unwrap().requests.clone()
     }
 
-    /// The events of the transactions that it took, those with one id once, in their order.
-    pub fn events(&self) -> Vec<Value> {
+    /// The transactions that it took, those with one id once, in their order.
+    pub fn transactions(&self) -> Vec<ServiceRequest> {
         let mut known = std::collections::BTreeMap::new();
-        let mut events = Vec::new();
+        let mut transactions = Vec::new();
         for request in self.requests() {
             if !request.taken || !request.line.starts_with("PUT /_matrix/app/v1/transactions/") {
                 continue;
@@ -82,10 +102,21 @@ impl Service {
                 assert_eq!(*body, request.body, "another content under the same id");
                 continue;
             }
-            events.extend(request.body["events"].as_array().unwrap().iter().cloned());
-            known.insert(request.line, request.body);
+            known.insert(request.line.clone(), request.body.clone());
+            transactions.push(request);
         }
-        events
+        transactions
+    }
+
+    /// What the transactions that it took list under a name, in their order.
+    pub fn listed(&self, name: &str) -> Vec<Value> {
+        let transactions = self.transactions();
+        transactions.iter().filter_map(|request| request.body[name].as_array()).flatten().cloned().collect()
+    }
+
+    /// The events of the transactions that it took, in their order.
+    pub fn events(&self) -> Vec<Value> {
+        self.listed("events")
     }
 
     /// Waits until what it was sent is as it should be.
@@ -123,7 +154,7 @@ impl Service {
             }
             let line = line.trim_end().trim_end_matches(" HTTP/1.1").to_owned();
             let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-            let (status, answer) = self.answer(ServiceRequest { line, token, body, taken: true });
+            let (status, answer) = self.answer(ServiceRequest { line, token, body, taken: true, at: now() });
             let answer = answer.to_string();
             let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n", answer.len());
             let mut stream = stream;
@@ -134,9 +165,15 @@ impl Service {
     }
 
     fn answer(&self, mut request: ServiceRequest) -> (u16, Value) {
-        let mut inner = self.inner.lock().unwrap();
-        let answer = if inner.refuses {
+        let (refuses, answers) = {
+            let inner = self.inner.lock().unwrap();
+            (inner.refuses, inner.answers.clone())
+        };
+        let wanted = answers.iter().rev().find(|(part, _)| request.line.contains(part));
+        let answer = if refuses {
             (500, json!({}))
+        } else if let Some((_, answer)) = wanted {
+            answer(&request)
         } else if request.line.contains("/thirdparty/protocol/") {
             (200, json!({ "instances": [{ "desc": "a network", "network_id": "n", "fields": {} }] }))
         } else if request.line.contains("/users/") || request.line.contains("/rooms/") {
@@ -145,7 +182,12 @@ impl Service {
             (200, json!({}))
         };
         request.taken = answer.0 == 200;
-        inner.requests.push(request);
+        self.inner.lock().unwrap().requests.push(request);
         answer
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests read the time")]
+fn now() -> Instant {
+    Instant::now()
 }

@@ -19,6 +19,10 @@ const MOST_ANSWER_BYTES: usize = 1024 * 1024;
 /// Of an error so much is told.
 const MOST_ERROR_BYTES: usize = 4_096;
 
+/// Where what services are asked is in the spec, and where it is before that.
+pub(crate) const STABLE: [&str; 3] = ["_matrix", "app", "v1"];
+pub(crate) const UNSTABLE: [&str; 3] = ["_matrix", "app", "unstable"];
+
 /// Speaks to services. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct ServiceClient {
@@ -29,7 +33,9 @@ pub(crate) struct ServiceClient {
 #[derive(Clone, Debug)]
 pub(crate) struct Question<'a> {
     pub(crate) method: Method,
-    /// The segments of the path behind `/_matrix/app/v1`.
+    /// The first segments of the path.
+    pub(crate) prefix: &'a [&'a str],
+    /// The segments behind them.
     pub(crate) path: &'a [&'a str],
     /// Where services had it before that: the segments of the whole path; `None`: nowhere.
     pub(crate) legacy_path: Option<&'a [&'a str]>,
@@ -41,7 +47,15 @@ pub(crate) struct Question<'a> {
 impl<'a> Question<'a> {
     pub(crate) fn get(path: &'a [&'a str], legacy_path: &'a [&'a str]) -> Self {
         let legacy_path = Some(legacy_path);
-        Self { method: Method::GET, path, legacy_path, query: &[], body: None, timeout: QUERY_TIMEOUT }
+        Self {
+            method: Method::GET,
+            prefix: &STABLE,
+            path,
+            legacy_path,
+            query: &[],
+            body: None,
+            timeout: QUERY_TIMEOUT,
+        }
     }
 }
 
@@ -68,6 +82,7 @@ impl ServiceClient {
     ) -> Result<(), AppServiceError> {
         let question = Question {
             method: Method::PUT,
+            prefix: &STABLE,
             path: &["transactions", transaction_id],
             legacy_path: Some(&["transactions", transaction_id]),
             query: &[],
@@ -84,8 +99,7 @@ impl ServiceClient {
         question: &Question<'_>,
     ) -> Result<Bytes, AppServiceError> {
         let base = service.url.as_ref().ok_or(AppServiceError::NoUrl)?;
-        let path: Vec<&str> =
-            ["_matrix", "app", "v1"].into_iter().chain(question.path.iter().copied()).collect();
+        let path: Vec<&str> = question.prefix.iter().chain(question.path).copied().collect();
         let answer = self.ask_at(service, question, url_of(base, &path, question.query)?, false).await;
         match (answer, question.legacy_path) {
             (Err(AppServiceError::Status { status, body }), Some(legacy))

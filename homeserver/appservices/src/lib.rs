@@ -5,26 +5,29 @@
 
 mod client;
 mod error;
+mod keys;
 mod questions;
 mod registration;
 mod registrations;
 mod registry;
 mod rows;
 mod sending;
+mod silences;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use entente_accounts::{AccountError, Accounts};
+use entente_accounts::Accounts;
 use entente_encryption::Encryption;
 use entente_environment::Environment;
 use entente_rooms::Rooms;
 use entente_storage::Store;
-use ruma::UserId;
+use tokio::sync::{Mutex, RwLock};
 
-use self::{client::ServiceClient, sending::Desks};
+use self::{client::ServiceClient, registrations::make_sender, sending::Desks, silences::Silences};
 pub use self::{
     error::AppServiceError,
+    keys::ClaimedKey,
     questions::ThirdPartyKind,
     registration::Registration,
     registrations::{Registrations, read_files},
@@ -60,8 +63,13 @@ struct Inner {
     parts: Parts,
     registrations: Registrations,
     registry: ArcSwap<Registry>,
+    /// Held by whoever changes registrations or reads them anew, from first to last.
+    changing: Mutex<()>,
+    /// Held by whoever puts something down for the services of a registry, and for a moment by whoever puts another in its place.
+    in_use: RwLock<()>,
     client: ServiceClient,
     desks: Desks,
+    silences: Silences,
 }
 
 impl fmt::Debug for AppServices {
@@ -78,8 +86,11 @@ impl AppServices {
                 parts,
                 registrations,
                 registry: ArcSwap::default(),
+                changing: Mutex::default(),
+                in_use: RwLock::default(),
                 client: ServiceClient::new()?,
                 desks: Desks::default(),
+                silences: Silences::default(),
             }),
         };
         services.reload().await?;
@@ -88,14 +99,38 @@ impl AppServices {
 
     /// Reads the registrations again. With a mistake among them all stays as it was. Answers how many there are.
     pub async fn reload(&self) -> Result<usize, AppServiceError> {
+        let _changing = self.inner.changing.lock().await;
+        self.read_again().await
+    }
+
+    async fn read_again(&self) -> Result<usize, AppServiceError> {
         let registry = self.inner.registrations.read().await?;
         for service in registry.services() {
-            self.make_sender(&service.sender).await?;
+            make_sender(self.accounts(), &service.sender).await?;
         }
         let count = registry.services().len();
-        self.inner.registry.store(Arc::new(registry));
+        {
+            let _unused = self.inner.in_use.write().await;
+            self.inner.registry.store(Arc::new(registry));
+        }
         self.wake_all();
         Ok(count)
+    }
+
+    /// Adds a registration, or replaces that with the same id. Answers the id.
+    pub async fn add(&self, text: &str) -> Result<String, AppServiceError> {
+        let _changing = self.inner.changing.lock().await;
+        let id = self.inner.registrations.add(text, self.accounts()).await?;
+        self.read_again().await?;
+        Ok(id)
+    }
+
+    /// Removes a service that was added so, and everything that waits for it.
+    pub async fn remove(&self, id: &str) -> Result<(), AppServiceError> {
+        let _changing = self.inner.changing.lock().await;
+        self.inner.registrations.remove(id).await?;
+        self.read_again().await?;
+        self.inner.registrations.forget(id).await
     }
 
     /// Reads the registrations again every hour, and whenever `told` says so, for as long as it is polled.
@@ -109,13 +144,6 @@ impl AppServices {
                     tracing::error!(%error, "the registrations of application services cannot be used, and stay as they were");
                 }
             }
-        }
-    }
-
-    async fn make_sender(&self, sender: &UserId) -> Result<(), AppServiceError> {
-        match self.accounts().create_service_user(sender.localpart(), None).await {
-            Ok(_) | Err(AccountError::UsernameTaken) => Ok(()),
-            Err(error) => Err(error.into()),
         }
     }
 

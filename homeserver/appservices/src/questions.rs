@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     AppServiceError, AppServices, Registration,
-    client::{QUERY_TIMEOUT, Question},
+    client::{QUERY_TIMEOUT, Question, STABLE},
 };
 
 /// What is looked for in other networks.
@@ -30,6 +30,9 @@ impl ThirdPartyKind {
     }
 }
 
+/// A user or an alias that no service has is not asked for again for so long.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+
 /// The prefix of look-ups from before they were in the spec.
 const LEGACY: [&str; 4] = ["_matrix", "app", "unstable", "thirdparty"];
 
@@ -43,6 +46,7 @@ impl AppServices {
         let body = transaction_id.map_or(json!({}), |id| json!({ "transaction_id": id }));
         let question = Question {
             method: Method::POST,
+            prefix: &STABLE,
             path: &["ping"],
             legacy_path: None,
             query: &[],
@@ -58,38 +62,39 @@ impl AppServices {
     /// Asks the services whose namespace an unknown user is in whether they have that user. One that says yes has made the user
     /// by then (A-S API, `GET /users/{userId}`).
     pub async fn query_user(&self, user_id: &UserId) -> bool {
-        for service in self.registry().services() {
-            let path = ["users", user_id.as_str()];
-            if service.may_be(user_id) && self.has(service, &path).await {
-                return true;
-            }
-        }
-        false
+        self.query("users", user_id.as_str(), |service| service.may_be(user_id)).await
     }
 
     /// The same for an alias (A-S API, `GET /rooms/{roomAlias}`).
     pub async fn query_alias(&self, alias: &RoomAliasId) -> bool {
-        for service in self.registry().services() {
-            let path = ["rooms", alias.as_str()];
-            if service.is_alias(alias) && self.has(service, &path).await {
-                return true;
-            }
-        }
-        false
+        self.query("rooms", alias.as_str(), |service| service.is_alias(alias)).await
     }
 
-    async fn has(&self, service: &Registration, path: &[&str]) -> bool {
-        if service.url.is_none() {
+    async fn query(&self, kind: &str, id: &str, is_theirs: impl Fn(&Registration) -> bool) -> bool {
+        let now = self.environment().clock().monotonic();
+        if self.inner.silences.holds(id, now) {
             return false;
         }
-        match self.inner.client.ask(service, &Question::get(path, path)).await {
-            Ok(_) => true,
-            Err(AppServiceError::Status { status: 404, .. }) => false,
-            Err(error) => {
-                tracing::warn!(service = service.id, %error, "an application service could not be asked");
-                false
+        let (mut refused, mut in_doubt) = (false, false);
+        for service in self.registry().services() {
+            if service.url.is_none() || !is_theirs(service) {
+                continue;
+            }
+            let path = [kind, id];
+            match self.inner.client.ask(service, &Question::get(&path, &path)).await {
+                Ok(_) => return true,
+                Err(AppServiceError::Status { status: 404, .. }) => refused = true,
+                Err(error) => {
+                    in_doubt = true;
+                    tracing::warn!(service = service.id, %error, "an application service could not be asked");
+                }
             }
         }
+        if refused && !in_doubt {
+            let now = self.environment().clock().monotonic();
+            self.inner.silences.note(id.to_owned(), now, REFUSED_FOR);
+        }
+        false
     }
 
     /// What services tell about the protocols that they bridge (A-S API, `GET /thirdparty/protocol/{protocol}`): of all, or of one.
@@ -99,10 +104,14 @@ impl AppServices {
         for (service, protocol) in self.bridges(wanted) {
             let path = ["thirdparty", "protocol", protocol.as_str()];
             let legacy: Vec<&str> = LEGACY.into_iter().chain(["protocol", protocol.as_str()]).collect();
-            let Some(Value::Object(told)) = self.answer_of(&service, &Question::get(&path, &legacy)).await
+            let Some(Value::Object(mut told)) =
+                self.answer_of(&service, &Question::get(&path, &legacy)).await
             else {
                 continue;
             };
+            for instance in told.get_mut("instances").and_then(Value::as_array_mut).into_iter().flatten() {
+                name_instance(&service, instance);
+            }
             let Some(known) = found.get_mut(&protocol) else {
                 found.insert(protocol, Value::Object(told));
                 continue;
@@ -187,5 +196,13 @@ impl AppServices {
                 None
             }
         }
+    }
+}
+
+/// Gives an instance of a protocol the id by which its rooms are found in the directory (C-S API, `GET /thirdparty/protocols`).
+fn name_instance(service: &Registration, instance: &mut Value) {
+    let network_id = instance.get("network_id").and_then(Value::as_str).map(str::to_owned);
+    if let (Some(network_id), Some(fields)) = (network_id, instance.as_object_mut()) {
+        fields.insert(String::from("instance_id"), Value::String(service.instance_id(&network_id)));
     }
 }

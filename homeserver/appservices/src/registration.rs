@@ -74,8 +74,9 @@ struct Written {
     unstable_push_ephemeral: Option<bool>,
     #[serde(rename = "org.matrix.msc3202")]
     encryption: Option<bool>,
-    #[serde(rename = "io.element.msc4190")]
     device_management: Option<bool>,
+    #[serde(rename = "io.element.msc4190")]
+    unstable_device_management: Option<bool>,
     protocols: Option<Vec<Spanned<String>>>,
     namespaces: Option<BTreeMap<String, Option<Vec<WrittenNamespace>>>>,
 }
@@ -190,7 +191,10 @@ impl Registration {
             rate_limited: written.rate_limited.unwrap_or(true),
             receive_ephemeral: written.receive_ephemeral.unwrap_or_default() || unstable_ephemeral,
             encryption,
-            device_management: written.device_management.unwrap_or_default(),
+            device_management: written
+                .device_management
+                .or(written.unstable_device_management)
+                .unwrap_or_default(),
             unstable_names: encryption || unstable_ephemeral,
             protocols: protocols
                 .iter()
@@ -202,19 +206,44 @@ impl Registration {
         })
     }
 
-    /// Whether a user is the service's own, or in one of its namespaces.
+    /// Whether a user is the service's own, or in one of its namespaces. Namespaces are of this server's users only, whatever their
+    /// expressions match (MSC3905).
     pub fn is_user(&self, user_id: &str) -> bool {
-        self.sender == user_id || contains(&self.users, user_id)
+        self.sender == user_id || self.is_local(user_id) && contains(&self.users, user_id)
     }
 
-    /// Whether the service may act as a user: one of its own of this server.
+    /// Whether the service may act as a user.
     pub fn may_be(&self, user_id: &UserId) -> bool {
-        user_id.server_name() == self.sender.server_name() && self.is_user(user_id.as_str())
+        self.is_user(user_id.as_str())
     }
 
     /// Whether nobody else may have this name.
     pub fn owns_user(&self, user_id: &UserId) -> bool {
-        self.sender == user_id || owns(&self.users, user_id.as_str())
+        self.has_alone(user_id.as_str())
+    }
+
+    fn has_alone(&self, user_id: &str) -> bool {
+        self.sender == user_id || self.is_local(user_id) && owns(&self.users, user_id)
+    }
+
+    fn is_local(&self, user_id: &str) -> bool {
+        user_id.split_once(':').is_some_and(|(_, server)| server == self.sender.server_name().as_str())
+    }
+
+    /// The id of one of its networks, unlike those of all other services.
+    pub fn instance_id(&self, network_id: &str) -> String {
+        format!("{}|{network_id}", self.id)
+    }
+
+    /// Whether it is to have messages to its users' devices (MSC4203): also without other things worth telling only now.
+    pub(crate) fn wants_messages(&self) -> bool {
+        self.receive_ephemeral || self.encryption
+    }
+
+    /// Whether messages to a user's devices are its own to receive, so that they are gone when it has them: nobody else can have that
+    /// user, and it says that it decrypts what comes by transactions (MSC3202). The others ask for theirs by `/sync`.
+    pub(crate) fn receives_for(&self, user_id: &str) -> bool {
+        self.encryption && self.has_alone(user_id)
     }
 
     /// Whether an alias is in one of its namespaces.
@@ -265,10 +294,46 @@ mod tests {
         let service = parse(WHOLE).unwrap();
         assert!(service.receive_ephemeral && !service.rate_limited);
         assert!(service.is_user("@irc_ann:example.org") && service.is_user("@ircbot:example.org"));
+        assert!(service.has_alone("@irc_ann:example.org"));
         assert!(!service.is_user("@irc_ann:example.org.evil"), "no part of an id matches");
         assert!(!service.is_user("x@irc_ann:example.org"));
         assert!(!service.is_user("@ann:example.org"));
-        assert!(!service.may_be(&UserId::parse("@irc_ann:elsewhere.org").unwrap()));
+    }
+
+    #[test]
+    fn users_of_other_servers_are_nobodys() {
+        let service = parse(&WHOLE.replace(":example\\.org'", "'")).unwrap();
+        assert!(service.is_user("@irc_ann:example.org") && service.has_alone("@irc_ann:example.org"));
+        for stranger in ["@irc_ann:elsewhere.org", "@irc_ann:elsewhere.org:example.org", "@irc_ann"] {
+            assert!(!service.is_user(stranger) && !service.has_alone(stranger), "{stranger}");
+        }
+    }
+
+    #[test]
+    fn devices_are_managed_by_either_name() {
+        for (flag, managed) in
+            [("device_management: true", true), ("io.element.msc4190: true", true), ("", false)]
+        {
+            let service = parse(&format!("{WHOLE}{flag}\n")).unwrap();
+            assert_eq!(service.device_management, managed, "{flag}");
+        }
+    }
+
+    #[test]
+    fn only_who_decrypts_and_is_alone_takes_messages_away() {
+        let receives = |text: &str| parse(text).unwrap().receives_for("@irc_ann:example.org");
+        let encrypting = format!("{WHOLE}org.matrix.msc3202: true\n");
+        assert!(receives(&encrypting));
+        assert!(!receives(WHOLE), "it may ask for them by /sync");
+        assert!(
+            !receives(&encrypting.replace("exclusive: true", "exclusive: false")),
+            "the user's own client does"
+        );
+        assert!(
+            parse(&encrypting.replace("push_ephemeral: true", "push_ephemeral: false"))
+                .unwrap()
+                .wants_messages()
+        );
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use entente_storage::{Store, Transaction};
-use ruma::OwnedServerName;
+use entente_accounts::{AccountError, Accounts};
+use entente_storage::{Keyspace, Scan, Store, Transaction, codec::Key, value::Value};
+use ruma::{OwnedServerName, UserId};
 
 use crate::{
     AppServiceError, Registration, Registry,
@@ -43,8 +44,9 @@ impl Registrations {
         Ok(services)
     }
 
-    /// Adds one, or replaces that with the same id. Answers the id.
-    pub async fn add(&self, text: &str) -> Result<String, AppServiceError> {
+    /// Adds one, or replaces that with the same id, and makes the service's own user if it is missing. Answers the id. For the store of
+    /// a server that does not run; a running one has [`AppServices::add`](crate::AppServices::add).
+    pub async fn add(&self, text: &str, accounts: &Accounts) -> Result<String, AppServiceError> {
         let new = Registration::parse(text, "registration", &self.server_name)?;
         let id = new.id.clone();
         let stored = self.store.snapshot().await?.get(&REGISTRATIONS, id.as_str()).await?;
@@ -55,8 +57,15 @@ impl Registrations {
                 services.remove(last);
             }
         }
+        let sender = new.sender.clone();
         services.push(new);
         Registry::new(services)?;
+        // First: a registration without its user would keep the server from starting.
+        make_sender(accounts, &sender).await?;
+        if stored.is_none() {
+            // What a crash left of another that had this id.
+            self.forget(&id).await?;
+        }
         let mut transaction = Transaction::new();
         transaction.check_unchanged(&REGISTRATIONS, id.as_str(), stored.as_ref());
         transaction.put(&REGISTRATIONS, id.as_str(), &text.to_owned());
@@ -64,22 +73,40 @@ impl Registrations {
         Ok(id)
     }
 
-    /// Removes one that was added, and everything that waits for it.
+    /// Removes one that was added. What waits for it is left, for [`Registrations::forget`].
     pub async fn remove(&self, id: &str) -> Result<(), AppServiceError> {
-        let snapshot = self.store.snapshot().await?;
-        if snapshot.get(&REGISTRATIONS, id).await?.is_none() {
+        if self.store.snapshot().await?.get(&REGISTRATIONS, id).await?.is_none() {
             return Err(AppServiceError::Unknown(id.to_owned()));
         }
         let mut transaction = Transaction::new();
         transaction.delete(&REGISTRATIONS, id);
-        transaction.delete(&rows::IN_FLIGHT, id);
         self.store.commit(transaction).await?;
-        let mut next = Some(rows::WAITING.scan((id,)));
+        Ok(())
+    }
+
+    /// Deletes everything that waits for a service that is gone. Done again, it does nothing.
+    pub async fn forget(&self, id: &str) -> Result<(), AppServiceError> {
+        self.delete_all(&rows::WAITING, rows::WAITING.scan((id,))).await?;
+        self.delete_all(&rows::MAILBOXES, rows::MAILBOXES.scan((id,))).await?;
+        self.delete_all(&rows::COPIED, rows::COPIED.scan((id,))).await?;
+        let mut transaction = Transaction::new();
+        transaction.delete(&rows::IN_FLIGHT, id);
+        transaction.delete(&rows::QUEUES, id);
+        self.store.commit(transaction).await?;
+        Ok(())
+    }
+
+    async fn delete_all<K: Key, V: Value>(
+        &self,
+        keyspace: &Keyspace<K, V>,
+        scan: Scan<K, V>,
+    ) -> Result<(), AppServiceError> {
+        let mut next = Some(scan);
         while let Some(scan) = next {
             let page = self.store.snapshot().await?.scan(&scan).await?;
             let mut transaction = Transaction::relaxed();
             for (key, _) in &page.rows {
-                transaction.delete(&rows::WAITING, key);
+                transaction.delete(keyspace, key);
             }
             if !transaction.is_empty() {
                 self.store.commit(transaction).await?;
@@ -87,6 +114,14 @@ impl Registrations {
             next = page.next.map(|at| scan.resume(at));
         }
         Ok(())
+    }
+}
+
+/// Makes a service's own user if it is missing.
+pub(crate) async fn make_sender(accounts: &Accounts, sender: &UserId) -> Result<(), AppServiceError> {
+    match accounts.create_service_user(sender.localpart(), None).await {
+        Ok(_) | Err(AccountError::UsernameTaken) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

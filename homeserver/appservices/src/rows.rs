@@ -15,10 +15,13 @@ pub(crate) const IN_FLIGHT: Keyspace<String, InFlightRow> = Keyspace::new(0x0804
 /// another message came.
 pub(crate) const MAILBOXES: Keyspace<(String, String, String), u64> =
     Keyspace::new(0x0805, "appservices.mailboxes");
+/// How far a service has copies of the messages to a device that gets them by itself too, by service, localpart and device id.
+pub(crate) const COPIED: Keyspace<(String, String, String), Position> =
+    Keyspace::new(0x0806, "appservices.copied");
 
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 5] =
-    [REGISTRATIONS.info(), WAITING.info(), QUEUES.info(), IN_FLIGHT.info(), MAILBOXES.info()];
+pub const KEYSPACES: [KeyspaceInfo; 6] =
+    [REGISTRATIONS.info(), WAITING.info(), QUEUES.info(), IN_FLIGHT.info(), MAILBOXES.info(), COPIED.info()];
 
 /// One thing that waits.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -33,9 +36,16 @@ pub(crate) enum WaitingRow {
         #[n(1)]
         number: i64,
     },
-    /// That devices or keys of a user changed.
+    /// That devices or keys of a user changed, or that the service shares a room with that user now.
     #[n(1)]
     Devices {
+        /// The whole user id.
+        #[n(0)]
+        user_id: String,
+    },
+    /// That the service shares no room with a user any more.
+    #[n(2)]
+    DevicesLeft {
         /// The whole user id.
         #[n(0)]
         user_id: String,

@@ -25,7 +25,7 @@ pub use self::{
     device_keys::{KeyCounts, KeyUpload},
     error::EncryptionError,
     rows::KEYSPACES,
-    to_device::{Sender, ToDeviceMessage},
+    to_device::{MessageLimit, Sender, ToDeviceMessage},
 };
 
 /// The encryption data of one server's users. Cheap to clone.

@@ -38,6 +38,32 @@ pub struct Sender<'a> {
     pub transaction_id: &'a str,
 }
 
+/// How much is read of what waits for a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageLimit {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes of all of them.
+    pub bytes: usize,
+}
+
+impl MessageLimit {
+    /// How many of messages with these lengths are within it.
+    fn fitting(self, lengths: impl Iterator<Item = usize>) -> usize {
+        let total = |sum: &mut usize, length: usize| {
+            *sum = sum.saturating_add(length);
+            Some(*sum)
+        };
+        lengths.take(self.messages).scan(0, total).take_while(|bytes| *bytes <= self.bytes).count()
+    }
+}
+
+impl From<usize> for MessageLimit {
+    fn from(messages: usize) -> Self {
+        Self { messages, bytes: usize::MAX }
+    }
+}
+
 impl Encryption {
     /// Hands messages to local devices (C-S API, "Send-to-Device messaging"): all of them, once.
     pub async fn send_to_devices(
@@ -120,7 +146,7 @@ impl Encryption {
     }
 
     /// The messages to a device that came behind `after` and within `to`, at most about `limit`, and up to where they go: `to`, or
-    /// less where there are more. What one commit brought is not torn apart.
+    /// less where there are more. What one commit brought is not torn apart: if it alone is more than that, it comes as a whole.
     pub async fn to_device_page(
         &self,
         snapshot: &Snapshot,
@@ -128,23 +154,26 @@ impl Encryption {
         device_id: &str,
         after: &Position,
         to: &Position,
-        limit: usize,
+        limit: impl Into<MessageLimit>,
     ) -> Result<(Vec<Bytes>, Position), EncryptionError> {
-        let more = limit.saturating_add(1);
+        let limit = limit.into();
+        let more = limit.messages.saturating_add(1);
         let mut messages = self.to_device_messages(snapshot, localpart, device_id, after, to, more).await?;
-        let mut reached = to.clone();
-        if messages.len() > limit
-            && let Some((cut, _)) = messages.pop()
-        {
-            let whole =
-                messages.iter().rposition(|(position, _)| *position != cut).map_or(0, |last| last + 1);
-            if whole > 0 {
-                messages.truncate(whole);
-            }
-            reached = after.clone();
-            for (position, _) in &messages {
-                reached.include(*position);
-            }
+        let fitting = limit.fitting(messages.iter().map(|(_, message)| message.len()));
+        let Some(&(cut, _)) = messages.get(fitting) else {
+            return Ok((messages.into_iter().map(|(_, message)| message).collect(), to.clone()));
+        };
+        messages.truncate(fitting);
+        let whole = messages.iter().rposition(|(position, _)| *position != cut).map_or(0, |last| last + 1);
+        messages.truncate(whole);
+        if messages.is_empty() {
+            // Nothing could be told apart of what is left of that commit.
+            let of_commit = snapshot.scan_all(rows::TO_DEVICE.scan((localpart, device_id, cut))).await?;
+            messages = of_commit.into_iter().map(|(_, message)| (cut, message)).collect();
+        }
+        let mut reached = after.clone();
+        for (position, _) in &messages {
+            reached.include(*position);
         }
         Ok((messages.into_iter().map(|(_, message)| message).collect(), reached))
     }

@@ -9,7 +9,7 @@ mod worker;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use entente_rooms::{Change, Event, RoomView};
+use entente_rooms::{Change, Event, Membership, RoomError, RoomView};
 use entente_storage::{Follower, LogEntry, StartFrom};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -28,6 +28,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const NAME: &str = "appservices.outgoing";
 /// Messages worth telling only now that a worker is handed at once.
 const MOST_PASSING: usize = 100;
+/// Members of a room that are looked at when the last user of a service left it.
+const MOST_PARTED: usize = 500;
 
 /// Where the workers find their work, by service.
 #[derive(Debug, Default)]
@@ -73,6 +75,8 @@ impl AppServices {
         let mut passed = 0;
         loop {
             let records = follower.next(MOST_RECORDS).await?;
+            // What is put down for a service that is being removed comes before what waits for it is deleted.
+            let _steady = self.inner.in_use.read().await;
             interests.look_at(&self.registry());
             let mut waiting = Waiting::default();
             if interests.has_services() {
@@ -130,7 +134,7 @@ impl AppServices {
         waiting: &mut Waiting,
     ) -> Result<(), AppServiceError> {
         match change {
-            Change::Event { room, number, redacted, .. } => {
+            Change::Event { room, number, member, redacted } => {
                 if let Some(redacted) = redacted {
                     let redacted = entente_rooms::state::EventNumber(*redacted);
                     self.rooms().forget_redacted(entente_rooms::RoomNumber(*room), redacted);
@@ -138,18 +142,25 @@ impl AppServices {
                 let Some((view, event)) = self.rooms().event_by_number(*room, *number).await? else {
                     return Ok(());
                 };
-                for service in interests.in_event(&view, &event).await? {
-                    waiting.add(&service, WaitingRow::Event { room: *room, number: *number });
+                let interested = interests.in_event(&view, &event, member.as_ref()).await?;
+                for service in &interested {
+                    waiting.add(service, WaitingRow::Event { room: *room, number: *number });
                 }
-                Ok(())
+                match member {
+                    Some((user_id, membership)) => {
+                        let moved = Moved { view: &view, event: &event, user_id, membership: *membership };
+                        self.note_company(&moved, &interested, interests, waiting).await
+                    }
+                    None => Ok(()),
+                }
             }
             Change::Membership { room, user_id, membership } => {
                 interests.note_member(*room, user_id, *membership);
                 self.note_outside(*room, user_id, interests, waiting).await
             }
             Change::Typing { room } => self.tell_typing(*room, interests).await,
-            Change::Receipt { room, user_id, private: false } => {
-                self.tell_receipt(*room, user_id, interests).await
+            Change::Receipt { room, user_id, private } => {
+                self.tell_receipt(*room, user_id, *private, interests).await
             }
             _ => Ok(()),
         }
@@ -185,6 +196,54 @@ impl AppServices {
         Ok(())
     }
 
+    /// Notes who came to share a room with a service's users, or shares none any more, as `/sync` tells users (MSC3202).
+    async fn note_company(
+        &self,
+        moved: &Moved<'_>,
+        interested: &[Arc<Registration>],
+        interests: &mut Interests,
+        waiting: &mut Waiting,
+    ) -> Result<(), AppServiceError> {
+        let concerned: Vec<&Arc<Registration>> =
+            interested.iter().filter(|service| service.encryption).collect();
+        if concerned.is_empty() {
+            return Ok(());
+        }
+        let before = match moved.event.replaces() {
+            Some(number) => moved.view.event(number).await?.and_then(|event| event.membership()),
+            None => None,
+        };
+        let (was_in, is_in) = (before == Some(Membership::Join), moved.membership == Membership::Join);
+        if was_in == is_in {
+            return Ok(());
+        }
+        if is_in {
+            for service in concerned.iter().filter(|service| !service.is_user(moved.user_id)) {
+                waiting.add(service, WaitingRow::Devices { user_id: moved.user_id.to_owned() });
+            }
+            return Ok(());
+        }
+        let looking = interests.in_room(moved.view).await?;
+        for service in concerned {
+            let parted = if !service.is_user(moved.user_id) {
+                vec![moved.user_id.to_owned()]
+            } else if looking.iter().any(|other| other.id == service.id) {
+                continue;
+            } else {
+                let members = moved.view.first_members(MOST_PARTED).await?;
+                let joined = members.into_iter().filter(|(_, membership)| *membership == Membership::Join);
+                joined.map(|(user_id, _)| user_id).filter(|user_id| !service.is_user(user_id)).collect()
+            };
+            for user_id in parted {
+                let sharing = self.sharing_rooms(&user_id, interests, |other| other.id == service.id).await?;
+                if sharing.is_empty() {
+                    waiting.add(service, WaitingRow::DevicesLeft { user_id });
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn note_keys(
         &self,
         change: entente_encryption::Change,
@@ -196,7 +255,7 @@ impl AppServices {
             Change::ToDevice { recipients } => {
                 for (localpart, device_id) in recipients {
                     let user_id = format!("@{localpart}:{}", self.rooms().server_name());
-                    for service in interests.of_user(&user_id).filter(|service| service.receive_ephemeral) {
+                    for service in interests.of_user(&user_id).filter(|service| service.wants_messages()) {
                         waiting.add_mailbox(&service, &localpart, &device_id);
                     }
                 }
@@ -226,7 +285,7 @@ impl AppServices {
         }
         let snapshot = self.store().snapshot().await?;
         for room in self.rooms().joined_rooms(&snapshot, user_id).await? {
-            let view = self.rooms().view_of(room.0).await?;
+            let Some(view) = self.room_if_there(room.0).await? else { continue };
             for service in interests.in_room(&view).await? {
                 if wants(&service) && !sharing.iter().any(|other| other.id == service.id) {
                     sharing.push(service);
@@ -237,6 +296,14 @@ impl AppServices {
             }
         }
         Ok(sharing)
+    }
+
+    /// A room as it is now; `None` if it was purged since the log told of it.
+    async fn room_if_there(&self, room: u64) -> Result<Option<RoomView>, AppServiceError> {
+        match self.rooms().view_of(room).await {
+            Err(RoomError::RoomNotFound) => Ok(None),
+            view => Ok(Some(view?)),
+        }
     }
 
     /// Lets the workers of all services look for what waits.
@@ -278,9 +345,18 @@ impl AppServices {
     }
 }
 
-/// Whose membership an event is, and which.
-fn member_of(event: &Event) -> Option<(&str, entente_rooms::Membership)> {
-    Some((event.state_key.as_deref()?, event.membership()?))
+/// A membership that an event changed.
+struct Moved<'a> {
+    view: &'a RoomView,
+    event: &'a Event,
+    user_id: &'a str,
+    membership: Membership,
+}
+
+/// Whose membership an event says, whether it counts or not.
+fn member_of(event: &Event) -> Option<&str> {
+    event.membership()?;
+    event.state_key.as_deref()
 }
 
 /// Whether a view shows the room as it was behind an event.

@@ -1,7 +1,7 @@
 //! What is worth telling only now: who types, what was read, who is here (MSC2409). It is not put down, and a service that is away
 //! never hears of it.
 
-use entente_rooms::receipt_content;
+use entente_rooms::{ReceiptType, receipt_content};
 use ruma::UserId;
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ impl AppServices {
         if !wants_any(interests) {
             return Ok(());
         }
-        let view = self.rooms().view_of(room).await?;
+        let Some(view) = self.room_if_there(room).await? else { return Ok(()) };
         let interested = interests.in_room(&view).await?;
         let user_ids = view.typing(self.environment().now()).await?;
         let message = json!({
@@ -30,20 +30,25 @@ impl AppServices {
         Ok(())
     }
 
-    /// Tells how far somebody has read.
+    /// Tells how far somebody has read; what only they are to know, to whose user they are.
     pub(super) async fn tell_receipt(
         &self,
         room: u64,
         user_id: &str,
+        private: bool,
         interests: &mut Interests,
     ) -> Result<(), AppServiceError> {
         let Ok(user_id) = UserId::parse(user_id) else { return Ok(()) };
         if !wants_any(interests) {
             return Ok(());
         }
-        let view = self.rooms().view_of(room).await?;
-        let interested = interests.in_room(&view).await?;
-        let Some(receipt) = view.newest_receipt_of(&user_id).await? else { return Ok(()) };
+        let Some(view) = self.room_if_there(room).await? else { return Ok(()) };
+        let (interested, receipt_type) = if private {
+            (interests.of_user(user_id.as_str()).collect(), ReceiptType::ReadPrivate)
+        } else {
+            (interests.in_room(&view).await?, ReceiptType::Read)
+        };
+        let Some(receipt) = view.newest_receipt(&user_id, receipt_type).await? else { return Ok(()) };
         let message = json!({
             "type": "m.receipt", "room_id": view.room.room_id, "content": receipt_content([receipt]),
         });

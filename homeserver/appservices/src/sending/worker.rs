@@ -22,10 +22,7 @@ impl AppServices {
                 Ok(Sent::Nothing) => {
                     let _ = tokio::time::timeout(LOOK_EVERY, desk.notify.notified()).await;
                 }
-                Ok(Sent::NoService) => {
-                    self.inner.desks.0.lock().remove(&service);
-                    return;
-                }
+                Ok(Sent::NoService) => return,
                 Err(error) => {
                     if pause == FIRST_PAUSE {
                         tracing::warn!(service, %error, "an application service does not take what is sent to it; tried again until it does");
@@ -42,11 +39,16 @@ impl AppServices {
     }
 
     async fn send_next(&self, id: &str, desk: &Desk) -> Result<Sent, AppServiceError> {
+        // Nothing is made for a service that is being removed.
+        let steady = self.inner.in_use.read().await;
         let registry = self.registry();
         let Some(service) = registry.by_id(id).filter(|service| service.url.is_some()) else {
+            // While no other registrations can be put in place, so that a service that is there again finds no desk without a worker.
+            self.inner.desks.0.lock().remove(id);
             return Ok(Sent::NoService);
         };
         let Some(row) = self.next_transaction(service, desk).await? else { return Ok(Sent::Nothing) };
+        drop(steady);
         self.inner.client.send_transaction(service, &row.transaction_id, row.body()).await?;
         self.note_taken(service, row).await?;
         Ok(Sent::Something)
