@@ -454,6 +454,14 @@ async fn an_openid_token_tells_a_third_party_who_its_bearer_is() {
     bob.post(path, &json!({})).await.refused(403, "M_FORBIDDEN");
 }
 
+/// A device of a user who was locked since it logged in.
+async fn log_in_anew(server: &Server, user: &str, admin: &Caller, lock: &str) -> Caller {
+    admin.put(lock, &json!({ "locked": false })).await.ok();
+    let device = log_in(server, user, PASSWORD).await;
+    admin.put(lock, &json!({ "locked": true })).await.ok();
+    device
+}
+
 #[tokio::test]
 async fn administrators_lock_and_suspend() {
     let server = Server::open();
@@ -466,6 +474,9 @@ async fn administrators_lock_and_suspend() {
     assert_eq!(admin.get(lock).await.ok(), json!({ "locked": true }));
     let refused = alice.get("/_matrix/client/v3/account/whoami").await.refused(401, "M_USER_LOCKED");
     assert_eq!(refused["soft_logout"], true, "the client keeps its keys");
+    let phone = log_in_anew(&server, "alice", &admin, lock).await;
+    phone.post("/_matrix/client/v3/logout", &json!({})).await.ok();
+    phone.get("/_matrix/client/v3/account/whoami").await.refused(401, "M_UNKNOWN_TOKEN");
     admin.put(lock, &json!({ "locked": false })).await.ok();
     alice.get("/_matrix/client/v3/account/whoami").await.ok();
     let suspend = "/_matrix/client/v1/admin/suspend/@alice:localhost:8008";
@@ -473,6 +484,9 @@ async fn administrators_lock_and_suspend() {
     let profile = "/_matrix/client/v3/profile/@alice:localhost:8008/displayname";
     alice.put(profile, &json!({ "displayname": "spam" })).await.refused(403, "M_USER_SUSPENDED");
     alice.get("/_matrix/client/v3/account/whoami").await.ok();
+    // What verifying their devices needs.
+    alice.put("/_matrix/client/v3/sendToDevice/org.example/1", &json!({ "messages": {} })).await.ok();
+    alice.post("/_matrix/client/v3/keys/claim", &json!({ "one_time_keys": {} })).await.ok();
     admin.get("/_matrix/client/v1/admin/lock/@nobody:localhost:8008").await.refused(404, "M_NOT_FOUND");
 }
 

@@ -226,3 +226,101 @@ async fn what_was_delayed_is_sent_after_a_crash_once() {
     let sent = page["chunk"].as_array().unwrap().iter().filter(|event| event["type"] == MEMBER).count();
     assert_eq!(sent, 1);
 }
+
+#[tokio::test]
+async fn what_is_too_large_is_refused_at_once() {
+    let server = Server::open();
+    let alice = User::register(&server, "alice").await;
+    let room = alice.create_room(json!({})).await;
+    let put = async |rest: &str, content: &Value| {
+        alice.put(&User::in_room(&room, &format!("{rest}?org.matrix.msc4140.delay=60000")), content).await
+    };
+    let large = json!({ "body": "x".repeat(65_536) });
+    put("send/m.room.message/1", &large).await.refused(413, "M_TOO_LARGE");
+    let long = "k".repeat(256);
+    put(&format!("send/{long}/2"), &json!({})).await.refused(413, "M_TOO_LARGE");
+    put(&format!("state/{MEMBER}/{long}"), &json!({})).await.refused(413, "M_TOO_LARGE");
+    put(&format!("send/m.room.message/{long}"), &json!({})).await.refused(413, "M_TOO_LARGE");
+    assert_eq!(alice.get(EVENTS).await.ok()["delayed_events"], json!([]));
+}
+
+#[tokio::test]
+async fn a_transaction_id_is_of_one_room_and_one_type() {
+    let server = Server::open();
+    let alice = User::register(&server, "alice").await;
+    let (one, two) = (alice.create_room(json!({})).await, alice.create_room(json!({})).await);
+    let mut ids = Vec::new();
+    for (room, event_type) in [(&one, "m.room.message"), (&two, "m.room.message"), (&one, "org.example")] {
+        let path = User::in_room(room, &format!("send/{event_type}/same?org.matrix.msc4140.delay=60000"));
+        let first = alice.put(&path, &json!({ "body": "later" })).await.ok();
+        assert_eq!(alice.put(&path, &json!({ "body": "later" })).await.ok(), first);
+        ids.push(first["delay_id"].as_str().unwrap().to_owned());
+    }
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 3);
+    assert_eq!(alice.get(EVENTS).await.ok()["delayed_events"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn who_was_suspended_says_nothing_later_and_leaves_calls() {
+    let server = Server::open();
+    let (alice, bob) = (User::register(&server, "alice").await, User::register(&server, "bob").await);
+    let password = "correct horse battery staple";
+    entente_tests::run_well(&mut server.command(&["admin", "create-user", "root1", "--admin"]), password);
+    let identifier = json!({ "type": "m.id.user", "user": "root1" });
+    let login = json!({ "type": "m.login.password", "identifier": identifier, "password": password });
+    let logged_in = server.anonymous().post("/_matrix/client/v3/login", &login).await.ok();
+    let admin = server.caller(logged_in["access_token"].as_str().unwrap());
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await.ok();
+    bob.set_state(&room, MEMBER, &bob.id, json!({ "here": true })).await.ok();
+    let path = User::in_room(&room, "send/m.room.message/1?org.matrix.msc4140.delay=2000");
+    let message = bob.put(&path, &json!({ "msgtype": "m.text", "body": "a last word" })).await.ok();
+    delay_state(&bob, &room, 3_000, json!({})).await;
+    let suspend = format!("/_matrix/client/v1/admin/suspend/{}", segment(&bob.id));
+    admin.put(&suspend, &json!({ "suspended": true })).await.ok();
+    becomes(&bob, &room, &json!({})).await;
+    let page = alice.get(&User::in_room(&room, "messages?dir=b")).await.ok();
+    assert!(entente_tests::bodies(&page["chunk"]).is_empty(), "{page}");
+    let delay_id = message["delay_id"].as_str().unwrap();
+    let cancelled = bob.get(&format!("{EVENTS}/{delay_id}")).await.ok();
+    assert!(cancelled["finalised_ts"].is_u64() && cancelled.get("event_id").is_none(), "{cancelled}");
+}
+
+#[tokio::test]
+async fn a_whole_office_restarts_its_events_unhindered() {
+    let server = Server::open();
+    let host = User::register(&server, "host").await;
+    let room = host.create_room(json!({ "preset": "public_chat" })).await;
+    let mut restarts = Vec::new();
+    for number in 0..100 {
+        let user = User::register(&server, &format!("user{number}")).await;
+        user.join(&room).await.ok();
+        restarts.push(action(&delay_state(&user, &room, 120_000, json!({})).await, "restart"));
+    }
+    // Behind one address, from which hardly anything may come, with the usual limits.
+    let settings = [
+        ("ENTENTE_REGISTRATION__OPEN", "true"),
+        ("ENTENTE_RATE_LIMITS__REQUESTS_BY_ADDRESS", "{ per_second = 0.01, burst = 3 }"),
+    ];
+    let server = Server::start(server.stop(), &settings);
+    let anybody = server.anonymous();
+    for _ in 0..4 {
+        let mut requests = tokio::task::JoinSet::new();
+        for restart in restarts.clone() {
+            let anybody = anybody.clone();
+            requests.spawn(async move { anybody.post(&restart, &json!({})).await.status });
+        }
+        for status in requests.join_all().await {
+            assert_eq!(status, 200);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    // Guessing is another matter.
+    for _ in 0..3 {
+        anybody.post(&action("guessed", "restart"), &json!({})).await.refused(404, "M_NOT_FOUND");
+    }
+    anybody.post(&action("guessed", "restart"), &json!({})).await.refused(429, "M_LIMIT_EXCEEDED");
+    anybody.post(&restarts[0], &json!({})).await.ok();
+}

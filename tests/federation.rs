@@ -242,6 +242,124 @@ async fn messages_to_devices_and_keys_cross_servers() {
     assert_eq!(arrived, [json!({ "type": "m.dummy", "sender": alice.id, "content": { "n": 1 } })]);
 }
 
+/// The names of the rooms on a page of a walk through a space.
+fn names(page: &Value) -> Vec<&str> {
+    page["rooms"].as_array().unwrap().iter().filter_map(|room| room["name"].as_str()).collect()
+}
+
+#[tokio::test]
+async fn rooms_elsewhere_are_shown_to_those_who_may_see_them() {
+    let authority = Authority::new();
+    let (one, other) = (authority.server(&[]), authority.server(&[]));
+    let (alice, bob) = (User::register(&one, "alice").await, User::register(&other, "bob").await);
+    let made = |name: &str, preset: &str, more: Value| {
+        let mut body = json!({ "name": name, "preset": preset });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let space = json!({ "creation_content": { "type": "m.space" } });
+    let plaza = alice.create_room(made("plaza", "public_chat", json!({}))).await;
+    let cellar = alice.create_room(made("cellar", "private_chat", json!({}))).await;
+    let quarter = alice.create_room(made("quarter", "public_chat", space.clone())).await;
+    let town = alice.create_room(made("town", "public_chat", space.clone())).await;
+    let country = bob.create_room(made("country", "private_chat", space)).await;
+    let via = json!({ "via": [name_of(&alice)] });
+    for (parent, child) in [(&town, &quarter), (&town, &cellar), (&quarter, &plaza)] {
+        alice.set_state(parent, "m.space.child", child, via.clone()).await.ok();
+    }
+    bob.set_state(&country, "m.space.child", &town, via).await.ok();
+
+    let path = format!("/_matrix/client/v1/rooms/{}/hierarchy", segment(&country));
+    let page = bob.get(&path).await.ok();
+    assert_eq!(names(&page), ["country", "town", "quarter", "plaza"]);
+    // By pages it is the same walk.
+    let mut found = Vec::new();
+    let mut token = String::new();
+    loop {
+        let page = bob.get(&format!("{path}?limit=1{token}")).await.ok();
+        found.extend(names(&page).into_iter().map(str::to_owned));
+        let Some(next) = page["next_batch"].as_str() else { break };
+        token = format!("&from={next}");
+    }
+    assert_eq!(found, ["country", "town", "quarter", "plaza"]);
+
+    let summary = |room: &str| {
+        format!("/_matrix/client/v1/room_summary/{}?via={}", segment(room), segment(name_of(&alice)))
+    };
+    let shown = bob.get(&summary(&plaza)).await.ok();
+    assert_eq!((&shown["name"], &shown["membership"]), (&json!("plaza"), &json!("leave")));
+    assert_eq!(shown["room_version"], "12");
+    bob.get(&summary(&cellar)).await.refused(404, "M_NOT_FOUND");
+    let stranger = entente_tests::Caller::new(&other.base_url, None);
+    stranger.get(&summary(&plaza)).await.refused(404, "M_NOT_FOUND");
+    // Who is invited may look.
+    alice.invite(&cellar, &bob).await.ok();
+    let invited = bob.get(&summary(&cellar)).await;
+    assert!(invited.status == 404 || invited.body["name"] == "cellar", "{}", invited.body);
+}
+
+#[tokio::test]
+async fn a_day_before_this_server_came_in_is_found() {
+    let authority = Authority::new();
+    let (one, other) = (authority.server(&[]), authority.server(&[]));
+    let (alice, bob) = (User::register(&one, "alice").await, User::register(&other, "bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let mut first = String::new();
+    for number in 0..150 {
+        let said = alice.say(&room, &number.to_string()).await;
+        if number == 10 {
+            first = said;
+        }
+    }
+    join_via(&bob, &room, &alice).await;
+    let at = alice.event(&room, &first).await.ok()["origin_server_ts"].as_u64().unwrap();
+    for direction in ["f", "b"] {
+        let path = User::in_room(&room, &format!("timestamp_to_event?ts={at}&dir={direction}"));
+        let (known, found) = (alice.get(&path).await.ok(), bob.get(&path).await.ok());
+        assert_eq!(known, found, "dir={direction}");
+        bob.event(&room, found["event_id"].as_str().unwrap()).await.ok();
+    }
+}
+
+#[tokio::test]
+async fn who_sends_hears_what_the_policy_server_says() {
+    let authority = Authority::new();
+    let (one, other) = (authority.server(&[]), authority.server(&[]));
+    let (alice, bob) = (User::register(&one, "alice").await, User::register(&other, "bob").await);
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    // A server that is none: it is not asked before one of its users is in the room.
+    let policy = json!({ "via": name_of(&bob), "public_keys": { "ed25519": "A".repeat(43) } });
+    alice.set_state(&room, "m.room.policy", "", policy).await.ok();
+    alice.say(&room, "nobody watches").await;
+    join_via(&bob, &room, &alice).await;
+    let message = json!({ "msgtype": "m.text", "body": "hello?" });
+    alice.send(&room, "m.room.message", message.clone()).await.refused(404, "M_UNRECOGNIZED");
+    alice.set_state(&room, "m.room.name", "", json!({ "name": "x" })).await.refused(404, "M_UNRECOGNIZED");
+    // What comes from others without a signature is not shown.
+    bob.set_state(&room, "m.room.policy", "", json!({})).await.refused(403, "M_FORBIDDEN");
+    alice.set_state(&room, "m.room.policy", "", json!({})).await.ok();
+    alice.say(&room, "free again").await;
+    reads_soon(&bob, &room, &["nobody watches".to_owned(), "free again".to_owned()]).await;
+}
+
+#[tokio::test]
+async fn a_pinned_key_is_the_only_one_that_counts() {
+    let authority = Authority::new();
+    let one = authority.server(&[]);
+    let alice = User::register(&one, "alice").await;
+    let room = alice.create_room(json!({})).await;
+    let keys = federation_caller(&authority, &one)("/_matrix/key/v2/server", None).await.ok();
+    let (key_id, key) = keys["verify_keys"].as_object().unwrap().iter().next().unwrap();
+    let own = key["key"].as_str().unwrap();
+    for (key, is_let_in) in [(own, true), ("XGX0JRS2Af3be3knz2fBiRbApjm2Dh61gXDJA8kcJNI", false)] {
+        let pinned = format!(r#"[{{ server = "{}", signing_keys = ["{key_id} {key}"] }}]"#, name(&one));
+        let other = authority.server(&[("ENTENTE_FEDERATION__PEERS", &pinned)]);
+        let bob = User::register(&other, "bob").await;
+        let invited = alice.invite(&room, &bob).await;
+        assert_eq!(invited.status.is_success(), is_let_in, "{}", invited.body);
+    }
+}
+
 #[tokio::test]
 async fn who_is_not_let_in_hears_nothing() {
     let authority = Authority::new();

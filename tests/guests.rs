@@ -48,6 +48,31 @@ async fn guests_talk_where_they_are_let_in() {
         guest.post(path, &body).await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
     }
 
+    // Nor by the way of state, now or later: coming in where they are not let in, and bringing others.
+    let member =
+        |room: &str, who: &str| User::in_room(room, &format!("state/m.room.member/{}", segment(who)));
+    let other = User::register(&server, "other").await;
+    let (join, invite) = (json!({ "membership": "join" }), json!({ "membership": "invite" }));
+    let delay = "org.matrix.msc4140.delay=60000";
+    for (path, content) in [
+        (member(&closed, &guest_id), &join),
+        (member(&open, &other.id), &invite),
+        (format!("{}?{delay}", member(&open, &guest_id)), &join),
+        (format!("{}?{delay}", member(&open, &other.id)), &invite),
+    ] {
+        guest.put(&path, content).await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    }
+    let path = format!(
+        "/_matrix/client/unstable/org.matrix.msc4140/rooms/{}/delayed_event/m.room.member/1",
+        segment(&open)
+    );
+    let later = json!({ "delay": 60_000, "state_key": guest_id, "content": join });
+    guest.put(&path, &later).await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    let renamed = json!({ "membership": "join", "displayname": "Visitor" });
+    guest.put(&member(&open, &guest_id), &renamed).await.ok();
+    guest.put(&member(&open, &guest_id), &json!({ "membership": "leave" })).await.ok();
+    guest.put(&member(&open, &guest_id), &join).await.ok();
+
     // The door closes.
     alice.set_state(&open, "m.room.guest_access", "", json!({ "guest_access": "forbidden" })).await.ok();
     let sent_away = tokio::time::timeout(SOON, async {

@@ -8,13 +8,15 @@ use std::{
     time::Duration,
 };
 
-use entente_tests::{Authority, SOON, Server, User, segment};
+use entente_tests::{Authority, Caller, SOON, Server, User, segment};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
+/// Of those whom the tests register.
+const PASSWORD: &str = "correct horse battery staple";
 const SET: &str = "/_matrix/client/v3/pushers/set";
 const PUSHERS: &str = "/_matrix/client/v3/pushers";
 
@@ -163,8 +165,7 @@ async fn a_gateway_is_told_what_the_rules_say_in_order() {
     let mut said = Vec::new();
     for number in 0..20 {
         said.push(alice.say(&room, &format!("{number}")).await);
-        // One's own messages, and what is no message, wake nobody.
-        bob.say(&room, "mine").await;
+        // What is no message wakes nobody.
         alice.set_state(&room, "org.example.state", "", json!({ "n": number })).await.ok();
     }
     for event_id in &said {
@@ -186,6 +187,15 @@ async fn a_gateway_is_told_what_the_rules_say_in_order() {
     assert_eq!((told.get("event_id"), &told["counts"]["unread"]), (None, &json!(0)));
     assert_eq!(unread(&bob).await, 0);
 
+    // Whoever says something has read what came before; their own message wakes nobody.
+    alice.say(&room, "well?").await;
+    assert_eq!(gateway.next().await["counts"]["unread"], 1);
+    bob.say(&room, "well.").await;
+    let told = gateway.next().await;
+    assert_eq!((told.get("event_id"), &told["counts"]["unread"]), (None, &json!(0)));
+    assert_eq!(unread(&bob).await, 0);
+    gateway.is_quiet().await;
+
     // An invite, to somebody who is not in the room.
     let invited = alice.create_room(json!({ "name": "Conseil", "invite": [bob.id] })).await;
     let told = gateway.next().await;
@@ -202,6 +212,143 @@ async fn a_gateway_is_told_what_the_rules_say_in_order() {
     let notified = notified["notifications"].as_array().unwrap();
     assert!(notified.iter().all(|one| one["event"]["event_id"].is_string() && one["ts"].is_u64()));
     assert!(notified.len() <= 3);
+}
+
+#[tokio::test]
+async fn badges_agree_with_sync_whatever_is_left_or_set_anew() {
+    let server = server();
+    let (alice, bob) = (User::register(&server, "alice").await, User::register(&server, "bob").await);
+    let (gateway, url) = Gateway::start().await;
+    bob.post(SET, &pusher(&url, "key")).await.ok();
+    let (one, two) = (room_of(&alice, &bob).await, room_of(&alice, &bob).await);
+    let say = async |room: &str| {
+        alice.say(room, "bonjour").await;
+        let told = gateway.next().await["counts"]["unread"].as_u64().unwrap();
+        assert_eq!(told, unread(&bob).await);
+        told
+    };
+    assert_eq!((say(&one).await, say(&one).await, say(&two).await), (1, 2, 3));
+    // Who leaves a room, by themselves or not, is told that there is nothing in it.
+    bob.membership(&one, "leave", json!({})).await.ok();
+    let told = gateway.next().await;
+    assert_eq!((told.get("event_id"), &told["counts"]["unread"]), (None, &json!(1)));
+    assert_eq!(say(&two).await, 2);
+    bob.join(&one).await.ok();
+    assert_eq!(say(&one).await, 3);
+    alice.membership(&one, "ban", json!({ "user_id": bob.id })).await.ok();
+    assert_eq!(gateway.next().await["counts"]["unread"], 2);
+    assert_eq!(say(&two).await, 3);
+    // While there is no pusher, nobody counts.
+    let mut delete = pusher(&url, "key");
+    delete["kind"] = Value::Null;
+    bob.post(SET, &delete).await.ok();
+    let last = alice.say(&two, "unheard").await;
+    let receipt = User::in_room(&two, &format!("receipt/m.read/{}", segment(&last)));
+    bob.post(&receipt, &json!({})).await.ok();
+    bob.post(SET, &pusher(&url, "key")).await.ok();
+    let three = room_of(&alice, &bob).await;
+    assert_eq!(say(&three).await, 1);
+    // Nor while it is switched off.
+    let mut switched = pusher(&url, "key");
+    switched["org.matrix.msc3881.enabled"] = json!(false);
+    bob.post(SET, &switched).await.ok();
+    alice.say(&two, "unheard").await;
+    bob.say(&three, "read").await;
+    switched["org.matrix.msc3881.enabled"] = json!(true);
+    bob.post(SET, &switched).await.ok();
+    assert_eq!(say(&two).await, 2);
+    gateway.is_quiet().await;
+}
+
+#[tokio::test]
+async fn what_was_read_meanwhile_is_not_told() {
+    let server = server();
+    let (alice, bob) = (User::register(&server, "alice").await, User::register(&server, "bob").await);
+    let (gateway, url) = Gateway::start().await;
+    let room = room_of(&alice, &bob).await;
+    bob.post(SET, &pusher(&url, "key")).await.ok();
+    // It comes back after a second, and then after two.
+    gateway.answers(503, json!({}));
+    gateway.answers(404, json!({}));
+    alice.say(&room, "1").await;
+    let read = alice.say(&room, "2").await;
+    let receipt = User::in_room(&room, &format!("receipt/m.read/{}", segment(&read)));
+    bob.post(&receipt, &json!({})).await.ok();
+    let unread = alice.say(&room, "3").await;
+    let mut told = gateway.next().await;
+    if told.get("event_id").is_none() {
+        told = gateway.next().await;
+    }
+    assert_eq!((&told["event_id"], &told["counts"]["unread"]), (&json!(unread), &json!(1)));
+    gateway.is_quiet().await;
+}
+
+#[tokio::test]
+async fn a_pusher_stays_its_devices_whoever_switches_it() {
+    let server = server();
+    let bob = User::register(&server, "bob").await;
+    let versions = bob.get("/_matrix/client/versions").await.ok();
+    assert_eq!(versions["unstable_features"]["org.matrix.msc3881"], true);
+    let (_, url) = Gateway::start().await;
+    let identifier = json!({ "type": "m.id.user", "user": "bob" });
+    let login = json!({ "type": "m.login.password", "identifier": identifier, "password": PASSWORD });
+    let anybody = Caller::new(&server.base_url, None);
+    let logged_in = anybody.post("/_matrix/client/v3/login", &login).await.ok();
+    let phone = Caller::new(&server.base_url, logged_in["access_token"].as_str());
+    phone.post(SET, &pusher(&url, "key")).await.ok();
+    let of_phone = bob.get(PUSHERS).await.ok()["pushers"][0].clone();
+    assert_ne!(of_phone["org.matrix.msc3881.device_id"], json!(bob.device_id));
+    for enabled in [false, true] {
+        let mut switched = pusher(&url, "key");
+        switched["org.matrix.msc3881.enabled"] = json!(enabled);
+        bob.post(SET, &switched).await.ok();
+        let now = bob.get(PUSHERS).await.ok()["pushers"][0].clone();
+        assert_eq!(now["org.matrix.msc3881.enabled"], enabled);
+        assert_eq!(now["org.matrix.msc3881.device_id"], of_phone["org.matrix.msc3881.device_id"]);
+    }
+    // Setting it anew is taking it over.
+    bob.post(SET, &pusher(&url, "key")).await.ok();
+    let taken = bob.get(PUSHERS).await.ok()["pushers"][0].clone();
+    assert_eq!(taken["org.matrix.msc3881.device_id"], json!(bob.device_id));
+}
+
+#[tokio::test]
+async fn what_one_says_is_read_in_its_thread() {
+    let server = server();
+    let (alice, bob) = (User::register(&server, "alice").await, User::register(&server, "bob").await);
+    let powers = json!({ "events": { "org.example.state": 0 } });
+    let new = json!({ "preset": "public_chat", "power_level_content_override": powers });
+    let room = alice.create_room(new).await;
+    bob.join(&room).await.ok();
+    let root = alice.say(&room, "root").await;
+    let in_thread = async |user: &User| {
+        let relation = json!({ "rel_type": "m.thread", "event_id": root });
+        let content = json!({ "msgtype": "m.text", "body": "in it", "m.relates_to": relation });
+        user.send(&room, "m.room.message", content).await.ok();
+    };
+    let filter = json!({ "room": { "timeline": { "unread_thread_notifications": true } } }).to_string();
+    let counts = async || {
+        let synced = bob.sync(&[("filter", &filter)]).await;
+        let joined = &synced["rooms"]["join"][&room];
+        let thread = &joined["unread_thread_notifications"][&root]["notification_count"];
+        (joined["unread_notifications"]["notification_count"].as_u64(), thread.as_u64().unwrap_or(0))
+    };
+    in_thread(&alice).await;
+    assert_eq!(counts().await, (Some(1), 1));
+    in_thread(&bob).await;
+    assert_eq!(counts().await, (Some(1), 0));
+    in_thread(&alice).await;
+    assert_eq!(counts().await, (Some(1), 1));
+    bob.say(&room, "in none").await;
+    assert_eq!(counts().await, (Some(0), 1));
+    // State does not show that anybody looked.
+    alice.say(&room, "more").await;
+    bob.set_state(&room, "org.example.state", "", json!({})).await.ok();
+    assert_eq!(counts().await, (Some(1), 1));
+    let notified = bob.get("/_matrix/client/v3/notifications").await.ok();
+    let read: Vec<bool> =
+        notified["notifications"].as_array().unwrap().iter().map(|one| one["read"] == true).collect();
+    assert_eq!(read, [false, false, true, true]);
 }
 
 #[tokio::test]

@@ -5,8 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use entente_tests::{Server, User, bodies};
+use entente_tests::{SOON, Server, User, bodies};
 use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, net::TcpSocket};
 
 fn joined<'a>(synced: &'a Value, room: &str) -> &'a Value {
     &synced["rooms"]["join"][room]
@@ -178,6 +179,73 @@ async fn lazily_loaded_members_are_those_who_spoke() {
     assert_eq!(update["summary"]["m.joined_member_count"], 5);
 }
 
+/// What a client that loads members lazily learns of somebody's membership from an answer: by the state, and then by the timeline
+/// if the state is that before it.
+fn membership_told(update: &Value, key: &str, user: &User) -> Value {
+    let of_user = |events: &Value| {
+        let events = events["events"].as_array().cloned().unwrap_or_default();
+        events.into_iter().rfind(|event| event["type"] == "m.room.member" && event["state_key"] == *user.id)
+    };
+    let told = match key {
+        "state" => of_user(&update["timeline"]).or_else(|| of_user(&update["state"])),
+        key => of_user(&update[key]),
+    };
+    told.map_or(Value::Null, |event| event["content"]["membership"].clone())
+}
+
+#[tokio::test]
+async fn whoever_is_removed_is_so_for_clients_that_load_members_lazily() {
+    let server = Server::open();
+    let alice = User::register(&server, "alice").await;
+    let reader = User::register(&server, "reader").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    reader.join(&room).await.ok();
+    let filter = r#"{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":3}}}"#;
+    for (round, (key, state_after)) in [
+        ("state", None),
+        ("state_after", Some(("use_state_after", "true"))),
+        ("org.matrix.msc4222.state_after", Some(("org.matrix.msc4222.use_state_after", "true"))),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (what, membership) in [("kick", "leave"), ("ban", "ban"), ("invite", "invite")] {
+            for gap in [false, true] {
+                let name = format!("{what}-{round}-{gap}");
+                let third = User::register(&server, &name).await;
+                if what != "invite" {
+                    third.join(&room).await.ok();
+                }
+                let mut parameters = vec![("filter", filter)];
+                parameters.extend(state_after);
+                let since = next(&reader.sync(&parameters).await);
+                alice.membership(&room, what, json!({ "user_id": third.id })).await.ok();
+                if gap {
+                    for number in 0..5 {
+                        alice.say(&room, &format!("{number}")).await;
+                    }
+                }
+                parameters.push(("since", &since));
+                let synced = reader.sync(&parameters).await;
+                let update = joined(&synced, &room);
+                assert_eq!(update["timeline"]["limited"], gap, "{name}");
+                assert_eq!(membership_told(update, key, &third), membership, "{name}: {update}");
+                // Once, though they may be needed as senders as well.
+                let mut members: Vec<String> = update[key]["events"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|event| event["state_key"].to_string() + &event["type"].to_string())
+                    .collect();
+                let given = members.len();
+                members.sort();
+                members.dedup();
+                assert_eq!(members.len(), given, "{name}: {update}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn account_data_comes_once_and_ignored_users_do_not() {
     let server = Server::open();
@@ -321,4 +389,49 @@ async fn a_long_first_answer_comes_in_parts_and_whole() {
     alice.say(&rooms[3], "short").await;
     let second = bob.sync(&[("since", &next(&first)), ("timeout", "10000")]).await;
     assert_eq!(entente_tests::bodies(timeline(&second, &rooms[3])), ["short"]);
+}
+
+#[tokio::test]
+async fn who_stops_reading_holds_up_nobody_else() {
+    let server = Server::open();
+    let (alice, bob) = (User::register(&server, "alice").await, User::register(&server, "bob").await);
+    let carol = User::register(&server, "carol").await;
+    let text = "x".repeat(60_000);
+    // More than the buffers between the server and a client hold.
+    for _ in 0..10 {
+        let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+        bob.join(&room).await.ok();
+        for _ in 0..10 {
+            alice.say(&room, &text).await;
+        }
+    }
+    let small = carol.create_room(json!({})).await;
+    let since = next(&carol.sync(&[]).await);
+    let address = server.base_url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let token = bob.access_token.clone().unwrap();
+    let mut stalled = Vec::new();
+    for _ in 0..40 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        let mut stream = socket.connect(address.parse().unwrap()).await.unwrap();
+        let request = format!(
+            "GET /_matrix/client/v3/sync HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stalled.push(stream);
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let news = tokio::time::timeout(SOON, async {
+        carol.say(&small, "for me").await;
+        let news = carol.sync(&[("since", &since)]).await;
+        assert_eq!(bodies(timeline(&carol.sync(&[]).await, &small)), ["for me"]);
+        news
+    });
+    let news = news.await.expect("others hold up the answer");
+    assert_eq!(bodies(timeline(&news, &small)), ["for me"]);
+    drop(stalled);
+    // And whoever went away makes room.
+    let whole = tokio::time::timeout(SOON, bob.sync(&[]));
+    let whole = whole.await.expect("those who went away hold up the answer");
+    assert_eq!(whole["rooms"]["join"].as_object().unwrap().len(), 10);
 }

@@ -70,6 +70,9 @@ pub(crate) enum AdminCommand {
     },
     /// Lists the application services.
     Appservices,
+    /// Tells how the calls that this server forwards fare: for each participant the path its media takes, what is lost on it and how much it
+    /// carries.
+    Calls,
     /// Deletes a file that a user uploaded, or the copy of another server's, for everybody.
     DeleteMedia {
         /// `mxc://server/id`.

@@ -59,8 +59,8 @@ impl FollowerError {
 
 impl Consequences {
     /// Does what follows from changes of accounts, for as long as it is polled: keys of devices that are gone are deleted, new
-    /// profiles are shown in rooms, who deactivated their account leaves them, and who follows a room into the one that replaced it
-    /// finds it as the old one was.
+    /// profiles are shown in rooms, who deactivated their account leaves them, who was suspended says nothing later, and who follows a
+    /// room into the one that replaced it finds it as the old one was.
     pub(crate) async fn follow(self) {
         loop {
             let Err(error) = self.follow_until_failure().await;
@@ -138,12 +138,26 @@ impl Consequences {
                 Ok(true)
             }
             Change::Devices { localpart, .. } => self.forget_devices(localpart).await,
+            Change::Status { localpart } => self.silence(localpart).await,
             Change::Profile { localpart, field } if field == "displayname" || field == "avatar_url" => {
                 self.show_profile(localpart).await?;
                 Ok(true)
             }
             _ => Ok(false),
         }
+    }
+
+    /// Who was locked or suspended says nothing later either.
+    async fn silence(&self, localpart: &str) -> Result<bool, FollowerError> {
+        let Some(user_id) = self.user_id(localpart) else { return Ok(false) };
+        let status = match self.accounts.status(&user_id).await {
+            Err(AccountError::UserNotFound) => return Ok(false),
+            status => status?,
+        };
+        if status.locked || status.suspended {
+            self.rooms.silence_delayed(localpart).await?;
+        }
+        Ok(status.locked || status.suspended)
     }
 
     fn user_id(&self, localpart: &str) -> Option<OwnedUserId> {

@@ -112,6 +112,7 @@ fn admin_request(command: AdminCommand) -> Result<AdminRequest, String> {
         }
         AdminCommand::RemoveAppservice { id } => AdminRequest::RemoveAppservice { id },
         AdminCommand::Appservices => AdminRequest::Appservices,
+        AdminCommand::Calls => AdminRequest::Calls,
         AdminCommand::DeleteMedia { uri } => AdminRequest::DeleteMedia { uri },
         AdminCommand::DeleteMediaOf { user } => AdminRequest::DeleteMediaOf { user },
         AdminCommand::QuarantineMedia { uri, release } => AdminRequest::QuarantineMedia { uri, release },

@@ -21,13 +21,16 @@ use tokio::{
 use crate::{
     admin::{AdminSocket, Operator},
     appservices,
-    calls::{self, CallRemovals},
+    calls::{self, CallRemovals, Forwarder},
     followers::Consequences,
     greeting, logging, media, settings, store, turn,
 };
 
 /// Short-lived rows that have expired are deleted this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(60 * 60);
+/// Records of each writer's log that are kept, though every follower has read them: for those of other nodes who follow without
+/// a stored cursor.
+const LOG_KEPT: u64 = 100_000;
 
 /// Finds what the types of the settings cannot: `entente check-config` says it before a start does.
 pub(crate) fn check(config: &Config) -> Result<(), String> {
@@ -75,6 +78,7 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
         registrations: appservices::registrations(config, store)?,
         appservices: Some(state.appservices.clone()),
         media: Some(state.media.clone()),
+        bridge: state.calls.as_ref().and_then(|calls| calls.bridge.clone()),
     };
     let socket = AdminSocket::bind(&config.admin_socket())
         .map_err(|error| format!("the admin socket {}: {error}", config.admin_socket().display()))?;
@@ -91,6 +95,12 @@ async fn serve_from(config: &Config, environment: Environment, store: &Store) ->
     let bridge = state.calls.as_ref().and_then(|calls| calls.bridge.clone());
     let mut tasks = follow(&state, store, environment.clock());
     tasks.0.push(tokio::spawn(socket.serve(operator)));
+    if let Some(calls) = &state.calls
+        && let Some(bridge) = &calls.bridge
+        && let Some(webhooks) = calls::webhooks(config, calls, &environment)?
+    {
+        tasks.0.push(tokio::spawn(webhooks.follow(bridge.events())));
+    }
     greeting::greet(config, server.addresses(), first_token.as_deref());
     tracing::info!(server = %config.server_name, version = env!("CARGO_PKG_VERSION"), storage = store.engine_name(), "ready");
 
@@ -146,6 +156,7 @@ async fn open(config: &Config, environment: &Environment, store: &Store) -> Resu
         rooms: rooms.clone(),
     };
     let appservices = appservices::open(config, parts).await?;
+    let bridge = calls.as_ref().and_then(|calls| calls.bridge.clone());
     Ok(ApiState::from(Services {
         accounts,
         encryption,
@@ -157,7 +168,7 @@ async fn open(config: &Config, environment: &Environment, store: &Store) -> Resu
         appservices,
         calls,
         turn_service,
-        metrics: Metrics::new(turn_server.clone()),
+        metrics: Metrics::new(turn_server.clone(), bridge),
         turn_server,
         readiness: Arc::new(StoreReadiness(store.clone())),
         limits: settings::limits(config, environment.clock().clone()),
@@ -179,8 +190,14 @@ fn follow(state: &ApiState, store: &Store, clock: &Arc<dyn Clock>) -> Tasks {
         rooms: rooms.clone(),
         sync: sync.clone(),
     };
-    let sweeping =
-        sweep(accounts.clone(), encryption.clone(), rooms.clone(), media.clone(), Arc::clone(clock));
+    let sweeping = sweep(
+        store.clone(),
+        accounts.clone(),
+        encryption.clone(),
+        rooms.clone(),
+        media.clone(),
+        Arc::clone(clock),
+    );
     let mut tasks = Tasks(vec![
         tokio::spawn(accounts.clone().watch_presence()),
         tokio::spawn(sweeping),
@@ -193,9 +210,9 @@ fn follow(state: &ApiState, store: &Store, clock: &Arc<dyn Clock>) -> Tasks {
         tokio::spawn(rooms.clone().watch_delayed()),
     ]);
     if let Some(calls) = calls
-        && let Some(bridge) = calls.bridge.clone()
+        && let Some(sfu) = Forwarder::of(calls)
     {
-        let removals = CallRemovals { store: store.clone(), members: calls.members.clone(), bridge };
+        let removals = CallRemovals { store: store.clone(), members: calls.members.clone(), sfu };
         tasks.0.push(tokio::spawn(removals.follow()));
         tasks.0.extend(calls.leaves.clone().map(|leaves| tokio::spawn(leaves.follow())));
     }
@@ -242,6 +259,7 @@ async fn told_to_stop() -> Result<&'static str, String> {
 }
 
 async fn sweep(
+    store: Store,
     accounts: Accounts,
     encryption: Encryption,
     rooms: Rooms,
@@ -256,6 +274,10 @@ async fn sweep(
         match accounts.delete_expired().await {
             Ok(deleted) => tracing::debug!(deleted, "expired tokens and sessions are gone"),
             Err(error) => tracing::warn!(%error, "expired tokens and sessions could not be deleted"),
+        }
+        match store.trim_log(LOG_KEPT).await {
+            Ok(deleted) => tracing::debug!(deleted, "records of the log that everybody has read are gone"),
+            Err(error) => tracing::warn!(%error, "the log could not be trimmed"),
         }
         if let Err(error) = rooms.forget_sticky().await {
             tracing::warn!(%error, "events that were sticky could not be forgotten");

@@ -66,6 +66,8 @@ pub(crate) fn limits(config: &Config, clock: Arc<dyn Clock>) -> Limits {
             (LimitKind::RegistrationByAddress, limit(settings.registration_by_address)),
             (LimitKind::RequestsByAddress, limit(settings.requests_by_address)),
             (LimitKind::RequestsByUser, limit(settings.requests_by_user)),
+            (LimitKind::MediaByUser, limit(settings.media_by_user)),
+            (LimitKind::PreviewsByUser, limit(settings.previews_by_user)),
             (LimitKind::RequestsByServer, limit(settings.requests_by_server)),
         ])
     } else {

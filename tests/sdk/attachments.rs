@@ -1,7 +1,6 @@
 //! Encrypted attachments between two clients that have nothing in common.
 
 #![recursion_limit = "256"]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
 

@@ -3,6 +3,8 @@
 #![recursion_limit = "256"]
 #![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test fails by panicking")]
 
+pub mod bot;
+
 use std::{
     future::Future,
     sync::{Arc, Mutex},
@@ -113,6 +115,12 @@ impl Person {
     /// The first message that somebody sent with this text.
     pub async fn reads(&self, sender: &Person, body: &str) -> Read {
         self.reads_from(&sender.id(), body).await
+    }
+
+    /// All messages and reactions of a user, as they came.
+    pub fn read_from(&self, sender: &UserId) -> Vec<Read> {
+        let read = self.read.lock().unwrap();
+        read.iter().filter(|read| read.sender == sender).cloned().collect()
     }
 
     /// The first message of a user with this text.

@@ -62,7 +62,12 @@ impl Authority {
     /// A server that others find under `localhost` and a port. The first listener is for clients.
     #[must_use]
     pub fn server(&self, more: Settings<'_>) -> Server {
-        let port = free_port();
+        self.server_at(free_port(), more)
+    }
+
+    /// The same at a port that others know already.
+    #[must_use]
+    pub fn server_at(&self, port: u16, more: Settings<'_>) -> Server {
         let directory = TempDir::new().unwrap();
         self.write_certificate(directory.path());
         let listeners = format!(

@@ -40,7 +40,7 @@ pub(super) fn packet(at: Instant, codec: u8, sequence: u64, timestamp: u32, payl
         parameters: None,
         sequence,
         timestamp,
-        marker: payload.len() % 2 == 0,
+        marker: payload.len().is_multiple_of(2),
         payload: payload.into(),
         patch: None,
         audio_level: payload.first().map(|level| level & 0x7f),

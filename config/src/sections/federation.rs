@@ -75,6 +75,18 @@ pub struct FederationPeer {
     /// How often the server may ask; absent: as `rate_limits.requests_by_server` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<Rate>,
+    /// The only keys with which the server signs, each as its id and the key in base64 (`"ed25519:a_key XGX0…"`); absent: those that
+    /// it publishes. Read them through [`FederationPeer::pinned_keys`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_keys: Option<Vec<String>>,
+}
+
+impl FederationPeer {
+    /// The keys with which the server signs, if only these are to count: ids and base64.
+    pub fn pinned_keys(&self) -> Option<Vec<(&str, &str)>> {
+        let keys = self.signing_keys.as_ref()?;
+        Some(keys.iter().filter_map(|key| key.split_once(' ')).collect())
+    }
 }
 
 /// Who of two servers may ask the other.
@@ -170,8 +182,27 @@ impl Federation {
                 found.add(&[&key, "federation.deny"], format!("\"{pattern}\" is in federation.deny as well"));
             }
         }
+        for (index, peer) in self.peers.iter().enumerate() {
+            let is_key = |key: &String| {
+                let (key_id, public_key) = key.split_once(' ').unwrap_or_default();
+                key_id.strip_prefix("ed25519:").is_some_and(|name| !name.is_empty())
+                    && is_public_key(public_key)
+            };
+            if let Some(bad) = peer.signing_keys.iter().flatten().find(|key| !is_key(key)) {
+                let key = format!("federation.peers.{index}.signing_keys");
+                let problem =
+                    "is no Ed25519 key: \"ed25519:\" and its name, a space, 43 characters of base64";
+                found.add(&[&key], format!("\"{bad}\" {problem}"));
+            }
+        }
         found.refuse_zero_spans(&[("federation.request_timeout", Some(self.request_timeout))]);
     }
+}
+
+/// Whether a text is 32 bytes in base64, padded or not.
+fn is_public_key(text: &str) -> bool {
+    let text = text.strip_suffix('=').unwrap_or(text);
+    text.len() == 43 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/".contains(&byte))
 }
 
 #[cfg(test)]
@@ -207,6 +238,7 @@ mod tests {
             address: None,
             allow_private_addresses: None,
             requests: None,
+            signing_keys: None,
         };
         let peers = vec![
             peer("a.example", FederationDirection::Inbound),

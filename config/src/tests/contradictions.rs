@@ -111,6 +111,40 @@ deny = ["example.org"]
 }
 
 #[test]
+fn buckets() {
+    let settings = |text: &str| parse(&format!("[media.s3]\n{text}"));
+    assert!(settings("endpoint = \"http://192.0.2.1:9000\"").is_err(), "no bucket is in front of an address");
+    assert!(settings("endpoint = \"http://192.0.2.1:9000\"\npath_style = true").is_ok());
+    assert!(settings("endpoint = \"https://s3.example.org\"").is_ok());
+    assert!(settings("prefix = \"ministry/chat\"").is_ok());
+    for prefix in ["", "/a", "a//b", "../a", "a b"] {
+        assert!(settings(&format!("prefix = \"{prefix}\"")).is_err(), "{prefix}");
+    }
+}
+
+#[test]
+fn relays_of_media() {
+    assert_snapshot!(errors(
+        r#"
+[calls]
+enabled = true
+addresses = ["192.0.2.1"]
+udp_port = 3478
+tcp_port = 3478
+[turn]
+enabled = true
+secret = "short"
+"#
+    ), @r#"
+entente.toml:5:12: turn.port: two things cannot be served on one UDP port
+entente.toml:6:12: turn.port: two things cannot be served on one TCP port
+entente.toml:9:10: turn.secret: at least 32 bytes are needed
+"#);
+    // Without calls nothing else is on their port.
+    assert!(parse("[calls]\naddresses = [\"192.0.2.1\"]\nudp_port = 3478\n[turn]\nenabled = true").is_ok());
+}
+
+#[test]
 fn support_contacts() {
     assert_snapshot!(errors(
         r#"

@@ -59,6 +59,7 @@ impl Accounts {
         registration_token: Option<&str>,
     ) -> Result<Registered, AccountError> {
         let localpart = &match &account.username {
+            Some(username) if account.of_service => self.service_localpart(username)?,
             Some(username) => self.new_localpart(username)?,
             None => format!("u{}", self.inner.environment.randomness().readable(11)),
         };
@@ -66,7 +67,7 @@ impl Accounts {
             self.check_password_policy(password)?;
         }
         // Hashing is dear: who asks for a taken name is told so before it.
-        self.check_available(localpart).await?;
+        self.check_free(localpart).await?;
         let password_hash = match &account.password {
             Some(password) => Some(self.inner.passwords.hash(password).await?),
             None => None,

@@ -30,6 +30,7 @@ impl Accounts {
         user_id: &UserId,
         device_id: Option<&str>,
         service: &str,
+        rate_limited: bool,
     ) -> Result<Session, AccountError> {
         let localpart = self.local(user_id)?;
         let snapshot = self.snapshot().await?;
@@ -49,6 +50,7 @@ impl Accounts {
             suspended: user.suspended,
             guest: false,
             service: Some(service.to_owned()),
+            rate_limited,
         })
     }
 

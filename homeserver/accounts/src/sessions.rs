@@ -20,6 +20,7 @@ const MOST_ID_BYTES: usize = 255;
 
 /// Who sends a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a matter of its own")]
 pub struct Session {
     /// The user.
     pub user_id: OwnedUserId,
@@ -33,6 +34,8 @@ pub struct Session {
     pub guest: bool,
     /// The application service that acts as this user, by its id. The device is empty then if it acts as none.
     pub service: Option<String>,
+    /// Whether its requests are counted against the limits: not those of application services that are exempt.
+    pub rate_limited: bool,
 }
 
 /// What a client wants when it logs in.
@@ -191,6 +194,24 @@ impl Accounts {
         access_token: &str,
         address: Option<IpAddr>,
     ) -> Result<Session, AccountError> {
+        self.session_of(access_token, address, false).await
+    }
+
+    /// The same for who wants to log out: also users who are locked may (C-S API, "Account locking").
+    pub async fn authenticate_to_log_out(
+        &self,
+        access_token: &str,
+        address: Option<IpAddr>,
+    ) -> Result<Session, AccountError> {
+        self.session_of(access_token, address, true).await
+    }
+
+    async fn session_of(
+        &self,
+        access_token: &str,
+        address: Option<IpAddr>,
+        even_locked: bool,
+    ) -> Result<Session, AccountError> {
         let token = digest(access_token);
         let snapshot = self.snapshot().await?;
         let row = snapshot.get(&rows::ACCESS_TOKENS, token).await?;
@@ -200,7 +221,10 @@ impl Accounts {
             return Err(AccountError::UnknownToken { soft_logout: true });
         }
         let user = self.user_row(&snapshot, &row.localpart).await?;
-        self.check_session_allowed(&user)?;
+        match self.check_session_allowed(&user) {
+            Err(AccountError::UserLocked) if even_locked => {}
+            allowed => allowed?,
+        }
         if row.refreshed {
             self.confirm_refresh(&row).await?;
         }
@@ -214,6 +238,7 @@ impl Accounts {
             suspended: user.suspended,
             guest: user.guest,
             service: None,
+            rate_limited: true,
         })
     }
 

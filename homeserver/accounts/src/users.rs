@@ -12,7 +12,11 @@ const MOST_USER_ID_BYTES: usize = 255;
 impl Accounts {
     /// Whether somebody could register this name now (`GET /register/available`).
     pub async fn check_available(&self, username: &str) -> Result<(), AccountError> {
-        let localpart = self.new_localpart(username)?;
+        self.check_free(&self.new_localpart(username)?).await
+    }
+
+    /// Whether nobody has this localpart.
+    pub(crate) async fn check_free(&self, localpart: &str) -> Result<(), AccountError> {
         match self.snapshot().await?.get(&rows::USERS, localpart).await? {
             Some(_) => Err(AccountError::UsernameTaken),
             None => Ok(()),
@@ -27,17 +31,20 @@ impl Accounts {
 
     /// The localpart that a new user would get who asks for `username`; upper case is taken for lower case.
     pub(crate) fn new_localpart(&self, username: &str) -> Result<String, AccountError> {
+        let localpart = self.service_localpart(username)?;
+        if self.settings().reserved_names.iter().any(|name| name.eq_ignore_ascii_case(&localpart)) {
+            return Err(AccountError::InvalidUsername);
+        }
+        Ok(localpart)
+    }
+
+    /// The same for a user of an application service. The operator gave the service its names: those that are kept from others too.
+    pub(crate) fn service_localpart(&self, username: &str) -> Result<String, AccountError> {
         let localpart = username.to_lowercase();
         let is_allowed =
             |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._=-/+".contains(&byte);
         let id_length = "@:".len() + localpart.len() + self.server_name().as_str().len();
-        let is_reserved =
-            self.settings().reserved_names.iter().any(|name| name.eq_ignore_ascii_case(&localpart));
-        if localpart.is_empty()
-            || !localpart.bytes().all(is_allowed)
-            || id_length > MOST_USER_ID_BYTES
-            || is_reserved
-        {
+        if localpart.is_empty() || !localpart.bytes().all(is_allowed) || id_length > MOST_USER_ID_BYTES {
             return Err(AccountError::InvalidUsername);
         }
         Ok(localpart)

@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodFilter, on},
 };
-use entente_accounts::Session;
+use entente_accounts::{AccountError, Session};
 use entente_rooms::LONGEST_STICKY;
 use ruma::api::{
     IncomingRequest, IncomingRequestExt, OutgoingResponseExt,
@@ -117,6 +117,88 @@ impl Caller<AccessTokenOptional> for Option<Session> {
     }
 }
 
+/// Whoever wants to log out: also who is locked.
+#[derive(Debug)]
+pub(crate) struct LoggingOut(pub(crate) Session);
+
+impl Caller<AccessToken> for LoggingOut {
+    async fn identify(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Self, MatrixError> {
+        let token: String = access_token::<AccessToken, _>(parts)?;
+        if state.appservices.by_token(&token).is_some() {
+            return authenticate(state, parts, &token, rate_limited).await.map(Self);
+        }
+        let session = state.accounts.authenticate_to_log_out(&token, ClientAddress::of(parts)).await;
+        let session = session.map_err(|error| guessed(state, parts, error))?;
+        if rate_limited {
+            state.limits.take_for(&session)?;
+        }
+        guests::check(&session, parts)?;
+        Ok(Self(session))
+    }
+}
+
+/// Whoever asks for what needs no token. Who sends one that is good is known by it.
+#[derive(Debug)]
+pub(crate) enum Visitor {
+    /// A user.
+    User(Session),
+    /// Anybody.
+    Stranger(Anonymous),
+}
+
+impl Visitor {
+    /// The user, if it is one.
+    pub(crate) fn user(&self) -> Option<&Session> {
+        match self {
+            Self::User(session) => Some(session),
+            Self::Stranger(_) => None,
+        }
+    }
+
+    /// Counts what a stranger has others asked: other servers, or application services.
+    pub(crate) fn count_question(&self, state: &ApiState) -> Result<(), MatrixError> {
+        match self {
+            Self::User(_) => Ok(()),
+            Self::Stranger(stranger) => {
+                state.limits.take(LimitKind::RequestsByAddress, &stranger.address_key())
+            }
+        }
+    }
+
+    async fn of(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Self, MatrixError> {
+        if let Ok(Some(token)) = access_token::<AccessTokenOptional, Option<String>>(parts)
+            && let Ok(session) = authenticate(state, parts, &token, rate_limited).await
+        {
+            return Ok(Self::User(session));
+        }
+        anonymous(state, parts, rate_limited).map(Self::Stranger)
+    }
+}
+
+impl Caller<NoAccessToken> for Visitor {
+    async fn identify(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Self, MatrixError> {
+        Self::of(state, parts, rate_limited).await
+    }
+}
+
+impl Caller<AccessTokenOptional> for Visitor {
+    async fn identify(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Self, MatrixError> {
+        match access_token::<AccessTokenOptional, Option<String>>(parts)? {
+            Some(token) => authenticate(state, parts, &token, rate_limited).await.map(Self::User),
+            None => anonymous(state, parts, rate_limited).map(Self::Stranger),
+        }
+    }
+}
+
+/// The same for handlers of endpoints that `ruma` does not describe. Rate limited.
+impl FromRequestParts<ApiState> for Visitor {
+    type Rejection = MatrixError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, MatrixError> {
+        <Self as Caller<AccessTokenOptional>>::identify(state, parts, true).await
+    }
+}
+
 impl Caller<NoAccessToken> for Anonymous {
     async fn identify(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Self, MatrixError> {
         anonymous(state, parts, rate_limited)
@@ -150,20 +232,22 @@ async fn authenticate(
     if let Some(service) = state.appservices.by_token(token) {
         return masquerading::session_of(state, parts, &service, rate_limited).await;
     }
-    let address = ClientAddress::of(parts);
-    let session = match state.accounts.authenticate(token, address).await {
-        Ok(session) => session,
-        Err(error) => {
-            // Guessing tokens counts against the guesser.
-            state.limits.take(LimitKind::RequestsByAddress, &address_key(address))?;
-            return Err(error.into());
-        }
-    };
+    let session = state.accounts.authenticate(token, ClientAddress::of(parts)).await;
+    let session = session.map_err(|error| guessed(state, parts, error))?;
     if rate_limited {
-        state.limits.take(LimitKind::RequestsByUser, session.user_id.as_str())?;
+        state.limits.take_for(&session)?;
     }
     guests::check(&session, parts)?;
     Ok(session)
+}
+
+/// Counts a token that is nobody's against who sent it: guessing is slowed down.
+fn guessed(state: &ApiState, parts: &Parts, error: AccountError) -> MatrixError {
+    let address = address_key(ClientAddress::of(parts));
+    match state.limits.take(LimitKind::RequestsByAddress, &address) {
+        Ok(()) => error.into(),
+        Err(limited) => limited,
+    }
 }
 
 pub(crate) fn anonymous(
@@ -195,7 +279,8 @@ impl FromRequestParts<ApiState> for SessionOf {
     type Rejection = MatrixError;
 
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, MatrixError> {
-        <Session as Caller<AccessToken>>::identify(state, parts, false).await.map(Self)
+        // On the heap: a request that waits for news does not hold the place for it.
+        Box::pin(<Session as Caller<AccessToken>>::identify(state, parts, false)).await.map(Self)
     }
 }
 
@@ -225,14 +310,15 @@ pub(crate) trait Endpoints {
         F: Fn(State<ApiState>, C, R) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<R::OutgoingResponse, MatrixError>> + Send;
 
-    /// The same for an endpoint whose answer is written by hand.
+    /// The same for an endpoint whose answer is written by hand: [`Json`], with another status than 200 if need be.
     #[must_use]
-    fn json_endpoint<C, R, F, Fut>(self, handler: F) -> Self
+    fn json_endpoint<C, R, T, F, Fut>(self, handler: F) -> Self
     where
         C: Caller<R::Authentication> + 'static,
         R: IncomingRequest + Send + 'static,
+        T: IntoResponse + Send + 'static,
         F: Fn(State<ApiState>, C, R) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Result<Json, MatrixError>> + Send;
+        Fut: Future<Output = Result<T, MatrixError>> + Send;
 }
 
 /// An answer whose JSON was written by hand, because it is large and asked for often.
@@ -269,14 +355,15 @@ impl Endpoints for Router<ApiState> {
         serve_under_all_paths(self, handler, render)
     }
 
-    fn json_endpoint<C, R, F, Fut>(self, handler: F) -> Self
+    fn json_endpoint<C, R, T, F, Fut>(self, handler: F) -> Self
     where
         C: Caller<R::Authentication> + 'static,
         R: IncomingRequest + Send + 'static,
+        T: IntoResponse + Send + 'static,
         F: Fn(State<ApiState>, C, R) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Result<Json, MatrixError>> + Send,
+        Fut: Future<Output = Result<T, MatrixError>> + Send,
     {
-        serve_under_all_paths(self, handler, |json: Json| Ok(json.into_response()))
+        serve_under_all_paths(self, handler, |answer: T| Ok(answer.into_response()))
     }
 }
 

@@ -194,6 +194,13 @@ impl MatrixError {
         error
     }
 
+    /// The same with other words.
+    #[must_use]
+    pub(crate) fn saying(mut self, message: &str) -> Self {
+        self.body["error"] = json!(message);
+        self
+    }
+
     /// 503, `M_UNKNOWN`: the server has too much to do, or cannot reach what it needs.
     pub fn unavailable(message: &str) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message);
@@ -360,6 +367,13 @@ impl From<RoomError> for MatrixError {
                 error.body["error"] = json!(message);
                 return error;
             }
+            // In the policy server's own words (S-S API, "Validating Policy Server signatures").
+            RoomError::PolicyRefused(refusal) => {
+                let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY);
+                let mut error = Self::new(status, &refusal.errcode, &refusal.message);
+                error.retry_after = refusal.retry_after;
+                return error;
+            }
             RoomError::Finalised(_) => (StatusCode::CONFLICT, "M_UNKNOWN"),
             RoomError::BadState(_) => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),
             error => return Self::internal(error),
@@ -398,6 +412,18 @@ impl From<FederationError> for MatrixError {
             error => return Self::internal(error),
         };
         Self::new(status, errcode, message)
+    }
+}
+
+impl From<AppServiceError> for MatrixError {
+    fn from(error: AppServiceError) -> Self {
+        match error {
+            AppServiceError::Room(error) => error.into(),
+            AppServiceError::Account(error) => error.into(),
+            AppServiceError::Encryption(error) => error.into(),
+            AppServiceError::Storage(error) => error.into(),
+            error => Self::internal(error),
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 
 use entente_accounts::Session;
 use http::{Method, request::Parts};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, RoomId};
 
-use crate::MatrixError;
+use crate::{ApiState, MatrixError};
 
 /// Methods and paths behind `/_matrix/client/{version}/`; `*` is one segment, `**` is all that follow.
 const ALLOWED: &[(Method, &str)] = &[
@@ -53,6 +54,8 @@ const ALLOWED: &[(Method, &str)] = &[
     (Method::GET, "voip/turnServer"),
     (Method::GET, "rtc/transports"),
     (Method::GET, "org.matrix.msc4143/rtc/transports"),
+    (Method::POST, "rtc/livekit/*"),
+    (Method::POST, "io.element.msc4195/rtc/livekit/*"),
     (Method::POST, "logout"),
     (Method::POST, "logout/all"),
     (Method::POST, "refresh"),
@@ -64,6 +67,32 @@ pub(crate) fn check(session: &Session, parts: &Parts) -> Result<(), MatrixError>
         return Err(MatrixError::guest_access_forbidden("guests may not do this"));
     }
     Ok(())
+}
+
+/// Refuses a guest memberships that are sent as state: all but leaving, and joining where guests are let in, which is not decided
+/// ahead of time (`delayed`).
+pub(crate) async fn check_state(
+    state: &ApiState,
+    session: &Session,
+    room_id: &RoomId,
+    (event_type, state_key): (&str, &str),
+    content: &CanonicalJsonObject,
+    delayed: bool,
+) -> Result<(), MatrixError> {
+    if !session.guest || event_type != "m.room.member" {
+        return Ok(());
+    }
+    let is_own = session.user_id == state_key;
+    let may = match content.get("membership").and_then(CanonicalJsonValue::as_str) {
+        Some("leave") => is_own,
+        Some("join") if is_own && !delayed => state.rooms.lets_guests_in(room_id).await?,
+        _ => false,
+    };
+    if may {
+        Ok(())
+    } else {
+        Err(MatrixError::guest_access_forbidden("guests join where guests are let in, and invite nobody"))
+    }
 }
 
 fn may(method: &Method, path: &str) -> bool {
@@ -100,6 +129,8 @@ mod tests {
             (Method::GET, "v1/rooms/!a:b/relations/$e"),
             (Method::POST, "v3/join/%23a:b"),
             (Method::POST, "unstable/org.matrix.msc4140/delayed_events/id/restart"),
+            (Method::POST, "unstable/io.element.msc4195/rtc/livekit/get_token"),
+            (Method::POST, "v1/rtc/livekit/get_token"),
         ] {
             assert!(may(&method, &format!("/_matrix/client/{path}")), "{method} {path}");
         }

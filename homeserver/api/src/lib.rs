@@ -7,6 +7,8 @@ mod client;
 mod endpoint;
 mod error;
 mod federation;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod guests;
 mod health;
 mod landing;

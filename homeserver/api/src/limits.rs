@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use entente_accounts::Session;
 use entente_environment::Clock;
 use parking_lot::Mutex;
 
@@ -28,6 +29,10 @@ pub enum LimitKind {
     RegistrationByAddress,
     /// Requests that the spec says are limited, by user.
     RequestsByUser,
+    /// Downloads and thumbnails, by user.
+    MediaByUser,
+    /// Previews of links, by user.
+    PreviewsByUser,
     /// Requests that the spec says are limited, by address, of those who did not log in; and wrong tokens.
     RequestsByAddress,
     /// Requests of other servers, by server.
@@ -84,6 +89,16 @@ impl Limits {
     /// Counts one request of `key`, or refuses it with 429 and the time until the next is allowed.
     pub fn take(&self, kind: LimitKind, key: &str) -> Result<(), MatrixError> {
         self.draw(kind, key, 1.0)
+    }
+
+    /// Counts one request of a user, unless it is one of an application service that is exempt.
+    pub(crate) fn take_for(&self, session: &Session) -> Result<(), MatrixError> {
+        self.take_of(LimitKind::RequestsByUser, session)
+    }
+
+    /// The same of another kind.
+    pub(crate) fn take_of(&self, kind: LimitKind, session: &Session) -> Result<(), MatrixError> {
+        if session.rate_limited { self.take(kind, session.user_id.as_str()) } else { Ok(()) }
     }
 
     /// Refuses like [`Limits::take`], but counts nothing.

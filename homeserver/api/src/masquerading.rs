@@ -49,12 +49,15 @@ pub(crate) async fn session_of(
             user_id
         }
     };
-    // A service's own user is never limited, its others if its registration does not say otherwise.
-    if rate_limited && service.rate_limited && user_id != service.sender {
-        state.limits.take(LimitKind::RequestsByUser, user_id.as_str())?;
-    }
     let device_id = parameter(&DEVICE_PARAMETERS);
-    Ok(state.accounts.service_session(&user_id, device_id.as_deref(), &service.id).await?)
+    // A service's own user is never limited, its others if its registration does not say otherwise.
+    let is_limited = service.rate_limited && user_id != service.sender;
+    let session = state.accounts.service_session(&user_id, device_id.as_deref(), &service.id, is_limited);
+    let session = session.await?;
+    if rate_limited {
+        state.limits.take_for(&session)?;
+    }
+    Ok(session)
 }
 
 /// An application service.

@@ -13,6 +13,8 @@ use crate::{
 
 /// Records that are read at once.
 const MOST_RECORDS: usize = 256;
+/// Rows that one transaction puts down, or more if a single record has more.
+const MOST_ROWS: usize = 2_000;
 /// Records that may pass unnoticed before the cursor is stored.
 const MOST_PASSED: usize = 4_096;
 /// Before a follower that failed goes on.
@@ -29,6 +31,7 @@ const MOST_AUDIENCES: usize = 20_000;
 struct Waiting {
     transaction: Transaction,
     pushers: BTreeSet<u64>,
+    rows: usize,
     /// How much was put down for the record that is being read.
     place: u32,
 }
@@ -36,8 +39,9 @@ struct Waiting {
 impl Delivery {
     /// Follows the log and sends, for as long as it is polled.
     pub async fn follow(self) {
+        let mut has_woken = false;
         loop {
-            let Err(error) = self.follow_until_failure().await;
+            let Err(error) = self.follow_until_failure(&mut has_woken).await;
             if error.is_conflict() {
                 tracing::debug!(follower = NAME, "another node was quicker");
             } else {
@@ -47,13 +51,21 @@ impl Delivery {
         }
     }
 
-    async fn follow_until_failure(&self) -> Result<Infallible, DeliveryError> {
-        for pusher in self.waiting_pushers().await? {
-            self.wake(pusher);
+    /// `has_woken`: whether those for whom something waits from before were woken.
+    async fn follow_until_failure(&self, has_woken: &mut bool) -> Result<Infallible, DeliveryError> {
+        if !*has_woken {
+            for pusher in self.waiting_pushers().await? {
+                self.wake(pusher);
+            }
+            *has_woken = true;
         }
         let mut follower = Follower::open(&self.inner.store, NAME, StartFrom::Now).await?;
+        // Another node may have read on, and what it heard of was not heard of here.
+        self.inner.audiences.lock().clear();
+        self.inner.badges.forget_all();
         let mut passed = 0;
         loop {
+            let mut done = follower.position().clone();
             let records = follower.next(MOST_RECORDS).await?;
             let mut waiting = Waiting::default();
             for record in &records {
@@ -61,8 +73,13 @@ impl Delivery {
                 for entry in &record.entries {
                     self.note(entry, record.position, &mut waiting).await?;
                 }
+                passed += 1;
+                done.include(record.position);
+                if waiting.rows >= MOST_ROWS {
+                    follower.go_back_to(done);
+                    break;
+                }
             }
-            passed += records.len();
             if !waiting.pushers.is_empty() || passed >= MOST_PASSED {
                 follower.advance_in(&mut waiting.transaction);
                 self.inner.store.commit(waiting.transaction).await?;
@@ -81,8 +98,9 @@ impl Delivery {
         position: LogPosition,
         waiting: &mut Waiting,
     ) -> Result<(), DeliveryError> {
-        if entry.topic == entente_accounts::TOPIC {
-            match AccountChange::from_payload(&entry.payload) {
+        match entry.topic {
+            entente_rooms::TOPIC => return self.note_of_room(entry, position, waiting).await,
+            entente_accounts::TOPIC => match AccountChange::from_payload(&entry.payload) {
                 Ok(
                     AccountChange::Devices { localpart, .. } | AccountChange::Deactivated { localpart, .. },
                 ) => {
@@ -90,17 +108,34 @@ impl Delivery {
                 }
                 Ok(_) => {}
                 Err(error) => tracing::error!(%error, "a log entry about an account cannot be read"),
-            }
+            },
+            crate::TOPIC => match crate::Change::from_payload(&entry.payload) {
+                Ok(crate::Change::Pushers { localpart }) => {
+                    self.inner.audiences.lock().clear();
+                    self.inner.badges.forget(&localpart);
+                }
+                Err(error) => tracing::error!(%error, "a log entry about pushers cannot be read"),
+            },
+            _ => {}
         }
-        if entry.topic != entente_rooms::TOPIC {
-            return Ok(());
-        }
+        Ok(())
+    }
+
+    async fn note_of_room(
+        &self,
+        entry: &LogEntry,
+        position: LogPosition,
+        waiting: &mut Waiting,
+    ) -> Result<(), DeliveryError> {
         match Change::from_payload(&entry.payload) {
             Ok(Change::Event { room, number, member, .. }) => {
                 let invited = member.as_ref().filter(|(_, membership)| *membership == Membership::Invite);
                 let invited = invited.map(|(user_id, _)| user_id.clone());
-                if member.is_some() {
+                if let Some((user_id, membership)) = &member {
                     self.inner.audiences.lock().remove(&RoomNumber(room));
+                    if *membership != Membership::Join {
+                        self.note_less(RoomNumber(room), user_id, position, waiting).await?;
+                    }
                 }
                 self.note_event(room, number, invited.as_deref(), position, waiting).await?;
             }
@@ -108,10 +143,12 @@ impl Delivery {
                 self.inner.audiences.lock().remove(&RoomNumber(room));
                 if membership == Membership::Invite {
                     self.note_outside_invite(room, &user_id, position, waiting).await?;
+                } else if membership != Membership::Join {
+                    self.note_less(RoomNumber(room), &user_id, position, waiting).await?;
                 }
             }
             Ok(Change::Receipt { room, user_id, .. }) => {
-                self.note_receipt(RoomNumber(room), &user_id, position, waiting).await?;
+                self.note_less(RoomNumber(room), &user_id, position, waiting).await?;
             }
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "a log entry about a room cannot be read"),
@@ -138,6 +175,9 @@ impl Delivery {
         }
         let found = self.inner.rooms.event_by_number(room, number).await?;
         let Some((view, event)) = found.filter(|(_, event)| event.is_shown()) else { return Ok(()) };
+        if entente_sync::marks_as_read(&event) {
+            self.note_less(RoomNumber(room), event.sender.as_str(), position, waiting).await?;
+        }
         self.put_down(&view, &event, &audience, position, waiting).await
     }
 
@@ -190,8 +230,8 @@ impl Delivery {
         Ok(())
     }
 
-    /// Who read something is told that less is unread, if something was told before.
-    async fn note_receipt(
+    /// Who read something, said something or left a room is told that less is unread, if something was told before.
+    async fn note_less(
         &self,
         room: RoomNumber,
         user_id: &str,
@@ -199,7 +239,7 @@ impl Delivery {
         waiting: &mut Waiting,
     ) -> Result<(), DeliveryError> {
         let Some(localpart) = self.inner.rooms.local(user_id) else { return Ok(()) };
-        if self.known_badge(localpart, room).is_none_or(|known| known == 0) {
+        if !self.inner.badges.tells_of(localpart, room) {
             return Ok(());
         }
         let at = self.inner.environment.now().millis();
@@ -216,13 +256,20 @@ impl Delivery {
         waiting: &mut Waiting,
     ) -> Result<(), DeliveryError> {
         let snapshot = self.inner.store.snapshot().await?;
+        let mut is_told = false;
         for (_, pusher) in snapshot.scan_all(rows::PUSHERS.scan((localpart,))).await? {
             if pusher.disabled {
                 continue;
             }
+            is_told = true;
             waiting.transaction.put(&rows::QUEUE, (pusher.number, position, waiting.place), queued);
             waiting.place = waiting.place.saturating_add(1);
+            waiting.rows += 1;
             waiting.pushers.insert(pusher.number);
+        }
+        if !is_told {
+            // Nobody counts for them what happens from here on.
+            self.inner.badges.forget(localpart);
         }
         Ok(())
     }
@@ -252,9 +299,5 @@ impl Delivery {
         }
         audiences.insert(room, Arc::clone(&audience));
         Ok(audience)
-    }
-
-    pub(crate) fn forget_audiences(&self) {
-        self.inner.audiences.lock().clear();
     }
 }

@@ -1,14 +1,16 @@
 //! Push gateways (Push Gateway API): which of them are spoken to, and how.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use entente_config::{Push, PushPolicy};
 use entente_outbound::{
     AddressPolicy, ClientSettings, GuardedResolver, SystemLookup, UrlPolicy, client, public_tls,
 };
-use reqwest::Client;
+use parking_lot::Mutex;
+use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
 use crate::DeliveryError;
@@ -17,6 +19,13 @@ use crate::DeliveryError;
 const MOST_BYTES: usize = 256 * 1024;
 /// Idle connections to one gateway that are kept.
 const IDLE_CONNECTIONS: usize = 4;
+/// Requests to one gateway at the same time: one that is slow takes no places from the others.
+const AT_ONCE_EACH: usize = 10;
+/// Gateways that are remembered while nothing is sent to them.
+const MOST_HOSTS: usize = 1_000;
+/// What a gateway answers about a notification that it will never take. Anything else may pass.
+const FINAL: [StatusCode; 3] =
+    [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNPROCESSABLE_ENTITY];
 
 /// Speaks to gateways.
 pub(crate) struct Gateways {
@@ -27,6 +36,8 @@ pub(crate) struct Gateways {
     urls: UrlPolicy,
     public: Client,
     private: Client,
+    /// Places for requests, by host and port.
+    places: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
 /// What a gateway says.
@@ -74,6 +85,7 @@ impl Gateways {
             public: make(&public)?,
             private: make(&anywhere)?,
             urls: UrlPolicy::new(public, &[]),
+            places: Mutex::new(HashMap::new()),
         })
     }
 
@@ -110,6 +122,20 @@ impl Gateways {
             && self.internal.iter().any(|name| name.eq_ignore_ascii_case(host))
     }
 
+    /// A place among the requests to a gateway. `None`: the server is stopping.
+    pub(crate) async fn place(&self, url: &Url) -> Option<OwnedSemaphorePermit> {
+        let host = url.host_str().unwrap_or_default();
+        let host = format!("{host}:{}", url.port_or_known_default().unwrap_or_default());
+        let places = {
+            let mut hosts = self.places.lock();
+            if hosts.len() >= MOST_HOSTS {
+                hosts.retain(|_, places| Arc::strong_count(places) > 1);
+            }
+            Arc::clone(hosts.entry(host).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE_EACH))))
+        };
+        places.acquire_owned().await.ok()
+    }
+
     /// Hands a notification over. Answers the pushkeys that are not anybody's any more.
     pub(crate) async fn notify(&self, url: &Url, body: &Value) -> Result<Vec<String>, GatewayError> {
         if let Err(error) = self.check(url) {
@@ -121,7 +147,7 @@ impl Gateways {
         let answer = client.post(url.clone()).json(body).send().await;
         let mut answer = answer.map_err(|error| later(in_words(&error)))?;
         let status = answer.status();
-        if status.is_client_error() && status != reqwest::StatusCode::TOO_MANY_REQUESTS {
+        if FINAL.contains(&status) {
             return Err(GatewayError::Refused(status.as_u16()));
         }
         if !status.is_success() {

@@ -4,6 +4,7 @@
 //! transaction that moves its cursor. A worker for each pusher sends what is oldest, and deletes it once the gateway took it.
 
 mod badges;
+mod changes;
 mod error;
 mod follower;
 mod gateway;
@@ -24,6 +25,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use self::{badges::Badges, gateway::Gateways};
 pub use self::{
+    changes::{Change, TOPIC},
     error::DeliveryError,
     pushers::{Format, Pusher},
     rows::KEYSPACES,
@@ -50,7 +52,8 @@ struct Inner {
     /// Who is woken when something waits for a pusher, by its number.
     workers: Mutex<HashMap<u64, Arc<Notify>>>,
     places: Semaphore,
-    /// Those of the local users in a room who have pushers, by localpart. Forgotten when somebody comes, goes, or sets a pusher.
+    /// Those of the local users in a room who have pushers, by localpart. Forgotten when the log tells that somebody came, went, or set a
+    /// pusher.
     audiences: Mutex<HashMap<RoomNumber, Arc<[String]>>>,
 }
 

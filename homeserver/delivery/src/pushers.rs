@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use crate::{
-    Delivery, DeliveryError,
+    Change, Delivery, DeliveryError,
     rows::{self, NumberRow, PusherRow},
 };
 
@@ -94,7 +94,8 @@ impl Delivery {
         Ok(rows.into_iter().map(|((_, app_id, pushkey), row)| shown(app_id, pushkey, row)).collect())
     }
 
-    /// Sets a pusher. Unless `append`, other users' pushers with its app id and pushkey are deleted: somebody else has the device now.
+    /// Sets a pusher. It is its device's until another one sets it anew; whoever only switches it on or off (MSC3881) does not take it
+    /// over. Unless `append`, other users' pushers with its app id and pushkey are deleted: somebody else has the device now.
     pub async fn set_pusher(
         &self,
         localpart: &str,
@@ -122,7 +123,7 @@ impl Delivery {
                 }
                 // What waits for it goes to the gateway that it names now.
                 let number = known.as_ref().map_or(number, |known| known.number);
-                let row = PusherRow {
+                let mut row = PusherRow {
                     number,
                     app_display_name: pusher.app_display_name.clone(),
                     device_display_name: pusher.device_display_name.clone(),
@@ -133,6 +134,10 @@ impl Delivery {
                     set_at: self.inner.environment.now().millis(),
                     disabled: !pusher.enabled,
                 };
+                if let Some(known) = known.as_ref().filter(|known| is_switched(known, &row)) {
+                    row.device_id.clone_from(&known.device_id);
+                    row.set_at = known.set_at;
+                }
                 let owner = NumberRow {
                     localpart: localpart.to_owned(),
                     app_id: app_id.to_owned(),
@@ -142,10 +147,10 @@ impl Delivery {
                 transaction.put(&rows::PUSHERS, (localpart, app_id, pushkey), &row);
                 transaction.put(&rows::PUSHKEYS, (app_id, pushkey, localpart), &());
                 transaction.put(&rows::NUMBERS, number, &owner);
+                Change::Pushers { localpart: localpart.to_owned() }.log_in(&mut transaction);
                 Ok((transaction, ()))
             })
             .await?;
-        self.forget_audiences();
         Ok(())
     }
 
@@ -191,7 +196,6 @@ impl Delivery {
                 Ok::<_, DeliveryError>((transaction, row.map(|row| row.number)))
             })
             .await?;
-        self.forget_audiences();
         match number {
             Some(number) => self.empty_queue(number).await,
             None => Ok(()),
@@ -218,10 +222,19 @@ impl Delivery {
     }
 }
 
+/// Whether a pusher is as it was, but on or off.
+fn is_switched(known: &PusherRow, row: &PusherRow) -> bool {
+    let PusherRow { device_id, set_at, disabled, .. } = known;
+    let same =
+        PusherRow { device_id: device_id.clone(), set_at: *set_at, disabled: *disabled, ..row.clone() };
+    known.disabled != row.disabled && *known == same
+}
+
 fn delete(transaction: &mut Transaction, localpart: &str, app_id: &str, pushkey: &str, row: &PusherRow) {
     transaction.delete(&rows::PUSHERS, (localpart, app_id, pushkey));
     transaction.delete(&rows::PUSHKEYS, (app_id, pushkey, localpart));
     transaction.delete(&rows::NUMBERS, row.number);
+    Change::Pushers { localpart: localpart.to_owned() }.log_in(transaction);
 }
 
 pub(crate) fn shown(app_id: String, pushkey: String, row: PusherRow) -> Pusher {

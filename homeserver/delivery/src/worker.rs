@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use entente_storage::Transaction;
+use entente_rooms::{RoomNumber, state::EventNumber};
+use entente_storage::{LogPosition, Transaction};
+use serde_json::Value;
 use tokio::sync::Notify;
 use url::Url;
 
@@ -24,6 +26,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
 const OLDEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// Rows that are deleted at once.
 const PAGE: usize = 500;
+/// What waits for a gateway that does not listen: the newest.
+const MOST_WAITING: usize = 500;
+
+type QueueKey = (u64, LogPosition, u32);
+
+/// The oldest of what waits for a pusher.
+struct Next {
+    key: QueueKey,
+    queued: QueuedRow,
+    /// The pusher, if it is still there.
+    pusher: Option<(NumberRow, PusherRow)>,
+}
 
 /// What became of the oldest of what waits.
 enum Sent {
@@ -60,6 +74,9 @@ impl Delivery {
                     }
                 }
                 Ok(Sent::Later(after)) => {
+                    if let Err(error) = self.forget_oldest(pusher).await {
+                        tracing::warn!(%error, "what waits for a pusher cannot be shortened");
+                    }
                     tokio::time::sleep(after.unwrap_or(pause).clamp(pause, LONGEST_PAUSE)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -85,78 +102,105 @@ impl Delivery {
     }
 
     async fn send_next(&self, number: u64) -> Result<Sent, DeliveryError> {
-        let snapshot = self.inner.store.snapshot().await?;
-        let mut page = snapshot.scan(&rows::QUEUE.scan((number,)).limit(1)).await?.rows;
-        let Some(((_, position, place), queued)) = page.pop() else { return Ok(Sent::Nothing) };
-        let owner = snapshot.get(&rows::NUMBERS, number).await?;
-        let Some(NumberRow { localpart, app_id, pushkey }) = owner else {
+        let Some(next) = self.oldest(number).await? else { return Ok(Sent::Nothing) };
+        let Some((owner, row)) = next.pusher.as_ref().filter(|(_, row)| !row.disabled) else {
+            // It was deleted, or switched off: then what came before is not told later either.
             self.empty_queue(number).await?;
             return Ok(Sent::Nothing);
         };
-        let row =
-            snapshot.get(&rows::PUSHERS, (localpart.as_str(), app_id.as_str(), pushkey.as_str())).await?;
-        let Some(row) = row else { return Ok(Sent::Nothing) };
         let now = self.inner.environment.now().millis();
         let oldest = u64::try_from(OLDEST.as_millis()).unwrap_or(u64::MAX);
-        let is_too_old = now.saturating_sub(queued.at) > oldest;
-        if !is_too_old {
-            let pusher = shown(app_id.clone(), pushkey.clone(), row.clone());
-            match self.hand_over(&localpart, &pusher, &row, &queued).await? {
-                Ok(rejected) if rejected.contains(&pushkey) => {
+        if now.saturating_sub(next.queued.at) <= oldest {
+            match self.hand_over(owner, row, &next.queued).await? {
+                Ok(rejected) if rejected.contains(&owner.pushkey) => {
+                    let NumberRow { localpart, app_id, pushkey } = owner;
                     tracing::info!(user.localpart = localpart, app_id, "a pushkey is nobody's any more");
-                    self.delete_pusher(&localpart, &app_id, &pushkey).await?;
+                    self.delete_pusher(localpart, app_id, pushkey).await?;
                     return Ok(Sent::Done);
                 }
                 Ok(_) => {}
                 Err(GatewayError::Later { reason, after }) => {
                     tracing::debug!(
-                        user.localpart = localpart,
-                        app_id,
+                        user.localpart = owner.localpart,
+                        app_id = owner.app_id,
                         reason,
                         "a gateway is asked again later"
                     );
                     return Ok(Sent::Later(after));
                 }
                 Err(error @ GatewayError::Refused(_)) => {
-                    tracing::info!(user.localpart = localpart, app_id, %error, "a notification is dropped");
+                    tracing::info!(
+                        user.localpart = owner.localpart,
+                        app_id = owner.app_id,
+                        %error,
+                        "a notification is dropped"
+                    );
                 }
             }
         }
         let mut transaction = Transaction::new();
-        transaction.delete(&rows::QUEUE, (number, position, place));
+        transaction.delete(&rows::QUEUE, next.key);
         self.inner.store.commit(transaction).await?;
         Ok(Sent::Done)
     }
 
+    /// The oldest of what waits for a pusher.
+    async fn oldest(&self, number: u64) -> Result<Option<Next>, DeliveryError> {
+        let snapshot = self.inner.store.snapshot().await?;
+        let mut page = snapshot.scan(&rows::QUEUE.scan((number,)).limit(1)).await?.rows;
+        let Some((key, queued)) = page.pop() else { return Ok(None) };
+        let mut pusher = None;
+        if let Some(owner) = snapshot.get(&rows::NUMBERS, number).await? {
+            let key = (owner.localpart.as_str(), owner.app_id.as_str(), owner.pushkey.as_str());
+            pusher = snapshot.get(&rows::PUSHERS, key).await?.map(|row| (owner, row));
+        }
+        Ok(Some(Next { key, queued, pusher }))
+    }
+
+    /// Tells the gateway. It takes time to answer, and until then no snapshot of the store is held.
     async fn hand_over(
+        &self,
+        owner: &NumberRow,
+        row: &PusherRow,
+        queued: &QueuedRow,
+    ) -> Result<Result<Vec<String>, GatewayError>, DeliveryError> {
+        let pusher = shown(owner.app_id.clone(), owner.pushkey.clone(), row.clone());
+        let url = pusher.data.get("url").and_then(|url| Url::parse(url.as_str()?).ok());
+        let Some(url) = url else { return Ok(Err(GatewayError::Refused(0))) };
+        let nothing = Ok(Ok(Vec::new()));
+        let Some(_place_there) = self.inner.gateways.place(&url).await else { return nothing };
+        let Ok(_place) = self.inner.places.acquire().await else { return nothing };
+        let Some(body) = self.compose(&owner.localpart, &pusher, row, queued).await? else { return nothing };
+        Ok(self.inner.gateways.notify(&url, &body).await)
+    }
+
+    /// What a gateway is told. `None`: nothing, for it was read or taken back meanwhile.
+    async fn compose(
         &self,
         localpart: &str,
         pusher: &Pusher,
         row: &PusherRow,
         queued: &QueuedRow,
-    ) -> Result<Result<Vec<String>, GatewayError>, DeliveryError> {
-        let url = pusher.data.get("url").and_then(|url| Url::parse(url.as_str()?).ok());
-        let Some(url) = url else { return Ok(Err(GatewayError::Refused(0))) };
+    ) -> Result<Option<Value>, DeliveryError> {
         let user_id = self.inner.accounts.user_id(localpart)?;
+        let room = RoomNumber(queued.room);
         let mut told = None;
         if let Some(number) = queued.event {
-            let Some((view, event)) = self.inner.rooms.event_by_number(queued.room, number).await? else {
-                return Ok(Ok(Vec::new()));
-            };
-            // What was taken back meanwhile is not told.
-            if event.redacted_by().is_some() {
-                return Ok(Ok(Vec::new()));
+            if self.inner.sync.has_read(&user_id, room, EventNumber(number)).await? {
+                return Ok(None);
             }
+            let found = self.inner.rooms.event_by_number(queued.room, number).await?;
+            let Some((view, event)) = found.filter(|(_, event)| event.redacted_by().is_none()) else {
+                return Ok(None);
+            };
             let names = match pusher.format(self.inner.settings.include_content) {
                 Format::Full => Some(self.inner.sync.names(&view, &event, &user_id).await?),
                 Format::EventIdOnly => None,
             };
             told = Some(payload::told(&view, &event, names, queued, &user_id));
         }
-        let unread = self.badge(&user_id, entente_rooms::RoomNumber(queued.room)).await?;
-        let body = payload::body(pusher, row, queued, unread, told);
-        let Ok(_place) = self.inner.places.acquire().await else { return Ok(Ok(Vec::new())) };
-        Ok(self.inner.gateways.notify(&url, &body).await)
+        let unread = self.badge(&user_id, room).await?;
+        Ok(Some(payload::body(pusher, row, queued, unread, told)))
     }
 
     /// The pushers for which something waits.
@@ -172,17 +216,41 @@ impl Delivery {
         Ok(waiting)
     }
 
+    /// Deletes what waits for a pusher beyond the newest.
+    async fn forget_oldest(&self, number: u64) -> Result<(), DeliveryError> {
+        let newest = rows::QUEUE.scan((number,)).reverse().limit(MOST_WAITING);
+        let oldest_kept = {
+            let snapshot = self.inner.store.snapshot().await?;
+            let page = snapshot.scan(&newest).await?;
+            page.next.and(page.rows.last().map(|(key, _)| *key))
+        };
+        match oldest_kept {
+            Some(key) => self.empty_queue_before(number, Some(key)).await,
+            None => Ok(()),
+        }
+    }
+
     /// Deletes all that waits for a pusher.
     pub(crate) async fn empty_queue(&self, number: u64) -> Result<(), DeliveryError> {
+        self.empty_queue_before(number, None).await
+    }
+
+    async fn empty_queue_before(&self, number: u64, end: Option<QueueKey>) -> Result<(), DeliveryError> {
         loop {
             let snapshot = self.inner.store.snapshot().await?;
             let page = snapshot.scan(&rows::QUEUE.scan((number,)).limit(PAGE)).await?;
+            drop(snapshot);
             let mut transaction = Transaction::new();
-            for ((number, position, place), _) in page.rows {
-                transaction.delete(&rows::QUEUE, (number, position, place));
+            let before = page.rows.iter().take_while(|(key, _)| end.is_none_or(|end| *key < end));
+            let mut deleted = 0;
+            for (key, _) in before {
+                transaction.delete(&rows::QUEUE, *key);
+                deleted += 1;
             }
-            self.inner.store.commit(transaction).await?;
-            if page.next.is_none() {
+            if deleted > 0 {
+                self.inner.store.commit(transaction).await?;
+            }
+            if page.next.is_none() || deleted < page.rows.len() {
                 return Ok(());
             }
         }

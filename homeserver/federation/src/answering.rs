@@ -17,7 +17,7 @@ pub struct Template {
 /// What a server is told of the room into which its user came.
 #[derive(Clone, Debug)]
 pub struct SendJoinAnswer {
-    /// The join, with the signature of this server where one of its users authorised it.
+    /// The join, with the signature of this server where one of its users authorised it, and that of the room's policy server.
     pub event: CanonicalJsonObject,
     /// The state before the join: canonical JSON of each event.
     pub state: Vec<entente_storage::Bytes>,
@@ -58,7 +58,8 @@ impl SharedRooms {
         let view = self.resident_view(origin, room_id).await?;
         check_membership(origin, &event, "join")?;
         self.inner.rooms.cosign_join(room_id, &mut event).await?;
-        let event_id = self.accept_membership(origin, &view, event_id, event.clone()).await?;
+        let event_id = self.accept_membership(origin, &view, event_id, event).await?;
+        let event = self.signed_join(room_id, &event_id).await?;
         let answer = self.inner.rooms.join_answer(room_id, &event_id, omits_members).await?;
         let servers = if omits_members {
             let mut servers = self.inner.rooms.view(room_id).await?.servers().await?;
@@ -68,6 +69,18 @@ impl SharedRooms {
             None
         };
         Ok(SendJoinAnswer { event, state: answer.state, auth_chain: answer.auth_chain, servers })
+    }
+
+    /// A join as it is kept here: with the signatures that it got on its way in.
+    async fn signed_join(
+        &self,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<CanonicalJsonObject, FederationError> {
+        let join = self.inner.rooms.view(room_id).await?.event_by_id(event_id).await?;
+        let join = join.ok_or(RoomError::EventNotFound)?;
+        serde_json::from_slice(join.json())
+            .map_err(|error| FederationError::Internal(format!("a stored event: {error}")))
     }
 
     /// Takes in that a user of another server leaves, or declines an invite.

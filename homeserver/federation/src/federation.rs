@@ -6,7 +6,7 @@ use entente_storage::Store;
 use ruma::{OwnedServerName, ServerName};
 
 use crate::{
-    Client, Destinations, FederationError, Keys, Outbox, Policy, SharedRooms,
+    Client, Destinations, FederationError, Keys, Outbox, Policy, Previews, SharedRooms,
     discovery::{Dns, SystemDns},
 };
 
@@ -23,6 +23,8 @@ pub struct Federation {
     pub rooms: SharedRooms,
     /// What is sent to them.
     pub outbox: Outbox,
+    /// Rooms that only they are in.
+    pub previews: Previews,
     environment: Environment,
 }
 
@@ -57,11 +59,13 @@ impl Federation {
             dns,
             &settings,
         )?;
+        rooms.ask_policy_servers_through(Arc::new(client.clone()));
         let notaries: Vec<OwnedServerName> =
             settings.key_notaries.iter().filter_map(|name| ServerName::parse(name.as_str()).ok()).collect();
         let keys = Keys::new(store.clone(), environment.clone(), signing_keys, client.clone(), notaries);
         let shared = SharedRooms::new(rooms.clone(), Arc::new(client.clone()), Arc::new(keys.clone()));
         let outbox = Outbox::new(store, environment.clone(), rooms, client.clone());
-        Ok(Self { policy, client, keys, rooms: shared, outbox, environment })
+        let previews = Previews::new(client.clone(), environment.clone());
+        Ok(Self { policy, client, keys, rooms: shared, outbox, previews, environment })
     }
 }

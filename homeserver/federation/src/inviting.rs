@@ -1,9 +1,9 @@
 //! Invites between servers (S-S API, "Inviting to a room").
 
-use entente_rooms::{Membership, MembershipRequest, OutsideMembership, Pdu, Received, RoomError};
+use entente_rooms::{Membership, MembershipRequest, OutsideMembership, Pdu, Profile, Received, RoomError};
 use ruma::{
-    CanonicalJsonObject, EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
-    RoomVersionId, UserId, room_version_rules::RoomIdFormatVersion,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedRoomId, OwnedServerName,
+    OwnedUserId, RoomId, RoomVersionId, ServerName, UserId, room_version_rules::RoomIdFormatVersion,
 };
 
 use crate::{
@@ -128,6 +128,43 @@ impl SharedRooms {
             Received::Rejected(reason) => Err(RoomError::Unauthorized(reason).into()),
             _ => Err(RoomError::Forbidden("the room does not allow the invite any more").into()),
         }
+    }
+
+    /// Invites the user of another server whom an address turned out to be, in the name of the user of this server who invited that
+    /// address (S-S API, "Third-party invites"). The rules of the room decide whether the proof of that is good.
+    pub async fn exchange_third_party_invite(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event: &CanonicalJsonObject,
+    ) -> Result<(), FederationError> {
+        let view = self.resident_view(origin, room_id).await?;
+        let text = |object: &CanonicalJsonObject, field: &str| {
+            object.get(field).and_then(|text| text.as_str()).map(str::to_owned)
+        };
+        let user = |field: &str| text(event, field).and_then(|user_id| UserId::parse(user_id).ok());
+        let (Some(sender), Some(target)) = (user("sender"), user("state_key")) else {
+            return Err(FederationError::BadEvent("the event names no sender or no user"));
+        };
+        require_own_user(origin, &target)?;
+        if self.inner.rooms.local(sender.as_str()).is_none() {
+            return Err(FederationError::BadEvent("the sender is not of this server"));
+        }
+        let content = event.get("content").and_then(|content| content.as_object());
+        let content = content.ok_or(FederationError::BadEvent("the event has no content"))?;
+        let invite = content.get("third_party_invite").and_then(|invite| invite.as_object());
+        let invite = invite.ok_or(FederationError::BadEvent("the event proves no address"))?;
+        let signed = invite.get("signed").and_then(|signed| signed.as_object());
+        let is_fitting = text(event, "type").as_deref() == Some("m.room.member")
+            && text(content, "membership").as_deref() == Some("invite")
+            && signed.and_then(|signed| text(signed, "mxid")).as_deref() == Some(target.as_str());
+        if !is_fitting {
+            return Err(FederationError::BadEvent("the event is no invite of that user"));
+        }
+        let mut request = MembershipRequest::others(&sender, &target, Profile::default(), None);
+        let proof = CanonicalJsonValue::Object(invite.clone());
+        request.extra.insert(String::from("third_party_invite"), proof);
+        self.invite(&view.room.room_id, &request).await
     }
 
     /// Whether this server is in a room.

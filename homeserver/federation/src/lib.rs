@@ -7,12 +7,15 @@ mod client;
 pub mod discovery;
 mod error;
 mod federation;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod inviting;
 mod joining;
 mod keys;
 mod past;
 mod peers;
 mod policy;
+mod previews;
 mod receiving;
 mod rows;
 mod sending;
@@ -33,10 +36,11 @@ pub use self::{
     joining::JoinRequest,
     keys::{Authenticated, Keys},
     peers::{
-        Asked, KeyRing, KnownKey, KnownKeys, MembershipTemplate, Peers, SendJoin, StateAnswer,
+        Asked, EventAt, KeyRing, KnownKey, KnownKeys, MembershipTemplate, Peers, SendJoin, StateAnswer,
         StateIdsAnswer, WantedKeys,
     },
     policy::Policy,
+    previews::Previews,
     receiving::{Transaction, TransactionAnswer},
     rows::KEYSPACES,
     sending::Outbox,

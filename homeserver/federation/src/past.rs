@@ -1,7 +1,7 @@
 //! What happened in a room before this server came in (S-S API, "Backfilling and retrieving missing events").
 
 use entente_rooms::{Chapter, RoomView, VerifiedPdu};
-use ruma::{OwnedServerName, RoomId, ServerName};
+use ruma::{EventId, OwnedServerName, RoomId, ServerName};
 
 use crate::{FederationError, SharedRooms, verification::verify_good};
 
@@ -11,6 +11,10 @@ const MOST_EVENTS: usize = 100;
 const MOST_SERVERS: usize = 5;
 /// The oldest events whose past is looked for.
 const OLDEST: usize = 20;
+/// Servers that are asked for an event by its time.
+const MOST_ASKED_FOR_TIME: usize = 2;
+/// So often the past is fetched on the way to it.
+const MOST_CHAPTERS: usize = 10;
 /// States that are asked for, for the events of one answer.
 const MOST_STATES: usize = 5;
 
@@ -40,6 +44,42 @@ impl SharedRooms {
             }
         }
         Ok(0)
+    }
+
+    /// Fetches the past of a room up to the event that is closest to a time, as another server knows it; `at` in ms since 1970. Answers
+    /// whether it is here now: it may be too far back, or nobody may tell.
+    pub async fn fetch_event_at(
+        &self,
+        room_id: &RoomId,
+        at: u64,
+        forward: bool,
+    ) -> Result<bool, FederationError> {
+        let view = self.inner.rooms.view(room_id).await?;
+        if view.unknown_before(&view.oldest_events(OLDEST).await?).await?.is_empty() {
+            return Ok(false);
+        }
+        for server in self.servers_to_ask(&view).await?.into_iter().take(MOST_ASKED_FOR_TIME) {
+            match self.inner.peers.event_at(&server, room_id, at, forward).await {
+                Ok(found) => return self.fetch_up_to(room_id, &found.event_id).await,
+                Err(error) => {
+                    tracing::debug!(%server, %room_id, %error, "a server finds no event by its time");
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    async fn fetch_up_to(&self, room_id: &RoomId, event_id: &EventId) -> Result<bool, FederationError> {
+        for _ in 0..MOST_CHAPTERS {
+            let view = self.inner.rooms.view(room_id).await?;
+            if view.event_by_id(event_id).await?.is_some_and(|event| event.is_shown()) {
+                return Ok(true);
+            }
+            if self.fetch_past(room_id, MOST_EVENTS).await? == 0 {
+                break;
+            }
+        }
+        Ok(false)
     }
 
     async fn add_past(

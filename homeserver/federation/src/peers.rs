@@ -7,6 +7,7 @@ use ruma::{
     CanonicalJsonObject, EventId, OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
     serde::Base64,
 };
+use serde::Deserialize;
 
 use crate::FederationError;
 
@@ -49,6 +50,15 @@ pub struct StateIdsAnswer {
     pub state: Vec<OwnedEventId>,
     /// What authorises it.
     pub auth_chain: Vec<OwnedEventId>,
+}
+
+/// An event and when it was sent (S-S API, `GET /timestamp_to_event`).
+#[derive(Clone, Debug, Deserialize)]
+pub struct EventAt {
+    /// Its id.
+    pub event_id: OwnedEventId,
+    /// In ms since 1970.
+    pub origin_server_ts: u64,
 }
 
 /// Requests to other servers about rooms. Answers are bounded in size, and nothing in them was checked.
@@ -121,6 +131,15 @@ pub trait Peers: Send + Sync + 'static {
 
     /// `GET /event`.
     fn event<'a>(&'a self, server: &'a ServerName, event_id: &'a EventId) -> Asked<'a, CanonicalJsonObject>;
+
+    /// `GET /timestamp_to_event`: the event that is closest to a time in ms since 1970, `forward` or backward from it.
+    fn event_at<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        at: u64,
+        forward: bool,
+    ) -> Asked<'a, EventAt>;
 
     /// `GET /state`.
     fn state<'a>(

@@ -84,6 +84,11 @@ impl Policy {
         self.peer(server)?.requests
     }
 
+    /// The only keys with which `server` signs, if the operator says so: by their ids.
+    pub(crate) fn signing_keys_of(&self, server: &ServerName) -> Option<Vec<(&str, &str)>> {
+        self.peer(server)?.pinned_keys()
+    }
+
     fn peer(&self, server: &ServerName) -> Option<&FederationPeer> {
         self.inner.settings.peer(server.as_str())
     }

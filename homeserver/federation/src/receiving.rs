@@ -174,6 +174,8 @@ impl SharedRooms {
         let events =
             self.inner.peers.missing_events(origin, room_id, &earliest, latest, MOST_BETWEEN).await?;
         let mut events = verify_good(&*self.inner.keys, &view.room.rules, events).await?;
+        // A gap in a young room may reach back to its beginning, which is no part of what came since.
+        events.retain(|event| !event.prev_events.is_empty());
         events.truncate(MOST_BETWEEN);
         events.sort_by_key(|event| event.depth);
         let mut states = 0;

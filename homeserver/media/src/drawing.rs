@@ -281,7 +281,7 @@ mod tests {
     }
 
     /// A chunk of a PNG (PNG, section 5.3).
-    fn chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    fn chunk(name: [u8; 4], data: &[u8]) -> Vec<u8> {
         let named = [name.as_slice(), data].concat();
         let length = u32::try_from(data.len()).unwrap().to_be_bytes();
         [length.as_slice(), &named, &crc32(&named).to_be_bytes()].concat()
@@ -306,7 +306,7 @@ mod tests {
     }
 
     /// The data of the first chunk of a kind.
-    fn data<'a>(png: &'a [u8], name: &[u8; 4]) -> &'a [u8] {
+    fn data(png: &[u8], name: [u8; 4]) -> &[u8] {
         let at = png.windows(4).position(|window| window == name).unwrap();
         let length = usize::try_from(u32::from_be_bytes(png[at - 4..at].try_into().unwrap())).unwrap();
         &png[at + 4..at + 4 + length]
@@ -321,17 +321,17 @@ mod tests {
                 data.extend(number.to_be_bytes());
             }
             data.extend([0, 1, 0, 10, 0, 0]);
-            chunk(b"fcTL", &data)
+            chunk(*b"fcTL", &data)
         };
-        let next = [2_u32.to_be_bytes().as_slice(), data(&second, b"IDAT")].concat();
+        let next = [2_u32.to_be_bytes().as_slice(), data(&second, *b"IDAT")].concat();
         [
             first[..33].to_vec(),
-            chunk(b"acTL", &[0, 0, 0, 2, 0, 0, 0, 0]),
+            chunk(*b"acTL", &[0, 0, 0, 2, 0, 0, 0, 0]),
             control(0),
-            chunk(b"IDAT", data(&first, b"IDAT")),
+            chunk(*b"IDAT", data(&first, *b"IDAT")),
             control(1),
-            chunk(b"fdAT", &next),
-            chunk(b"IEND", &[]),
+            chunk(*b"fdAT", &next),
+            chunk(*b"IEND", &[]),
         ]
         .concat()
     }
@@ -340,7 +340,7 @@ mod tests {
     fn moving_webp() -> Vec<u8> {
         let part = |name: &[u8; 4], data: &[u8]| {
             let length = u32::try_from(data.len()).unwrap().to_le_bytes();
-            let padding: &[u8] = if data.len() % 2 == 0 { &[] } else { &[0] };
+            let padding: &[u8] = if data.len().is_multiple_of(2) { &[] } else { &[0] };
             [name.as_slice(), &length, data, padding].concat()
         };
         let still = |shade: u8| {

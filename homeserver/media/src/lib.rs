@@ -27,7 +27,6 @@ use entente_storage::Store;
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore};
 
-use self::{objects::Objects, places::Places, thumbnails::Failures};
 pub use self::{
     download::{Content, MediaFile},
     error::MediaError,
@@ -38,6 +37,7 @@ pub use self::{
     thumbnails::{Thumbnail, ThumbnailRequest},
     upload::{NewMedia, Promised},
 };
+use self::{objects::Objects, places::Places, thumbnails::Failures};
 
 /// Uploads of one user that are taken in at once.
 const MOST_UPLOADS_EACH: usize = 8;

@@ -60,13 +60,14 @@ impl Rooms {
         Ok(())
     }
 
-    /// Removes an alias: its creator may, who may change the room's canonical alias, and administrators of the server. If it
-    /// stood in the canonical alias of the room and the user may change that, it goes there too.
+    /// Removes an alias: its creator may, who may change the room's canonical alias, and who `may_always`: administrators of the server,
+    /// and application services in their namespaces. If it stood in the canonical alias of the room and the user may change that, it goes there
+    /// too.
     pub async fn delete_alias(
         &self,
         alias: &RoomAliasId,
         user_id: &UserId,
-        is_admin: bool,
+        may_always: bool,
     ) -> Result<(), RoomError> {
         let (room_id, _) = self
             .store()
@@ -78,7 +79,7 @@ impl Rooms {
                     .as_str()
                     .try_into()
                     .map_err(|_| RoomError::Internal(String::from("a stored room id")))?;
-                if row.creator != user_id.as_str() && !is_admin {
+                if row.creator != user_id.as_str() && !may_always {
                     let view = self.view_in(&snapshot, RoomNumber(row.room), self.redactions()).await?;
                     let powers = view.powers().await?;
                     let event_type = TimelineEventType::RoomCanonicalAlias;

@@ -4,6 +4,7 @@ mod format;
 mod history;
 mod index;
 mod outside;
+mod policy;
 mod receive;
 mod resolve;
 mod servers;
@@ -26,6 +27,7 @@ use crate::{
     Change, Event, RoomError, RoomView,
     auth_chain::assign,
     chain_store::NewChains,
+    policy_server::PolicyAnswers,
     room::{Head, StateKey, state_type},
     rows::{self, EventHeader, EventPlace, Extremity, HeadRow, SentAs, StoredEvent, TransactionRow},
     state::{self, EventNumber, InvalidNode, Node, NodeHash, NodeSource, Partition, StateKeyId, StateRoot},
@@ -109,6 +111,10 @@ pub(crate) struct Composer {
     new_chains: NewChains,
     servers: ServerCounts,
     redacted: Vec<EventNumber>,
+    /// What the room's policy server said before.
+    pub(crate) answers: Arc<PolicyAnswers>,
+    /// Events that were made here and signed by it.
+    own_events: usize,
     pub(crate) transaction: Transaction,
 }
 
@@ -140,6 +146,8 @@ impl Composer {
             new_chains: NewChains::default(),
             servers: ServerCounts::default(),
             redacted: Vec::new(),
+            answers: Arc::default(),
+            own_events: 0,
             transaction: Transaction::new(),
         }
     }
@@ -253,6 +261,9 @@ impl Composer {
 
     /// Makes an event, if the rules of the room allow it at its present state.
     pub(crate) async fn append(&mut self, draft: Draft) -> Result<Arc<Event>, RoomError> {
+        if let Some(policy) = self.policy_server_for(&draft).await? {
+            return self.append_signed(draft, policy).await;
+        }
         let rules = self.view.room.rules.clone();
         let content = format::raw_content(&draft.content)?;
         let authorisation = self.authorisation(&draft, &content).await?;
@@ -328,6 +339,9 @@ impl Composer {
 
     /// An event that is to be added later, if the rules of the room allow it at its present state: canonical JSON, and its id.
     pub(crate) async fn prepare(&mut self, draft: &Draft) -> Result<(Bytes, OwnedEventId), RoomError> {
+        if let Some(policy) = self.policy_server_for(draft).await? {
+            return self.prepare_signed(draft.clone(), policy).await;
+        }
         let (_, json, event_id) = self.rehearse(draft).await?;
         Ok((json, event_id))
     }

@@ -1,6 +1,7 @@
 //! Delayed events (MSC4140): put down now, sent later by the server, unless whoever put them down says otherwise. By them a client that
 //! vanishes leaves a call.
 
+mod delegated;
 mod finalised;
 mod sending;
 
@@ -10,6 +11,7 @@ use entente_environment::Timestamp;
 use entente_storage::{Snapshot, Transaction};
 use ruma::{RoomId, UserId, events::TimelineEventType};
 
+pub use self::delegated::Delegation;
 use self::finalised::Outcome;
 use crate::{
     Draft, RoomError, Rooms,
@@ -22,6 +24,10 @@ pub const LONGEST_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub const MOST_DELAYED: usize = 100;
 /// A delay id has at most this many bytes.
 const MOST_ID_BYTES: usize = 64;
+/// The content of an event has at most this many bytes.
+const MOST_CONTENT_BYTES: usize = 65_536;
+/// Its type and its state key have at most this many bytes.
+const MOST_NAME_BYTES: usize = 255;
 
 /// A delayed event.
 #[derive(Clone, Debug)]
@@ -78,15 +84,23 @@ impl Rooms {
         }
         let localpart =
             self.localpart(&draft.sender).ok_or(RoomError::Forbidden("you are not of this server"))?;
+        let content =
+            serde_json::to_string(&draft.content).map_err(|error| RoomError::BadEvent(error.to_string()))?;
+        if content.len() > MOST_CONTENT_BYTES {
+            return Err(RoomError::TooLarge("an event has at most 65536 bytes"));
+        }
+        let event_type = draft.event_type.to_string();
+        let is_long = |name: &str| name.len() > MOST_NAME_BYTES;
+        if is_long(&event_type) || draft.state_key.as_deref().is_some_and(is_long) {
+            return Err(RoomError::TooLarge("the type and the state key of an event have at most 255 bytes"));
+        }
         self.check_delayed(room_id, draft).await?;
         let environment = &self.inner.environment;
         let new_id = environment.randomness().alphanumeric(24);
-        let content =
-            serde_json::to_string(&draft.content).map_err(|error| RoomError::BadEvent(error.to_string()))?;
         let row = DelayedRow {
             localpart: localpart.to_owned(),
             room_id: room_id.to_string(),
-            event_type: draft.event_type.to_string(),
+            event_type,
             state_key: draft.state_key.clone(),
             content,
             delay: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
@@ -96,12 +110,13 @@ impl Rooms {
                 transaction_id: device.transaction_id.clone(),
             }),
             sticky: draft.sticky,
+            delegated: None,
         };
         let (delay_id, _) = self
             .store()
             .run(async |snapshot| {
                 if let Some(sent) = &row.transaction {
-                    let known = snapshot.get(&rows::DELAY_TRANSACTIONS, transaction_key(localpart, sent));
+                    let known = snapshot.get(&rows::DELAY_TRANSACTIONS, transaction_key(&row, sent));
                     if let Some(delay_id) = known.await? {
                         return Ok((Transaction::new(), delay_id));
                     }
@@ -112,7 +127,7 @@ impl Rooms {
                 transaction.check_unchanged(&rows::LAST_DELAYS, localpart, last.as_ref());
                 transaction.put(&rows::LAST_DELAYS, localpart, &new_id);
                 if let Some(sent) = &row.transaction {
-                    let key = transaction_key(localpart, sent);
+                    let key = transaction_key(&row, sent);
                     transaction.put(&rows::DELAY_TRANSACTIONS, key, &new_id);
                 }
                 put(&mut transaction, &new_id, &row);
@@ -142,9 +157,7 @@ impl Rooms {
         if page.rows.len() < MOST_DELAYED {
             return Ok(());
         }
-        let ids = page.rows.iter().map(|((_, delay_id), ())| delay_id.as_str());
-        let waiting = snapshot.get_many(&rows::DELAYED, ids).await?;
-        let next = waiting.iter().flatten().map(DelayedRow::due).min().unwrap_or_default();
+        let next = page.rows.into_iter().map(|(_, due)| due).min().unwrap_or_default();
         Err(RoomError::TooManyDelayed(Timestamp(next).since(self.inner.environment.now())))
     }
 
@@ -205,7 +218,7 @@ impl Rooms {
         let localpart = self.localpart(user_id).ok_or(RoomError::Forbidden("you are not of this server"))?;
         let snapshot = self.store().snapshot().await?;
         let ids = snapshot.scan_all(rows::DELAYED_OF_USERS.scan((localpart,))).await?;
-        let ids: Vec<String> = ids.into_iter().map(|((_, delay_id), ())| delay_id).collect();
+        let ids: Vec<String> = ids.into_iter().map(|((_, delay_id), _)| delay_id).collect();
         let found = snapshot.get_many(&rows::DELAYED, ids.iter().map(String::as_str)).await?;
         let mut waiting: Vec<(String, DelayedRow)> =
             ids.into_iter().zip(found).filter_map(|(delay_id, row)| Some((delay_id, row?))).collect();
@@ -236,13 +249,18 @@ async fn delayed_row(snapshot: &Snapshot, delay_id: &str) -> Result<DelayedRow, 
     snapshot.get(&rows::DELAYED, delay_id).await?.ok_or(UNKNOWN)
 }
 
-fn transaction_key<'a>(localpart: &'a str, sent: &'a SentAs) -> (&'a str, &'a str, &'a str) {
-    (localpart, sent.device_id.as_str(), sent.transaction_id.as_str())
+/// What a device says again of the same room and type is a retry; of another it is something else.
+fn transaction_key<'a>(
+    row: &'a DelayedRow,
+    sent: &'a SentAs,
+) -> (&'a str, &'a str, &'a str, &'a str, &'a str) {
+    let DelayedRow { localpart, room_id, event_type, .. } = row;
+    (localpart, &sent.device_id, room_id, event_type, &sent.transaction_id)
 }
 
 fn put(transaction: &mut Transaction, delay_id: &str, row: &DelayedRow) {
     transaction.put(&rows::DELAYED, delay_id, row);
-    transaction.put(&rows::DELAYED_OF_USERS, (row.localpart.as_str(), delay_id), &());
+    transaction.put(&rows::DELAYED_OF_USERS, (row.localpart.as_str(), delay_id), &row.due());
     transaction.put(&rows::DELAYED_DUE, (row.due(), delay_id), &());
 }
 

@@ -1,6 +1,8 @@
 //! The public directory of rooms of this server (C-S API, "Published Room Directory").
 
-use entente_storage::Transaction;
+use std::collections::BTreeSet;
+
+use entente_storage::{Snapshot, Transaction};
 use ruma::{RoomId, UserId, events::TimelineEventType};
 
 use crate::{RoomError, RoomNumber, RoomSummary, Rooms, rows};
@@ -9,6 +11,9 @@ use crate::{RoomError, RoomNumber, RoomSummary, Rooms, rows};
 const MOST_ROOMS: usize = 500;
 /// Rooms of one page, if nobody says.
 const DEFAULT_ROOMS: usize = 100;
+
+/// The ids of a service and of its network together have at most this many bytes.
+const MOST_INSTANCE_BYTES: usize = 511;
 
 /// What somebody looks for in the directory.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +26,20 @@ pub struct DirectoryQuery {
     pub limit: Option<usize>,
     /// Where to go on: the token of another page.
     pub since: Option<String>,
+    /// Whose rooms.
+    pub network: DirectoryNetwork,
+}
+
+/// Which lists of rooms somebody looks through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DirectoryNetwork {
+    /// The server's own.
+    #[default]
+    Matrix,
+    /// Those of all networks too.
+    All,
+    /// That of one network to which an application service bridges, by the id of its instance.
+    Instance(String),
 }
 
 /// Rooms of the directory, those with most members first.
@@ -60,8 +79,12 @@ impl Rooms {
         let redactions = self.redactions();
         let snapshot = self.store().snapshot().await?;
         let mut found = Vec::new();
-        for (number, ()) in snapshot.scan_all(rows::PUBLISHED.scan(())).await? {
-            let view = self.view_in(&snapshot, RoomNumber(number), redactions).await?;
+        for number in listed(&snapshot, &query.network).await? {
+            let view = match self.view_in(&snapshot, RoomNumber(number), redactions).await {
+                // It was purged, and the network lists it still.
+                Err(RoomError::RoomNotFound) => continue,
+                view => view?,
+            };
             let summary = view.summary().await?;
             if query.wants(&summary) {
                 found.push(summary);
@@ -114,4 +137,44 @@ impl Rooms {
         self.store().commit(transaction).await?;
         Ok(())
     }
+
+    /// Puts a room into the list of a network, or takes it out (A-S API, "Publishing a room"). `instance` is unlike those of all others.
+    pub async fn publish_in(
+        &self,
+        instance: &str,
+        room_id: &RoomId,
+        published: bool,
+    ) -> Result<(), RoomError> {
+        if instance.len() > MOST_INSTANCE_BYTES {
+            return Err(RoomError::InvalidParameter(String::from(
+                "the id of a network has at most 255 bytes",
+            )));
+        }
+        let number = self.view(room_id).await?.room.number.0;
+        let mut transaction = Transaction::new();
+        if published {
+            transaction.put(&rows::PUBLISHED_IN, (instance, number), &());
+        } else {
+            transaction.delete(&rows::PUBLISHED_IN, (instance, number));
+        }
+        self.store().commit(transaction).await?;
+        Ok(())
+    }
+}
+
+/// The numbers of the rooms in the lists of a network.
+async fn listed(snapshot: &Snapshot, network: &DirectoryNetwork) -> Result<BTreeSet<u64>, RoomError> {
+    let mut numbers = BTreeSet::new();
+    if *network != DirectoryNetwork::Matrix {
+        let of_network = match network {
+            DirectoryNetwork::Instance(instance) => rows::PUBLISHED_IN.scan((instance.as_str(),)),
+            _ => rows::PUBLISHED_IN.scan(()),
+        };
+        numbers.extend(snapshot.scan_all(of_network).await?.into_iter().map(|((_, number), ())| number));
+    }
+    if !matches!(network, DirectoryNetwork::Instance(_)) {
+        let own = snapshot.scan_all(rows::PUBLISHED.scan(())).await?;
+        numbers.extend(own.into_iter().map(|(number, ())| number));
+    }
+    Ok(numbers)
 }

@@ -1,7 +1,7 @@
 use entente_storage::StorageError;
 use ruma::{OwnedRoomAliasId, OwnedRoomId};
 
-use crate::StateStoreError;
+use crate::{PolicyInquiry, PolicyRefusal, StateStoreError};
 
 /// Why an operation on rooms was refused. `entente-api` states the status and the error code of each.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,12 @@ pub enum RoomError {
     /// A delayed event came out otherwise than is asked for.
     #[error("the delayed event waits no longer: {0}")]
     Finalised(&'static str),
+    /// The policy server of the room does not want it, or cannot be asked: as it answered.
+    #[error("{}", .0.message)]
+    PolicyRefused(PolicyRefusal),
+    /// The policy server of the room has to be asked first; `Rooms` does so and begins again, and nobody else sees it.
+    #[error("the policy server of the room has to be asked about {}", .0.event_id)]
+    AwaitsPolicy(Box<PolicyInquiry>),
     /// The storage failed or is unavailable.
     #[error(transparent)]
     Storage(#[from] StorageError),

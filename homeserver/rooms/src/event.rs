@@ -68,9 +68,17 @@ struct Fields<'a> {
     #[serde(default)]
     depth: u64,
     room_id: Option<OwnedRoomId>,
-    redacts: Option<OwnedEventId>,
+    /// Anything else than an event's id in its place names no event: other servers take such events.
+    #[serde(borrow)]
+    redacts: Option<&'a RawValue>,
     #[serde(borrow)]
     msc4354_sticky: Option<&'a RawValue>,
+}
+
+/// Whether an event of this JSON could be read from the store. Says why not.
+pub(crate) fn check_readable(json: &[u8]) -> Result<(), RoomError> {
+    let read = serde_json::from_slice::<Fields<'_>>(json);
+    read.map(drop).map_err(|error| RoomError::BadEvent(error.to_string()))
 }
 
 /// What makes an event sticky (MSC4354). Anything else in its place makes it nothing.
@@ -113,7 +121,8 @@ impl Event {
         let content = start..start + content.len();
         let sticky = fields.msc4354_sticky;
         let sticky = sticky.and_then(|sticky| serde_json::from_str::<Sticky>(sticky.get()).ok());
-        let Fields { sender, event_type, state_key, origin_server_ts, depth, room_id, redacts, .. } = fields;
+        let redacts = fields.redacts.and_then(|redacts| serde_json::from_str(redacts.get()).ok());
+        let Fields { sender, event_type, state_key, origin_server_ts, depth, room_id, .. } = fields;
         Ok(Self {
             room,
             number: EventNumber(number),

@@ -1,4 +1,7 @@
-use ruma::api::client::filter::{RoomEventFilter, UrlFilter};
+use ruma::{
+    OwnedRoomId, RoomId,
+    api::client::filter::{RoomEventFilter, UrlFilter},
+};
 
 use crate::Event;
 
@@ -10,6 +13,10 @@ pub struct EventFilter {
     senders: Option<Vec<String>>,
     not_senders: Vec<String>,
     contains_url: Option<bool>,
+    rooms: Option<Vec<OwnedRoomId>>,
+    not_rooms: Vec<OwnedRoomId>,
+    /// Whether it is asked in a room of which nothing is wanted.
+    passes_nothing: bool,
 }
 
 impl From<&RoomEventFilter> for EventFilter {
@@ -21,6 +28,9 @@ impl From<&RoomEventFilter> for EventFilter {
             senders: filter.senders.as_deref().map(texts),
             not_senders: texts(&filter.not_senders),
             contains_url: filter.url_filter.as_ref().map(|filter| matches!(filter, UrlFilter::EventsWithUrl)),
+            rooms: filter.rooms.clone(),
+            not_rooms: filter.not_rooms.clone(),
+            passes_nothing: false,
         }
     }
 }
@@ -33,6 +43,15 @@ impl EventFilter {
             && self.senders.is_none()
             && self.not_senders.is_empty()
             && self.contains_url.is_none()
+            && !self.passes_nothing
+    }
+
+    /// The same for the events of one room.
+    #[must_use]
+    pub fn in_room(mut self, room_id: &RoomId) -> Self {
+        let has_room = |rooms: &[OwnedRoomId]| rooms.iter().any(|room| room == room_id);
+        self.passes_nothing = has_room(&self.not_rooms) || !self.rooms.as_deref().is_none_or(has_room);
+        self
     }
 
     /// Adds senders whose events are left out.
@@ -46,6 +65,9 @@ impl EventFilter {
     pub fn passes(&self, event: &Event) -> bool {
         if self.passes_all() {
             return true;
+        }
+        if self.passes_nothing {
+            return false;
         }
         let event_type = event.event_type.to_string();
         let sender = event.sender.as_str();

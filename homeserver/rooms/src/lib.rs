@@ -21,6 +21,8 @@ mod directory;
 mod error;
 mod event;
 mod filter;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod guests;
 mod hierarchy;
 mod incoming;
@@ -28,6 +30,7 @@ mod members;
 mod membership;
 mod peers;
 mod people;
+mod policy_server;
 mod powers;
 #[cfg(test)]
 mod property_tests;
@@ -52,7 +55,7 @@ mod upgrade;
 mod user_rooms;
 mod visibility;
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::{Arc, OnceLock, atomic::AtomicU64};
 
 use entente_environment::Environment;
 use entente_storage::Store;
@@ -67,12 +70,12 @@ pub use self::{
     compose::{Draft, SendingDevice},
     content::{Profile, object},
     create::{NewRoom, Preset},
-    delayed::{Delayed, DelayedAction, Finalised, LONGEST_DELAY, MOST_DELAYED},
-    directory::{DirectoryPage, DirectoryQuery},
+    delayed::{Delayed, DelayedAction, Delegation, Finalised, LONGEST_DELAY, MOST_DELAYED},
+    directory::{DirectoryNetwork, DirectoryPage, DirectoryQuery},
     error::RoomError,
     event::{Event, LONGEST_STICKY},
     filter::{EventFilter, matches_pattern},
-    hierarchy::{HierarchyPage, HierarchyQuery, HierarchyRoom},
+    hierarchy::{HierarchyPage, HierarchyQuery, HierarchyRoom, RoomElsewhere, RoomsElsewhere, SpaceChild},
     incoming::{
         Chapter, JoinAnswer, JoinedRoom, OutsideInvite, OutsideMembership, Pdu, Received, ToldState,
         VerifiedPdu,
@@ -80,6 +83,7 @@ pub use self::{
     membership::MembershipRequest,
     peers::StateIds,
     people::FoundUsers,
+    policy_server::{PolicyInquiry, PolicyRefusal, PolicyServers},
     powers::Powers,
     receipts::{NewReceipt, ReadMarkers, Receipt, ReceiptType, receipt_content},
     related::{RECURSION_DEPTH, RelatedFilter, RelatedPage, TimelineSpan},
@@ -154,6 +158,7 @@ struct Inner {
     events: Cache<(RoomNumber, i64), Arc<Event>, EventWeight>,
     redactions: AtomicU64,
     typists: Typists,
+    policy_servers: OnceLock<Arc<dyn PolicyServers>>,
     /// Told when a delayed event was put down, or is due at another time.
     delayed: Notify,
 }
@@ -188,6 +193,7 @@ impl Rooms {
             events: Cache::with_weighter(20_000, MOST_EVENT_BYTES, EventWeight),
             redactions: AtomicU64::new(0),
             typists: Typists::new(),
+            policy_servers: OnceLock::new(),
             delayed: Notify::new(),
         };
         let rooms = Self { inner: Arc::new(inner) };

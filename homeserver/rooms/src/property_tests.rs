@@ -161,6 +161,8 @@ proptest! {
         for version in ROOM_VERSIONS {
             let rules = version.rules().expect("a known version");
             let Ok(pdu) = Pdu::new(object.clone(), &rules) else { continue };
+            let json = serde_json::to_string(&object).expect("JSON is written");
+            prop_assert!(Event::new(RoomNumber(1), 2, stored(json)).is_ok(), "it can be stored");
             let _ = pdu.required_signatures(&rules);
             prop_assert!(pdu.clone().verify(&std::collections::BTreeMap::new(), &rules).is_err(), "nobody signed it");
             // What is added on the way is no part of what an event is.
@@ -184,5 +186,16 @@ proptest! {
     fn patterns_match_what_they_should(pattern in "[ab*é]{0,8}", text in "[abé]{0,10}") {
         let (slow_pattern, slow_text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
         prop_assert_eq!(matches_pattern(&pattern, &text), matches_slowly(&slow_pattern, &slow_text));
+    }
+}
+
+#[test]
+fn what_names_no_event_to_redact_is_an_event_nevertheless() {
+    for redacts in ["null", "5", "\"nonsense\"", "{}"] {
+        let json = format!(
+            r#"{{"type":"m.room.redaction","sender":"@u:a.example","content":{{}},"origin_server_ts":1,"redacts":{redacts}}}"#
+        );
+        let event = Event::new(RoomNumber(1), 2, stored(json)).expect("it is an event");
+        assert_eq!(event.redacts(), None, "{redacts}");
     }
 }

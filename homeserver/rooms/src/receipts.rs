@@ -198,14 +198,22 @@ impl RoomView {
 
     /// The newest receipt of a user that everybody may know of.
     pub async fn newest_receipt_of(&self, user_id: &UserId) -> Result<Option<Receipt>, RoomError> {
-        let read = ReceiptType::Read.as_str();
-        let scan = rows::RECEIPTS.scan((self.room.number.0, user_id.as_str(), read));
+        self.newest_receipt(user_id, ReceiptType::Read).await
+    }
+
+    /// The newest receipt of a user of one type. A private one is for that user alone.
+    pub async fn newest_receipt(
+        &self,
+        user_id: &UserId,
+        receipt_type: ReceiptType,
+    ) -> Result<Option<Receipt>, RoomError> {
+        let scan = rows::RECEIPTS.scan((self.room.number.0, user_id.as_str(), receipt_type.as_str()));
         let rows = self.snapshot.scan_all(scan).await?;
         let newest = rows.into_iter().max_by_key(|(_, row)| row.value.number);
         Ok(newest.map(|((_, user_id, _, thread), row)| {
             let thread = (thread != UNTHREADED).then_some(thread);
             let ReceiptRow { event_id, at, .. } = row.value;
-            Receipt { user_id, receipt_type: ReceiptType::Read, thread, event_id, ts: at }
+            Receipt { user_id, receipt_type, thread, event_id, ts: at }
         }))
     }
 

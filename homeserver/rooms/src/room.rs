@@ -162,7 +162,7 @@ impl Rooms {
         self.view_in(&snapshot, RoomNumber(room), redactions).await
     }
 
-    /// An event by its numbers, and its room as it is now.
+    /// An event by its numbers, and its room as it is now; `None` if it is gone, alone or with its room.
     pub async fn event_by_number(
         &self,
         room: u64,
@@ -170,7 +170,10 @@ impl Rooms {
     ) -> Result<Option<(RoomView, Arc<Event>)>, RoomError> {
         let redactions = self.redactions();
         let snapshot = self.inner.store.snapshot().await?;
-        let view = self.view_in(&snapshot, RoomNumber(room), redactions).await?;
+        let view = match self.view_in(&snapshot, RoomNumber(room), redactions).await {
+            Err(RoomError::RoomNotFound) => return Ok(None),
+            view => view?,
+        };
         let event = view.event(EventNumber(number)).await?;
         Ok(event.map(|event| (view, event)))
     }

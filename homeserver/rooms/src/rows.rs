@@ -61,6 +61,8 @@ pub(crate) const ALIASES: Keyspace<String, AliasRow> = Keyspace::new(0x0212, "ro
 pub(crate) const ROOM_ALIASES: Keyspace<(u64, String), ()> = Keyspace::new(0x0213, "rooms.room_aliases");
 /// The rooms in the public directory of this server.
 pub(crate) const PUBLISHED: Keyspace<u64, ()> = Keyspace::new(0x0214, "rooms.published");
+/// The rooms that application services list for their networks, by the id of the network's instance.
+pub(crate) const PUBLISHED_IN: Keyspace<(String, u64), ()> = Keyspace::new(0x0241, "rooms.published_in");
 /// What users reported, by time and a random number.
 pub(crate) const REPORTS: Keyspace<(u64, u64), ReportRow> = Keyspace::new(0x0215, "rooms.reports");
 /// The keys with which this server signs, by their names (`ed25519:…` without the algorithm): seeds of 32 bytes.
@@ -89,9 +91,9 @@ pub(crate) const EARLY_REDACTIONS: Keyspace<(u64, String), NumberRow> =
 
 /// Events that are sent later, by their delay ids.
 pub(crate) const DELAYED: Keyspace<String, DelayedRow> = Keyspace::new(0x0230, "rooms.delayed");
-/// The same by localpart.
-pub(crate) const DELAYED_OF_USERS: Keyspace<(String, String), ()> =
-    Keyspace::new(0x0231, "rooms.delayed_of_users");
+/// When they are due, by localpart and delay id: ms since 1970.
+pub(crate) const DELAYED_OF_USERS: Keyspace<(String, String), u64> =
+    Keyspace::new(0x0238, "rooms.delayed_of_users");
 /// The same by when they are due: ms since 1970.
 pub(crate) const DELAYED_DUE: Keyspace<(u64, String), ()> = Keyspace::new(0x0232, "rooms.delayed_due");
 /// What became of delayed events, by their delay ids.
@@ -99,9 +101,9 @@ pub(crate) const FINALISED: Keyspace<String, FinalisedRow> = Keyspace::new(0x023
 /// The same by localpart and when it became so: ms since 1970.
 pub(crate) const FINALISED_OF_USERS: Keyspace<(String, u64, String), ()> =
     Keyspace::new(0x0234, "rooms.finalised_of_users");
-/// Delay ids by localpart, device and transaction id.
-pub(crate) const DELAY_TRANSACTIONS: Keyspace<(String, String, String), String> =
-    Keyspace::new(0x0235, "rooms.delay_transactions");
+/// Delay ids by localpart, device, room id, event type and transaction id.
+pub(crate) const DELAY_TRANSACTIONS: Keyspace<(String, String, String, String, String), String> =
+    Keyspace::new(0x0239, "rooms.delay_transactions");
 /// The delay id that a user got last, by localpart: who asks for two at once is counted one after the other.
 pub(crate) const LAST_DELAYS: Keyspace<String, String> = Keyspace::new(0x0236, "rooms.last_delays");
 
@@ -109,7 +111,7 @@ pub(crate) const LAST_DELAYS: Keyspace<String, String> = Keyspace::new(0x0236, "
 pub(crate) const STICKY: Keyspace<(u64, i64), Stamped<u64>> = Keyspace::new(0x0237, "rooms.sticky");
 
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 38] = [
+pub const KEYSPACES: [KeyspaceInfo; 39] = [
     STATE_NODES.info(),
     ROOM_IDS.info(),
     ROOMS.info(),
@@ -130,6 +132,7 @@ pub const KEYSPACES: [KeyspaceInfo; 38] = [
     ALIASES.info(),
     ROOM_ALIASES.info(),
     PUBLISHED.info(),
+    PUBLISHED_IN.info(),
     REPORTS.info(),
     SIGNING_KEYS.info(),
     RETIRED_SIGNING_KEYS.info(),
@@ -483,6 +486,25 @@ pub(crate) struct DelayedRow {
     /// For how long it will be sticky, in ms.
     #[n(8)]
     pub(crate) sticky: Option<u64>,
+    /// For whom it is looked after, if it is.
+    #[n(9)]
+    pub(crate) delegated: Option<DelegatedRow>,
+}
+
+/// A delayed leave that is looked after for a participant of a call.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct DelegatedRow {
+    /// The node that does.
+    #[n(0)]
+    pub(crate) keeper: String,
+    #[n(1)]
+    pub(crate) call: String,
+    #[n(2)]
+    pub(crate) identity: String,
+    /// Milliseconds.
+    #[n(3)]
+    pub(crate) patience: u64,
 }
 
 /// A delayed event that waits no longer: it was sent, or failed, or neither, which is to say it was cancelled.

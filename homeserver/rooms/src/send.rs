@@ -5,6 +5,7 @@ use ruma::{EventId, OwnedEventId, RoomId, UserId, events::TimelineEventType};
 use crate::{
     Draft, Room, RoomError, RoomView, Rooms, SendingDevice,
     compose::{Composed, Composer, needs_hashes},
+    policy_server::PolicyAnswers,
     room::Head,
     rows,
     server_acl::check_list,
@@ -12,6 +13,8 @@ use crate::{
 
 /// A room that changes under every attempt is given up after so many.
 const MOST_ATTEMPTS: u32 = 64;
+/// So often a policy server is asked about what one change adds to a room.
+const MOST_INQUIRIES: u32 = 16;
 
 /// Upon what a change is built.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -133,11 +136,16 @@ impl Rooms {
             let snapshot = self.store().snapshot().await?;
             self.room(&snapshot, room_id).await?
         };
-        let mut attempt = 0;
+        let (mut attempt, mut inquiries) = (0, 0);
+        let mut answers = Arc::new(PolicyAnswers::default());
         loop {
             attempt += 1;
-            match self.try_to_change(&room, base, &compose).await {
+            match self.try_to_change(&room, base, &answers, &compose).await {
                 Err(RoomError::Storage(error)) if error.is_conflict() && attempt < MOST_ATTEMPTS => {}
+                Err(RoomError::AwaitsPolicy(inquiry)) if inquiries < MOST_INQUIRIES => {
+                    inquiries += 1;
+                    self.ask_policy_server(*inquiry, Arc::make_mut(&mut answers)).await?;
+                }
                 outcome => return outcome,
             }
         }
@@ -147,6 +155,7 @@ impl Rooms {
         &self,
         room: &Arc<Room>,
         base: Base,
+        answers: &Arc<PolicyAnswers>,
         compose: &F,
     ) -> Result<T, RoomError>
     where
@@ -158,13 +167,16 @@ impl Rooms {
         let snapshot = self.store().snapshot().await?;
         let view = RoomView::new(self.clone(), snapshot, Arc::clone(room), redactions);
         // The first versions of rooms name events by their hashes, for which the events are looked at.
-        let looks_at_events = base == Base::Stored || needs_hashes(&room.rules);
+        // What a policy server signed need not follow the newest.
+        let looks_at_events = base == Base::Stored || needs_hashes(&room.rules) || !answers.own.is_empty();
         let head = match place.take() {
             Some(head) if !looks_at_events => head,
             _ => Head::new(view.head().await?.clone()),
         };
         // After an error the head is read again: it is seldom, and what was composed may have left traces in it.
-        let (composer, answer) = compose(Composer::new(view, head)).await?;
+        let mut composer = Composer::new(view, head);
+        composer.answers = Arc::clone(answers);
+        let (composer, answer) = compose(composer).await?;
         let Some(composed) = composer.finish() else { return Ok(answer) };
         let Composed { transaction, head, changes_state, redacted } = composed;
         let commit = self.store().commit(transaction);

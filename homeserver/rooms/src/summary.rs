@@ -2,13 +2,20 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedRoomId, UserId};
+use entente_storage::Snapshot;
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Event, Membership, RoomError, RoomView, membership::JoinRules, visibility::HistoryVisibility};
+use crate::{
+    Event, Membership, RoomError, RoomView, Rooms, RoomsElsewhere, membership::JoinRules, rows,
+    visibility::HistoryVisibility,
+};
+
+/// Rooms whose members may join are looked through up to this many.
+const MOST_ALLOWED_ROOMS: usize = 100;
 
 /// A room in a few words (C-S API, `GET /room_summary`; also a room of the directory, and of a space).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoomSummary {
     /// Its id.
     pub room_id: OwnedRoomId,
@@ -30,9 +37,10 @@ pub struct RoomSummary {
     /// How many have joined.
     pub num_joined_members: u64,
     /// Its join rule.
+    #[serde(default = "public")]
     pub join_rule: String,
     /// The rooms whose members may join.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_room_ids: Vec<OwnedRoomId>,
     /// Whether everybody may read it.
     pub world_readable: bool,
@@ -41,8 +49,14 @@ pub struct RoomSummary {
     /// How it is encrypted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encryption: Option<String>,
-    /// Its version.
+    /// Its version; empty if another server did not tell.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub room_version: String,
+}
+
+/// What other servers leave out.
+fn public() -> String {
+    String::from("public")
 }
 
 /// The state of which a summary is made.
@@ -125,5 +139,60 @@ impl RoomView {
         }
         let rooms = summary.allowed_room_ids.iter().map(|room_id| &**room_id);
         self.is_in_any_of(reader, rooms).await
+    }
+}
+
+impl Rooms {
+    /// The same of a room in which this server is not, as another server shows it.
+    pub(crate) async fn may_see_elsewhere(
+        &self,
+        snapshot: &Snapshot,
+        summary: &RoomSummary,
+        reader: &UserId,
+    ) -> Result<bool, RoomError> {
+        let is_open = matches!(summary.join_rule.as_str(), "public" | "knock" | "knock_restricted");
+        if is_open || summary.world_readable {
+            return Ok(true);
+        }
+        let own = self.own_membership(&summary.room_id, reader).await?;
+        if own.is_some_and(|(own, _)| matches!(own, Membership::Invite | Membership::Knock)) {
+            return Ok(true);
+        }
+        if summary.join_rule != "restricted" {
+            return Ok(false);
+        }
+        for room_id in summary.allowed_room_ids.iter().take(MOST_ALLOWED_ROOMS) {
+            let room = match self.room(snapshot, room_id).await {
+                Ok(room) => room,
+                Err(RoomError::RoomNotFound) => continue,
+                Err(error) => return Err(error),
+            };
+            let row = snapshot.get(&rows::MEMBERS, (room.number.0, reader.as_str())).await?;
+            if row.is_some_and(|row| row.membership == Membership::Join) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// A room in which this server is not, in a few words, as others show it: for a local user who may see it. With what the user has
+    /// to do with it.
+    pub async fn summary_elsewhere(
+        &self,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+        reader: &UserId,
+        elsewhere: &dyn RoomsElsewhere,
+    ) -> Result<(RoomSummary, Option<Membership>), RoomError> {
+        let mut servers: Vec<OwnedServerName> = self.ways_to(reader, room_id).await?;
+        servers.splice(0..0, via.iter().filter(|server| *server != self.server_name()).cloned());
+        let answer = elsewhere.room(room_id, &servers, false).await.ok_or(RoomError::RoomNotFound)?;
+        let summary = answer.room.summary.clone();
+        let snapshot = self.store().snapshot().await?;
+        if !self.may_see_elsewhere(&snapshot, &summary, reader).await? {
+            return Err(RoomError::RoomNotFound);
+        }
+        let own = self.own_membership(room_id, reader).await?;
+        Ok((summary, own.map(|(own, _)| own)))
     }
 }

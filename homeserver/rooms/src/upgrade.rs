@@ -1,5 +1,7 @@
 //! Upgrades of rooms to other versions (C-S API, "Room Upgrades").
 
+use entente_storage::Transaction;
+use parking_lot::Mutex;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId,
     events::{StateEventType, TimelineEventType},
@@ -9,9 +11,9 @@ use serde_json::json;
 
 use crate::{
     Draft, Membership, NewRoom, Preset, Profile, RoomError, RoomView, Rooms,
-    compose::Composer,
+    compose::{Composed, Composer},
     content::object,
-    rows,
+    rows::{self, HeadRow},
     state::{Partition, StateRoot},
 };
 
@@ -48,6 +50,14 @@ pub struct RoomUpgrade {
     pub additional_creators: Vec<OwnedUserId>,
 }
 
+/// The room that replaces another, as it is to be written.
+#[derive(Clone)]
+struct Replacement {
+    room_id: OwnedRoomId,
+    number: u64,
+    transaction: Transaction,
+}
+
 impl Rooms {
     /// Replaces a room by one of another version: the new room with the old one's settings, bans, aliases and place in the
     /// directory, and the tombstone in the old one, all in one transaction. Answers the new room.
@@ -56,20 +66,22 @@ impl Rooms {
         room_id: &RoomId,
         upgrade: &RoomUpgrade,
     ) -> Result<OwnedRoomId, RoomError> {
+        // A policy server is asked about a tombstone that names this very room: it is not made again unless the old one moves on.
+        let made: Mutex<Option<(HeadRow, Replacement)>> = Mutex::new(None);
         self.change_room(room_id, async |mut composer| {
             composer.require_sender(&upgrade.user_id).await?;
             let powers = composer.view.powers().await?;
             if !powers.may_send(&upgrade.user_id, &TimelineEventType::RoomTombstone, Some("")) {
                 return Err(RoomError::Forbidden("you may not upgrade this room"));
             }
-            let new = self.replacement(&composer, upgrade).await?;
-            let replacement = self.compose_room(&new, 0).await?;
-            let new_id = replacement.view.room.room_id.clone();
-            let new_number = replacement.view.room.number.0;
-            let Some(composed) = replacement.finish() else {
-                return Err(RoomError::Internal(String::from("a room without events")));
+            let known = made.lock().clone().filter(|(head, _)| *head == composer.head.row);
+            let replacement = match known {
+                Some((_, replacement)) => replacement,
+                None => self.compose_replacement(&composer, upgrade).await?,
             };
-            composer.transaction.append(composed.transaction);
+            *made.lock() = Some((composer.head.row.clone(), replacement.clone()));
+            let Replacement { room_id: new_id, number: new_number, transaction } = replacement;
+            composer.transaction.append(transaction);
             let tombstone =
                 object(json!({ "body": "This room has been replaced", "replacement_room": new_id }))?;
             composer.append(state(upgrade, StateEventType::RoomTombstone, tombstone)).await?;
@@ -83,6 +95,21 @@ impl Rooms {
             Ok((composer, new_id))
         })
         .await
+    }
+
+    async fn compose_replacement(
+        &self,
+        composer: &Composer,
+        upgrade: &RoomUpgrade,
+    ) -> Result<Replacement, RoomError> {
+        let new = self.replacement(composer, upgrade).await?;
+        let replacement = self.compose_room(&new, 0).await?;
+        let room_id = replacement.view.room.room_id.clone();
+        let number = replacement.view.room.number.0;
+        let Some(Composed { transaction, .. }) = replacement.finish() else {
+            return Err(RoomError::Internal(String::from("a room without events")));
+        };
+        Ok(Replacement { room_id, number, transaction })
     }
 
     /// What the new room begins with.

@@ -46,6 +46,7 @@ async fn on_store(
         registrations: appservices::registrations(config, &store)?,
         appservices: None,
         media: None,
+        bridge: None,
     };
     let answer = request.run(&operator).await;
     store.close().await.map_err(|error| format!("the store did not close in order: {error}"))?;

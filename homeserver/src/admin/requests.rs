@@ -1,10 +1,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use entente_accounts::{NewAccount, RegistrationToken};
-use ruma::{MxcUri, OwnedServerName, UserId};
+use ruma::{MxcUri, OwnedServerName, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 
-use super::Operator;
+use super::{Operator, calls};
 use crate::backups;
 
 /// One thing that an operator wants done. Travels over the socket as a line of JSON.
@@ -48,6 +48,8 @@ pub(crate) enum AdminRequest {
     },
     /// Lists application services.
     Appservices,
+    /// Tells how calls fare.
+    Calls,
     /// Deletes a file.
     DeleteMedia {
         /// `mxc://server/id`.
@@ -90,6 +92,16 @@ fn place(operator: &Operator, uri: &str) -> Result<(Option<OwnedServerName>, Str
     Ok((other, media_id.to_owned()))
 }
 
+/// A user of this server, by name or id.
+fn own_user(operator: &Operator, user: &str) -> Result<OwnedUserId, String> {
+    let server_name = operator.accounts.server_name();
+    let user_id = UserId::parse_with_server_name(user, server_name).map_err(|error| error.to_string())?;
+    if user_id.server_name() != server_name {
+        return Err(format!("{user_id} is not a user of this server"));
+    }
+    Ok(user_id)
+}
+
 impl AdminRequest {
     /// Does it.
     pub(crate) async fn run(self, operator: &Operator) -> AdminAnswer {
@@ -114,8 +126,7 @@ impl AdminRequest {
                 Ok(format!("{} was made", registered.user_id))
             }
             Self::ResetPassword { user, password } => {
-                let user_id = UserId::parse_with_server_name(user.as_str(), accounts.server_name())
-                    .map_err(|error| error.to_string())?;
+                let user_id = own_user(operator, &user)?;
                 accounts
                     .change_password(&user_id, &password, true, None)
                     .await
@@ -133,15 +144,12 @@ impl AdminRequest {
                 Ok(token)
             }
             Self::AddAppservice { registration } => {
-                let id =
-                    operator.registrations.add(&registration).await.map_err(|error| error.to_string())?;
-                operator.read_registrations().await?;
+                let id = operator.add_appservice(&registration).await.map_err(|error| error.to_string())?;
                 tracing::info!(service = id, "an operator added an application service");
                 Ok(format!("the application service {id} was added"))
             }
             Self::RemoveAppservice { id } => {
-                operator.registrations.remove(&id).await.map_err(|error| error.to_string())?;
-                operator.read_registrations().await?;
+                operator.remove_appservice(&id).await.map_err(|error| error.to_string())?;
                 tracing::info!(service = id, "an operator removed an application service");
                 Ok(format!("the application service {id} was removed"))
             }
@@ -154,6 +162,7 @@ impl AdminRequest {
                 let lines: Vec<String> = registry.services().iter().map(line).collect();
                 Ok(if lines.is_empty() { String::from("none") } else { lines.join("\n") })
             }
+            Self::Calls => calls::describe(operator.bridge.as_ref()).await,
             request @ (Self::DeleteMedia { .. }
             | Self::DeleteMediaOf { .. }
             | Self::QuarantineMedia { .. }) => request.attempt_on_media(operator).await,
@@ -171,8 +180,7 @@ impl AdminRequest {
                 Ok(format!("{uri} was deleted, {} bytes", removed.bytes))
             }
             Self::DeleteMediaOf { user } => {
-                let user_id = UserId::parse_with_server_name(user.as_str(), operator.accounts.server_name())
-                    .map_err(|error| error.to_string())?;
+                let user_id = own_user(operator, &user)?;
                 let removed = operator.media()?.delete_of(user_id.localpart(), u64::MAX).await;
                 let removed = removed.map_err(|error| error.to_string())?;
                 tracing::info!(user.id = %user_id, media = removed.media, "an operator deleted a user's media");

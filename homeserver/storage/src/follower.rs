@@ -31,21 +31,20 @@ impl Follower {
     /// Opens the follower `name`, at its stored cursor if it has one.
     pub async fn open(store: &Store, name: &str, start: StartFrom) -> Result<Self, StorageError> {
         let snapshot = store.snapshot().await?;
-        let stored = match snapshot.get(&CURSORS, name).await? {
-            Some(stored) => stored,
-            None => {
-                let first = match start {
-                    StartFrom::Beginning => Position::start(),
-                    StartFrom::Now => snapshot.position().await?,
-                };
-                // Noted at once: what is committed from here on is not lost if nothing is read before a crash, and what lies
-                // behind a cursor is not trimmed.
-                let mut transaction = Transaction::new();
-                transaction.check_absent(&CURSORS, name);
-                transaction.put(&CURSORS, name, &first);
-                store.commit(transaction).await?;
-                first
-            }
+        let stored = if let Some(stored) = snapshot.get(&CURSORS, name).await? {
+            stored
+        } else {
+            let first = match start {
+                StartFrom::Beginning => Position::start(),
+                StartFrom::Now => snapshot.position().await?,
+            };
+            // Noted at once: what is committed from here on is not lost if nothing is read before a crash, and what lies behind
+            // a cursor is not trimmed.
+            let mut transaction = Transaction::new();
+            transaction.check_absent(&CURSORS, name);
+            transaction.put(&CURSORS, name, &first);
+            store.commit(transaction).await?;
+            first
         };
         let watch = store.watch();
         Ok(Self { store: store.clone(), name: name.to_owned(), watch, read: stored.clone(), stored })

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use entente_accounts::AccountDataEntry;
 use entente_rooms::{
-    Event, EventFilter, Membership, ObjectWriter, Reader, RoomView, Seen, Shape, TimelinePlace, UserRoom,
+    Event, Membership, ObjectWriter, Reader, RoomView, Seen, Shape, TimelinePlace, UserRoom,
     state::{EventNumber, Partition, StateRoot},
 };
 use entente_storage::Position;
@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::{
     SyncError,
+    event_form::EventForm,
     news::RoomHints,
     request::{StateMode, room_part_wants},
     response::{Making, write_account_data, write_list},
@@ -26,6 +27,7 @@ const MOST_LOOKED_AT: usize = 2_000;
 struct RoomUpdate {
     view: RoomView,
     mode: StateMode,
+    form: Arc<EventForm>,
     state: Vec<Arc<Event>>,
     /// The newest events, as they are sent.
     timeline: Vec<Vec<u8>>,
@@ -163,11 +165,11 @@ impl RoomUpdate {
         } else {
             None
         };
-        let reader = Reader { user_id: &request.user_id, device_id: request.device_id.as_str() };
         Ok(Self {
             mode: request.state_mode,
+            form: Arc::clone(&request.filter.form),
             state,
-            timeline: view.client_events(reader, &timeline.events, Shape::WithoutRoom).await?,
+            timeline: written(making, &view, &timeline.events).await?,
             in_timeline: timeline.events.iter().map(|seen| seen.event.number).collect(),
             limited: timeline.limited,
             prev_batch: timeline.start,
@@ -182,9 +184,7 @@ impl RoomUpdate {
     }
 
     async fn of_events(making: &Making<'_>, view: RoomView, events: Vec<Seen>) -> Result<Self, SyncError> {
-        let request = making.request;
-        let reader = Reader { user_id: &request.user_id, device_id: request.device_id.as_str() };
-        let timeline = view.client_events(reader, &events, Shape::WithoutRoom).await?;
+        let timeline = written(making, &view, &events).await?;
         let start = events.first().map_or(EventNumber(0), |first| first.event.number);
         Ok(Self { timeline, ..Self::empty(making, view, TimelinePlace(start)) })
     }
@@ -197,6 +197,7 @@ impl RoomUpdate {
         Self {
             view,
             mode: making.request.state_mode,
+            form: Arc::clone(&making.request.filter.form),
             state: Vec::new(),
             timeline: Vec::new(),
             in_timeline: HashSet::new(),
@@ -233,7 +234,7 @@ impl RoomUpdate {
         }
         writer.key(self.mode.key());
         write_events(writer.json, &self.state, |json, event| {
-            self.view.write_state_event(json, event, Shape::WithoutRoom);
+            self.form.write_state(&self.view, json, event);
         });
         writer.key("timeline");
         let mut timeline = ObjectWriter::begin(writer.json);
@@ -276,6 +277,19 @@ impl RoomUpdate {
     }
 }
 
+/// Events as the client gets them.
+async fn written(making: &Making<'_>, view: &RoomView, events: &[Seen]) -> Result<Vec<Vec<u8>>, SyncError> {
+    let request = making.request;
+    let form = &request.filter.form;
+    let written = if form.of_federation {
+        events.iter().map(|seen| seen.event.json().to_vec()).collect()
+    } else {
+        let reader = Reader { user_id: &request.user_id, device_id: request.device_id.as_str() };
+        view.client_events(reader, events, Shape::WithoutRoom).await?
+    };
+    Ok(written.into_iter().map(|event| form.pick(event)).collect())
+}
+
 /// `{"events": […]}`.
 pub(crate) fn write_events<T>(json: &mut Vec<u8>, events: &[T], write: impl Fn(&mut Vec<u8>, &T)) {
     let mut writer = ObjectWriter::begin(json);
@@ -293,10 +307,12 @@ impl Timeline {
         limit: usize,
     ) -> Result<Self, SyncError> {
         let request = making.request;
-        let filter = if making.ignored.is_empty() {
-            request.filter.timeline.clone()
-        } else {
-            request.filter.timeline.clone().without_senders(making.ignored.iter().cloned())
+        let of_state = request.filter.timeline_of(&view.room.room_id);
+        // What users ignore are messages; a room's state is the same for all.
+        let of_messages = of_state.clone().without_senders(making.ignored.iter().cloned());
+        let passes = |event: &Event| match event.state_key {
+            Some(_) => of_state.passes(event),
+            None => of_messages.passes(event),
         };
         let mut place = span.end;
         let mut newest_first: Vec<Seen> = Vec::new();
@@ -313,7 +329,7 @@ impl Timeline {
             let mut new = page;
             new.retain(|event| is_new(event, span.since.as_ref()));
             oldest_new = new.first().map_or(oldest_new, |oldest| oldest.room_state_before());
-            let wanted = new.into_iter().filter(|event| passes(&filter, event, making)).collect();
+            let wanted = new.into_iter().filter(|event| passes(event)).collect();
             for seen in view.seen_by(&request.user_id, wanted).await?.into_iter().rev() {
                 if newest_first.len() == limit {
                     limited = true;
@@ -343,14 +359,6 @@ fn is_new(event: &Event, since: Option<&Position>) -> bool {
     since.is_none_or(|since| !since.includes(event.position))
 }
 
-/// What users ignore are messages; a room's state is the same for all.
-fn passes(filter: &EventFilter, event: &Event, making: &Making<'_>) -> bool {
-    if event.state_key.is_some() && !making.ignored.is_empty() {
-        return making.request.filter.timeline.passes(event);
-    }
-    filter.passes(event)
-}
-
 /// The state that the client needs to make sense of the timeline.
 async fn find_state(
     making: &Making<'_>,
@@ -365,16 +373,16 @@ async fn find_state(
     let lazy = filter.lazy_loads();
     let mut events = match known {
         Some(known) if known == target => Vec::new(),
-        Some(known) => {
-            let changed = view.state_changes(known, target).await?;
-            let is_wanted = |event: &Arc<Event>| !lazy || !is_member(event);
-            changed.into_iter().filter(is_wanted).collect()
-        }
+        // Members too, also when they are loaded lazily: who was removed gets no more keys from a client that is told.
+        Some(known) => view.state_changes(known, target).await?,
         None if lazy => view.state_of(target, Partition::Settings).await?,
         None => view.full_state(target).await?,
     };
     if lazy && (!timeline.events.is_empty() || known.is_none()) {
-        events.extend(members_needed(making, view, timeline, target).await?);
+        let given: HashSet<EventNumber> = events.iter().map(|event| event.number).collect();
+        let mut members = members_needed(making, view, timeline, target).await?;
+        members.retain(|member| !given.contains(&member.number));
+        events.extend(members);
     }
     if !making.request.state_mode.is_after() {
         // What stands in the timeline takes its effect there.
@@ -382,7 +390,8 @@ async fn find_state(
             timeline.events.iter().map(|seen| seen.event.number).collect();
         events.retain(|event| !in_timeline.contains(&event.number));
     }
-    events.retain(|event| filter.state.passes(event));
+    let wanted = filter.state_of(&view.room.room_id);
+    events.retain(|event| wanted.passes(event));
     Ok(events)
 }
 
@@ -416,9 +425,7 @@ async fn find_sticky(
     }
     let mut events = sticky(making, &update.view, since).await?;
     events.retain(|seen| !update.in_timeline.contains(&seen.event.number));
-    let request = making.request;
-    let reader = Reader { user_id: &request.user_id, device_id: request.device_id.as_str() };
-    Ok(update.view.client_events(reader, &events, Shape::WithoutRoom).await?)
+    written(making, &update.view, &events).await
 }
 
 /// The sticky events of a room that came behind a place, those of ignored users aside.

@@ -6,6 +6,7 @@
 
 mod device_lists;
 mod error;
+mod event_form;
 mod initial;
 mod joined;
 mod key_changes;
@@ -39,7 +40,7 @@ use tokio::{
 
 pub use self::{
     error::SyncError,
-    notifying::{Judgement, Names, Notification},
+    notifying::{Judgement, Names, Notification, NotificationToken},
     parts::{Answer, Parts},
     peeking::Peeked,
     request::{StateMode, SyncRequest},
@@ -49,6 +50,7 @@ pub use self::{
         SlidingRequest, StateSelector, StickyEventsExtension, ToDeviceExtension,
     },
     token::{SyncToken, position_of_token},
+    unread::marks_as_read,
 };
 use self::{
     news::News,
@@ -62,6 +64,8 @@ use self::{
 const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 /// Answers that are made at the same time: each holds its rooms in memory.
 const MOST_AT_ONCE: usize = 32;
+/// Answers of several parts that are made at the same time: each keeps a snapshot of the store until it was sent.
+const MOST_LONG_ANSWERS: usize = 8;
 /// Counts of unread events that are remembered.
 const MOST_COUNTED: usize = 50_000;
 /// Rooms of which it is remembered what lists ask of them.
@@ -83,6 +87,7 @@ struct Inner {
     rooms: Rooms,
     news: News,
     at_once: Semaphore,
+    long_answers: Semaphore,
     /// Devices, by localpart and id, that were given to-device messages and have not said yet that they came. Lost with the
     /// process: then the messages stay until the device is given the next ones, and are not given again before.
     given: Mutex<HashSet<(String, String)>>,
@@ -111,6 +116,7 @@ impl Sync {
         let inner = Inner {
             news: News::new(store.published()),
             at_once: Semaphore::new(MOST_AT_ONCE),
+            long_answers: Semaphore::new(MOST_LONG_ANSWERS),
             given: Mutex::new(HashSet::new()),
             counted: Cache::new(MOST_COUNTED),
             facts: Cache::new(MOST_FACTS),
@@ -146,11 +152,13 @@ impl Sync {
         self.news(request).await.map(Answer::Whole)
     }
 
-    /// What is new to a client that knows something.
+    /// What is new to a client that knows something. All that takes place is on the heap, so that whoever waits does not hold it.
     async fn news(&self, request: &SyncRequest) -> Result<Vec<u8>, SyncError> {
         let inner = &self.inner;
         let localpart = request.user_id.localpart();
         self.acknowledge(request).await?;
+        // What was acknowledged to anybody before this request came is news already.
+        inner.news.reached(&inner.store.published()).await?;
         let deadline = Instant::now() + request.timeout.min(LONGEST_WAIT);
         let mut was_woken = false;
         loop {
@@ -164,7 +172,7 @@ impl Sync {
                 let is_known = !matches!(look, Quiet::Unknown);
                 match look {
                     Quiet::Presence(reached, seen) if was_woken => {
-                        let response = self.presence_alone(request, since, reached, seen).await?;
+                        let response = Box::pin(self.presence_alone(request, since, reached, seen)).await?;
                         if !response.is_empty() {
                             return Ok(response.into_json());
                         }
@@ -175,12 +183,11 @@ impl Sync {
                 if is_known {
                     match woken.await {
                         Ok(()) => was_woken = true,
-                        Err(_) => return self.quiet(request, since).await,
+                        Err(_) => return Box::pin(self.quiet(request, since)).await,
                     }
                     continue;
                 }
             }
-            // On the heap, so that whoever waits does not hold the place for it.
             let response = Box::pin(self.respond(request)).await?;
             let must_answer = request.full_state || !response.is_empty();
             if must_answer || woken.await.is_err() {
@@ -196,7 +203,9 @@ impl Sync {
         let device = (request.user_id.localpart().to_owned(), request.device_id.to_string());
         if self.inner.given.lock().remove(&device) {
             let (localpart, device_id) = &device;
-            self.inner.encryption.acknowledge_to_device(localpart, device_id, since.to_device()).await?;
+            let acknowledging =
+                self.inner.encryption.acknowledge_to_device(localpart, device_id, since.to_device());
+            Box::pin(acknowledging).await?;
         }
         Ok(())
     }

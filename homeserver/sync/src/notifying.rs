@@ -1,14 +1,23 @@
 //! What users are to be told of while they are not looking: what their push rules say of an event, how much they have not read, and what
 //! notified them lately.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BinaryHeap, VecDeque},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use entente_accounts::{PushEvaluator, PushPowerLevels, PushRoom, PushUser};
-use entente_rooms::{Event, Membership, Reader, RoomNumber, RoomView, Seen, Shape, TimelinePlace};
+use entente_rooms::{
+    Event, Membership, Reader, RoomNumber, RoomView, Shape, TimelinePlace, state::EventNumber,
+};
 use memchr::memmem;
 use ruma::{
-    OwnedRoomId, UserId, api::client::filter::FilterDefinition, events::room::power_levels::UserPowerLevel,
-    push::Action,
+    EventId, OwnedRoomId, UserId,
+    api::client::filter::FilterDefinition,
+    events::room::power_levels::UserPowerLevel,
+    push::{Action, Ruleset},
 };
 use serde::Deserialize;
 
@@ -16,13 +25,17 @@ use crate::{
     StateMode, Sync, SyncError, SyncRequest,
     response::Making,
     summary::heroes,
-    unread::{may_concern, may_notify, unread},
+    unread::{Counted, may_concern, may_notify, unread},
 };
 
 /// Rooms that are looked through for what notified a user, those with the newest events first.
 const MOST_ROOMS: usize = 200;
 /// Events of each that are looked at.
 const MOST_EVENTS: usize = 100;
+/// Events of a room that are read at once.
+const EVENTS_AT_ONCE: usize = 20;
+/// Events for which rules are asked for one page, which may then be shorter than it was asked for.
+const MOST_JUDGED: usize = 1_000;
 
 /// What a user's rules say of an event that notifies them.
 #[derive(Clone, Debug)]
@@ -48,6 +61,77 @@ pub struct Notification {
     pub actions: Vec<Action>,
     /// Whether the user has read it.
     pub read: bool,
+}
+
+/// How far a user has come with what notified them: everything behind this place comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NotificationToken {
+    /// When the event was sent (ms since 1970), or one after it in its room, if that says an earlier time.
+    at: u64,
+    room: u64,
+    number: i64,
+}
+
+impl NotificationToken {
+    /// Reads what `Display` wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.strip_prefix('n')?.split('_');
+        let token = Self {
+            at: parts.next()?.parse().ok()?,
+            room: parts.next()?.parse().ok()?,
+            number: parts.next()?.parse().ok()?,
+        };
+        parts.next().is_none().then_some(token)
+    }
+}
+
+impl fmt::Display for NotificationToken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "n{}_{}_{}", self.at, self.room, self.number)
+    }
+}
+
+/// A room that is gone through for what notified a user, from its newest event backwards.
+struct Walk {
+    view: RoomView,
+    /// Before what was read of it.
+    place: TimelinePlace,
+    read: usize,
+    /// The newest first.
+    events: VecDeque<Arc<Event>>,
+    /// The earliest time that an event said so far: later ones in the room do not come before it.
+    at: u64,
+    /// What does not change from event to event.
+    user: Option<(String, Arc<Counted>)>,
+}
+
+impl Walk {
+    async fn begin(view: RoomView) -> Result<Self, SyncError> {
+        let place = TimelinePlace(view.next_event().await?);
+        Ok(Self { view, place, read: 0, events: VecDeque::new(), at: u64::MAX, user: None })
+    }
+
+    /// The place of the next event. `None`: the room is through.
+    async fn next_place(&mut self) -> Result<Option<NotificationToken>, SyncError> {
+        if self.events.is_empty() && self.read < MOST_EVENTS {
+            let page = self.view.newest_before(self.place, EVENTS_AT_ONCE).await?;
+            self.read += EVENTS_AT_ONCE;
+            self.place = page.first().map_or(self.place, |oldest| TimelinePlace(oldest.number));
+            self.events.extend(page.into_iter().rev());
+        }
+        let room = self.view.room.number.0;
+        Ok(self.events.front().map(|event| NotificationToken {
+            at: event.origin_server_ts.min(self.at),
+            room,
+            number: event.number.0,
+        }))
+    }
+
+    fn take(&mut self) -> Option<Arc<Event>> {
+        let event = self.events.pop_front()?;
+        self.at = self.at.min(event.origin_server_ts);
+        Some(event)
+    }
 }
 
 /// What a room is called and by whom an event was sent, for people who read it on a locked screen.
@@ -97,17 +181,18 @@ impl Sync {
         Ok(judgements)
     }
 
-    /// How many events a user has not read in some rooms that they are in, or in all.
+    /// How many events a user has not read in all rooms that they are in, or in one of them.
     pub async fn unread_in(
         &self,
         user_id: &UserId,
-        rooms: Option<&[RoomNumber]>,
+        only: Option<RoomNumber>,
     ) -> Result<BTreeMap<RoomNumber, u64>, SyncError> {
+        let _place = self.inner.at_once.acquire().await.map_err(|_| SyncError::closed())?;
         let request = as_request(user_id);
         let making = self.making(&request).await?;
         let mut counts = BTreeMap::new();
         for room in making.user_rooms().await?.iter() {
-            let is_asked = rooms.is_none_or(|rooms| rooms.contains(&room.number));
+            let is_asked = only.is_none_or(|only| only == room.number);
             if room.membership == Membership::Join && is_asked {
                 let view = making.view(room.number).await?;
                 counts.insert(room.number, unread(&making, &view).await?.all().notify);
@@ -116,67 +201,102 @@ impl Sync {
         Ok(counts)
     }
 
-    /// What notified a user before a time (ms since 1970), the newest first, at most `limit`.
+    /// Whether a user has read an event of a room: by a receipt, or by saying something after it.
+    pub async fn has_read(
+        &self,
+        user_id: &UserId,
+        room: RoomNumber,
+        number: EventNumber,
+    ) -> Result<bool, SyncError> {
+        let _place = self.inner.at_once.acquire().await.map_err(|_| SyncError::closed())?;
+        let request = as_request(user_id);
+        let making = self.making(&request).await?;
+        let view = making.view(room).await?;
+        let Some(event) = view.event(number).await? else { return Ok(false) };
+        let root = view.thread_of(&event).await?;
+        Ok(unread(&making, &view).await?.is_read(root.as_deref().map(EventId::as_str), number))
+    }
+
+    /// What notified a user, the newest first, at most `limit`, behind what a page before this one ended with. Answers with what the
+    /// next one begins, if there may be more.
     pub async fn notifications(
         &self,
         user_id: &UserId,
-        before: u64,
+        from: Option<NotificationToken>,
         limit: usize,
         only_highlights: bool,
-    ) -> Result<Vec<Notification>, SyncError> {
+    ) -> Result<(Vec<Notification>, Option<NotificationToken>), SyncError> {
+        let _place = self.inner.at_once.acquire().await.map_err(|_| SyncError::closed())?;
         let request = as_request(user_id);
         let mut making = self.making(&request).await?;
         making.find_ignored().await?;
-        let mut newest = Vec::new();
+        let rules = self.inner.accounts.push_rules(&making.snapshot, user_id.localpart()).await?;
+        let mut rooms = Vec::new();
         for room in making.user_rooms().await?.iter().filter(|room| room.membership == Membership::Join) {
             let view = making.view(room.number).await?;
-            let end = TimelinePlace(view.next_event().await?);
-            let last = view.newest_before(end, 1).await?.pop();
-            newest.push((last.map_or(0, |event| event.origin_server_ts), view, end));
+            let last = view.newest_before(TimelinePlace(view.next_event().await?), 1).await?.pop();
+            rooms.extend(last.map(|event| (event.origin_server_ts, room.number)));
         }
-        newest.sort_by_key(|(at, ..)| std::cmp::Reverse(*at));
-        let mut found = Vec::new();
-        for (_, view, end) in newest.into_iter().take(MOST_ROOMS) {
-            let events = view.newest_before(end, MOST_EVENTS).await?;
-            let events = events.into_iter().filter(|event| event.origin_server_ts < before).collect();
-            for seen in view.seen_by(user_id, events).await? {
-                found.extend(self.notification(&making, &view, seen, only_highlights).await?);
+        rooms.sort_unstable_by_key(|place| std::cmp::Reverse(*place));
+        let mut walks = BTreeMap::new();
+        let mut next_places = BinaryHeap::new();
+        for (_, room) in rooms.into_iter().take(MOST_ROOMS) {
+            let mut walk = Walk::begin(making.view(room).await?).await?;
+            next_places.extend(walk.next_place().await?);
+            walks.insert(room.0, walk);
+        }
+        let (mut found, mut judged, mut reached) = (Vec::new(), 0, None);
+        while let Some(place) = next_places.pop() {
+            if found.len() == limit || judged == MOST_JUDGED {
+                return Ok((found, reached));
             }
+            let Some(walk) = walks.get_mut(&place.room) else { continue };
+            let event = walk.take();
+            if let Some(event) = event
+                && from.is_none_or(|from| place < from)
+            {
+                judged += 1;
+                reached = Some(place);
+                found.extend(self.notification(&making, walk, event, &rules, only_highlights).await?);
+            }
+            next_places.extend(walk.next_place().await?);
         }
-        found.sort_by_key(|notification: &Notification| std::cmp::Reverse(notification.at));
-        found.truncate(limit);
-        Ok(found)
+        Ok((found, None))
     }
 
     async fn notification(
         &self,
         making: &Making<'_>,
-        view: &RoomView,
-        seen: Seen,
+        walk: &mut Walk,
+        event: Arc<Event>,
+        rules: &Ruleset,
         only_highlights: bool,
     ) -> Result<Option<Notification>, SyncError> {
         let user_id = &making.request.user_id;
-        let event = &seen.event;
         let is_ignored = making.ignored.iter().any(|ignored| event.sender == ignored.as_str());
-        if is_ignored || !may_notify(event, user_id) {
+        if is_ignored || !may_notify(&event, user_id) {
             return Ok(None);
         }
+        let Some(seen) = walk.view.seen_by(user_id, vec![event]).await?.pop() else { return Ok(None) };
+        let (view, event) = (&walk.view, &seen.event);
         let Some(evaluator) = PushEvaluator::new(event.json(), push_room(view, event).await?) else {
             return Ok(None);
         };
-        let rules = self.inner.accounts.push_rules(&making.snapshot, user_id.localpart()).await?;
-        let display_name = display_name(view, user_id).await?;
-        let outcome = evaluator.evaluate(&rules, PushUser { user_id, display_name: &display_name });
+        if walk.user.is_none() {
+            walk.user = Some((display_name(view, user_id).await?, unread(making, view).await?));
+        }
+        let Some((display_name, counted)) = &walk.user else { return Ok(None) };
+        let outcome = evaluator.evaluate(rules, PushUser { user_id, display_name });
         if !outcome.notify || (only_highlights && !outcome.highlight) {
             return Ok(None);
         }
         let root = view.thread_of(event).await?;
-        let read = view.read_up_to(user_id).await?.in_thread(root.as_deref().map(ruma::EventId::as_str));
+        let read = counted.is_read(root.as_deref().map(EventId::as_str), event.number);
         let reader = Reader { user_id, device_id: "" };
-        let (at, number, actions) = (event.origin_server_ts, event.number, outcome.actions.to_vec());
+        let (at, actions) = (event.origin_server_ts, outcome.actions.to_vec());
         let json = view.client_events(reader, &[seen], Shape::WithoutRoom).await?.pop();
         let room_id = view.room.room_id.clone();
-        Ok(json.map(|event| Notification { room_id, event, at, actions, read: read >= Some(number) }))
+        Ok(json.map(|event| Notification { room_id, event, at, actions, read }))
     }
 
     /// How people call a room, and the sender of an event.

@@ -3,14 +3,18 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use entente_rooms::Membership;
 use entente_storage::Bytes;
 use futures_util::Stream;
-use tokio::sync::{SemaphorePermit, mpsc};
+use tokio::{
+    sync::{SemaphorePermit, mpsc},
+    task::AbortHandle,
+    time::timeout,
+};
 
 use crate::{
     Sync, SyncError, SyncRequest, SyncToken,
@@ -20,7 +24,9 @@ use crate::{
 /// So many bytes are sent at once, or more if a room has more.
 const PART: usize = 128 * 1024;
 /// A client that takes longer for a part is given up: meanwhile a snapshot of the store is kept for it.
-const LONGEST_PART: Duration = Duration::from_secs(60);
+const LONGEST_PART: Duration = Duration::from_secs(30);
+/// So is one that takes longer for all of them.
+const LONGEST_ANSWER: Duration = Duration::from_secs(10 * 60);
 
 /// What the object of rooms has, and who is in which of its members.
 const KINDS: [(&str, &[Membership]); 4] = [
@@ -39,14 +45,13 @@ pub enum Answer {
     Parts(Parts),
 }
 
-type Work = Pin<Box<dyn Future<Output = Result<(), SyncError>> + Send>>;
-
-/// A body that is made as it is read.
+/// A body that is made while it is read, by a task of its own: whether anybody reads changes nothing of what the task holds.
 pub struct Parts {
     first: Option<Vec<u8>>,
-    /// `None`: it is made to the end.
-    making: Option<Work>,
-    made: mpsc::Receiver<Part>,
+    /// Whether no part comes any more.
+    is_over: bool,
+    made: mpsc::Receiver<Result<Part, SyncError>>,
+    task: AbortHandle,
 }
 
 struct Part {
@@ -60,22 +65,25 @@ impl std::fmt::Debug for Parts {
     }
 }
 
+impl Drop for Parts {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 impl Parts {
-    fn poll_part(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Part, SyncError>>> {
-        loop {
-            if let Poll::Ready(part) = self.made.poll_recv(context) {
-                return Poll::Ready(part.map(Ok));
-            }
-            let Some(making) = &mut self.making else { return Poll::Pending };
-            match making.as_mut().poll(context) {
-                Poll::Ready(Ok(())) => self.making = None,
-                Poll::Ready(Err(error)) => {
-                    self.making = None;
-                    return Poll::Ready(Some(Err(error)));
-                }
-                Poll::Pending => return self.made.poll_recv(context).map(|part| part.map(Ok)),
-            }
+    fn poll_part(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Vec<u8>, SyncError>>> {
+        if self.is_over {
+            return Poll::Ready(None);
         }
+        let part = ready!(self.made.poll_recv(context));
+        self.is_over = match &part {
+            Some(Ok(part)) => part.is_last,
+            Some(Err(_)) | None => true,
+        };
+        // What ends without a last part was given up.
+        let part = part.unwrap_or_else(|| Err(SyncError::closed()));
+        Poll::Ready(Some(part.map(|part| part.json)))
     }
 }
 
@@ -86,27 +94,43 @@ impl Stream for Parts {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(Bytes::from(first))));
         }
-        self.poll_part(context).map(|part| Some(part?.map(|part| Bytes::from(part.json))))
+        self.poll_part(context).map(|part| Some(part?.map(Bytes::from)))
     }
 }
 
 /// Begins to make the answer to a client that knows nothing. One that is short is made to the end.
 pub(crate) async fn begin(sync: Sync, request: SyncRequest) -> Result<Answer, SyncError> {
     let (sender, made) = mpsc::channel(1);
-    let work: Work = Box::pin(async move { make(&sync, &request, sender).await });
-    let mut parts = Parts { first: None, making: Some(work), made };
+    let making = tokio::spawn(async move {
+        if let Ok(Err(error)) = timeout(LONGEST_ANSWER, make(&sync, &request, &sender)).await {
+            let _ = sender.send_timeout(Err(error), LONGEST_PART).await;
+        }
+    });
+    let mut parts = Parts { first: None, is_over: false, made, task: making.abort_handle() };
     let first = std::future::poll_fn(|context| parts.poll_part(context)).await;
-    let Part { json, is_last } = first.ok_or_else(SyncError::closed)??;
-    if is_last {
+    let json = first.ok_or_else(SyncError::closed)??;
+    if parts.is_over {
         return Ok(Answer::Whole(json));
     }
-    Ok(Answer::Parts(Parts { first: Some(json), ..parts }))
+    parts.first = Some(json);
+    Ok(Answer::Parts(parts))
 }
 
-async fn make(sync: &Sync, request: &SyncRequest, sender: mpsc::Sender<Part>) -> Result<(), SyncError> {
+type Sender = mpsc::Sender<Result<Part, SyncError>>;
+
+async fn make(sync: &Sync, request: &SyncRequest, sender: &Sender) -> Result<(), SyncError> {
     // What concerns the user is noted from here on, so that the token of this answer is one to wait from.
     let _waker = sync.inner.news.attend(request.user_id.localpart());
-    let mut writer = Writer::begin(sync, sender).await?;
+    if write(sync, request, Writer::begin(sync, sender, None).await?).await? {
+        return Ok(());
+    }
+    // It is longer than a part, and others are so too. While it waits for its turn it holds no snapshot.
+    let long = sync.inner.long_answers.acquire().await.map_err(|_| SyncError::closed())?;
+    write(sync, request, Writer::begin(sync, sender, Some(long)).await?).await.map(drop)
+}
+
+/// Answers whether it could be written: one of several parts needs a place among the long ones.
+async fn write(sync: &Sync, request: &SyncRequest, mut writer: Writer<'_>) -> Result<bool, SyncError> {
     let redactions = sync.inner.rooms.redactions();
     let snapshot = sync.inner.store.snapshot().await?;
     let position = snapshot.position().await?;
@@ -123,27 +147,36 @@ async fn make(sync: &Sync, request: &SyncRequest, sender: mpsc::Sender<Part>) ->
         for room in rooms.iter().filter(|room| memberships.contains(&room.membership)) {
             making.add_room(&mut scratch, room).await?;
             for made in scratch.take_rooms() {
-                writer.room(kind, &made).await?;
+                if !writer.room(kind, &made).await? {
+                    return Ok(false);
+                }
             }
         }
     }
-    writer.end().await
+    writer.end().await?;
+    Ok(true)
 }
 
 /// Writes rooms and passes the parts on.
 struct Writer<'a> {
     sync: &'a Sync,
-    sender: mpsc::Sender<Part>,
+    sender: &'a Sender,
     json: Vec<u8>,
     /// The kind of rooms that is being written.
     kind: Option<&'static str>,
     /// Making a part needs a place; while one waits to be sent it goes to others.
     place: Option<SemaphorePermit<'a>>,
+    /// What has several parts keeps this one to its end.
+    long: Option<SemaphorePermit<'a>>,
 }
 
 impl<'a> Writer<'a> {
-    async fn begin(sync: &'a Sync, sender: mpsc::Sender<Part>) -> Result<Self, SyncError> {
-        let mut writer = Self { sync, sender, json: Vec::new(), kind: None, place: None };
+    async fn begin(
+        sync: &'a Sync,
+        sender: &'a Sender,
+        long: Option<SemaphorePermit<'a>>,
+    ) -> Result<Self, SyncError> {
+        let mut writer = Self { sync, sender, json: Vec::new(), kind: None, place: None, long };
         writer.take_place().await?;
         Ok(writer)
     }
@@ -153,7 +186,8 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    async fn room(&mut self, kind: &'static str, made: &[u8]) -> Result<(), SyncError> {
+    /// Answers whether it may go on.
+    async fn room(&mut self, kind: &'static str, made: &[u8]) -> Result<bool, SyncError> {
         if self.kind == Some(kind) {
             self.json.push(b',');
         } else {
@@ -164,10 +198,14 @@ impl<'a> Writer<'a> {
         }
         self.json.extend_from_slice(made);
         if self.json.len() >= PART {
+            if self.long.is_none() {
+                let Ok(long) = self.sync.inner.long_answers.try_acquire() else { return Ok(false) };
+                self.long = Some(long);
+            }
             self.pass(false).await?;
             self.take_place().await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn end(mut self) -> Result<(), SyncError> {
@@ -180,6 +218,6 @@ impl<'a> Writer<'a> {
         self.place = None;
         let part = Part { json: std::mem::take(&mut self.json), is_last };
         // Who is gone, or reads too slowly, gets no more.
-        self.sender.send_timeout(part, LONGEST_PART).await.map_err(|_| SyncError::closed())
+        self.sender.send_timeout(Ok(part), LONGEST_PART).await.map_err(|_| SyncError::closed())
     }
 }

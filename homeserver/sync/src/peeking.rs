@@ -74,6 +74,8 @@ impl Sync {
         let deadline = Instant::now() + timeout.min(LONGEST_WAIT);
         let start = from.unwrap_or_else(|| SyncToken::new(inner.store.published()));
         let localpart = reader.user_id.localpart();
+        // What was acknowledged to anybody before this request came is news already.
+        inner.news.reached(&inner.store.published()).await?;
         loop {
             let waker = inner.news.attend(localpart);
             let woken = timeout_at(deadline, waker.notified());

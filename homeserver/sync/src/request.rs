@@ -1,4 +1,4 @@
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use entente_rooms::EventFilter;
 use ruma::{
@@ -6,7 +6,7 @@ use ruma::{
     api::client::filter::{Filter, FilterDefinition, RoomEventFilter},
 };
 
-use crate::SyncToken;
+use crate::{SyncToken, event_form::EventForm};
 
 /// Events of a timeline unless a filter says otherwise.
 const DEFAULT_LIMIT: usize = 10;
@@ -68,9 +68,10 @@ impl StateMode {
 #[derive(Clone, Debug)]
 pub struct SyncFilter {
     pub(crate) definition: FilterDefinition,
-    pub(crate) timeline: EventFilter,
-    pub(crate) state: EventFilter,
+    timeline: EventFilter,
+    state: EventFilter,
     pub(crate) limit: usize,
+    pub(crate) form: Arc<EventForm>,
     rooms: Option<HashSet<OwnedRoomId>>,
     not_rooms: HashSet<OwnedRoomId>,
 }
@@ -85,6 +86,7 @@ impl From<FilterDefinition> for SyncFilter {
             limit: limit.unwrap_or(DEFAULT_LIMIT).min(MOST_EVENTS),
             rooms: definition.room.rooms.as_ref().map(|rooms| rooms.iter().cloned().collect()),
             not_rooms: definition.room.not_rooms.iter().cloned().collect(),
+            form: Arc::new(EventForm::from(&definition)),
             definition,
         }
     }
@@ -94,6 +96,16 @@ impl SyncFilter {
     /// Whether the client wants to hear of a room.
     pub(crate) fn wants_room(&self, room_id: &RoomId) -> bool {
         self.rooms.as_ref().is_none_or(|rooms| rooms.contains(room_id)) && !self.not_rooms.contains(room_id)
+    }
+
+    /// Which events of a room's timeline the client wants.
+    pub(crate) fn timeline_of(&self, room_id: &RoomId) -> EventFilter {
+        self.timeline.clone().in_room(room_id)
+    }
+
+    /// Which state of a room the client wants.
+    pub(crate) fn state_of(&self, room_id: &RoomId) -> EventFilter {
+        self.state.clone().in_room(room_id)
     }
 
     /// Whether membership events are given only of those who sent something.

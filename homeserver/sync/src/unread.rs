@@ -36,6 +36,8 @@ pub(crate) struct Counted {
     up_to: EventNumber,
     main: Counts,
     threads: BTreeMap<String, Counts>,
+    /// What the user said last, as far as was counted: in no thread, and in threads.
+    said: ReadMarkers,
 }
 
 impl Counts {
@@ -56,6 +58,25 @@ impl Counted {
         let mut all = self.main;
         self.threads.values().for_each(|counts| all.add(*counts));
         all
+    }
+
+    /// Whether an event of a thread, or of none, was read: by a receipt, or by saying something after it.
+    pub(crate) fn is_read(&self, root: Option<&str>, number: EventNumber) -> bool {
+        self.markers.in_thread(root).max(self.said.in_thread(root)) >= Some(number)
+    }
+
+    /// The user said something: what came before it was read (C-S API, "Receiving notifications").
+    fn say(&mut self, root: Option<String>, number: EventNumber) {
+        match root {
+            None => {
+                self.main = Counts::default();
+                self.said.main = Some(number);
+            }
+            Some(root) => {
+                self.threads.remove(&root);
+                self.said.threads.insert(root, number);
+            }
+        }
     }
 }
 
@@ -90,7 +111,14 @@ fn fresh(markers: ReadMarkers, joined_at: EventNumber, end: EventNumber) -> Coun
     let read = markers.unthreaded.map_or(joined_at, |read| read.max(joined_at));
     let cap = end.0.saturating_sub(i64::try_from(MOST_COUNTED).unwrap_or(i64::MAX));
     let up_to = EventNumber(read.0.saturating_add(1).max(cap).min(end.0));
-    Counted { markers, joined_at, up_to, main: Counts::default(), threads: BTreeMap::new() }
+    Counted {
+        markers,
+        joined_at,
+        up_to,
+        main: Counts::default(),
+        threads: BTreeMap::new(),
+        said: ReadMarkers::default(),
+    }
 }
 
 /// Counts what lies behind what was counted already.
@@ -111,6 +139,11 @@ async fn count(
         let Some(last) = events.last() else { break };
         counted.up_to = EventNumber(last.number.0.saturating_add(1));
         for event in &events {
+            if event.sender == making.request.user_id && marks_as_read(event) {
+                let root = view.thread_of(event).await?;
+                counted.say(root.map(|root| root.to_string()), event.number);
+                continue;
+            }
             if !may_notify(event, &making.request.user_id) {
                 continue;
             }
@@ -132,6 +165,12 @@ async fn count(
     }
     counted.up_to = end;
     Ok(())
+}
+
+/// Whether whoever sent an event has read what came before it. State changes without anybody looking at the room, and delayed events
+/// are sent when their senders are gone.
+pub fn marks_as_read(event: &Event) -> bool {
+    event.is_shown() && event.state_key.is_none() && event.delay_id_of(&event.sender).is_none()
 }
 
 /// Whether an event is one for which anybody's rules are asked.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{
     membership::{active, profile_of},
     remote,
-    room_aliases::check_not_exclusive,
+    room_aliases::check_may_have,
     room_send::require_invitable,
 };
 use crate::{ApiState, MatrixError};
@@ -63,7 +63,7 @@ pub(super) async fn create_room(
     if let Some(name) = request.room_alias_name {
         let alias = format!("#{name}:{}", state.rooms.server_name());
         let alias = RoomAliasId::parse(alias).map_err(|_| MatrixError::invalid_param("that is no alias"))?;
-        check_not_exclusive(&state, &session, &alias)?;
+        check_may_have(&state, &session, &alias)?;
         new.alias = Some(alias);
     }
     let mut elsewhere = Vec::new();

@@ -17,6 +17,7 @@ use crate::{
     ApiState, LimitKind, MatrixError,
     address::{ClientAddress, address_key},
     endpoint::{JsonBody, SessionOf, sticky_duration},
+    guests,
 };
 
 #[derive(Deserialize)]
@@ -55,15 +56,20 @@ async fn delay(
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, MatrixError> {
     active(&session)?;
+    state.limits.take_for(&session)?;
     let room_id = OwnedRoomId::try_from(room_id)
         .map_err(|_| MatrixError::invalid_param("that is not the id of a room"))?;
     let new: NewDelayed = serde_json::from_slice(&body).map_err(MatrixError::bad_json)?;
+    let content = canonical(new.content.get())?;
+    if let Some(state_key) = &new.state_key {
+        guests::check_state(&state, &session, &room_id, (&event_type, state_key), &content, true).await?;
+    }
     let event_type = TimelineEventType::from(event_type);
     let draft = Draft {
         state_key: new.state_key,
         sticky: sticky_duration(&parts)?,
         device: Some(sending_device(&session, <&TransactionId>::from(transaction_id.as_str()))),
-        ..Draft::message(&session.user_id, event_type, canonical(new.content.get())?)
+        ..Draft::message(&session.user_id, event_type, content)
     };
     let delay_id = state.rooms.delay(&room_id, &draft, Duration::from_millis(new.delay)).await?;
     Ok(Json(json!({ "delay_id": delay_id })))
@@ -74,6 +80,7 @@ async fn list(
     State(state): State<ApiState>,
     SessionOf(session): SessionOf,
 ) -> Result<Json<Value>, MatrixError> {
+    state.limits.take_for(&session)?;
     let delayed = state.rooms.delayed_events(&session.user_id).await?;
     let delayed = delayed.into_iter().map(shown).collect::<Result<Vec<_>, _>>()?;
     Ok(Json(json!({ "delayed_events": delayed })))
@@ -85,6 +92,7 @@ async fn one(
     SessionOf(session): SessionOf,
     Path(delay_id): Path<String>,
 ) -> Result<Json<Value>, MatrixError> {
+    state.limits.take_for(&session)?;
     Ok(Json(shown(state.rooms.delayed_event(&session.user_id, &delay_id).await?)?))
 }
 

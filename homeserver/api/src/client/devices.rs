@@ -1,4 +1,4 @@
-use axum::extract::State;
+use axum::{extract::State, http::StatusCode};
 use entente_accounts::{Operation, Session};
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,
@@ -9,7 +9,7 @@ use ruma::{
 };
 
 use super::interactive::prove;
-use crate::{ApiState, MatrixError};
+use crate::{ApiState, MatrixError, endpoint::Json};
 
 /// A request may name at most this many devices.
 const MOST_DEVICES: usize = 1_000;
@@ -34,24 +34,25 @@ pub(super) async fn get(
     Ok(get_device::v3::Response::new(render(device)))
 }
 
-/// `PUT /devices/{deviceId}`.
+/// `PUT /devices/{deviceId}`. 201 for a device that was made by it, which only application services can do (MSC4190).
 pub(super) async fn update(
     State(state): State<ApiState>,
     session: Session,
     request: update_device::v3::Request,
-) -> Result<update_device::v3::Response, MatrixError> {
+) -> Result<(StatusCode, Json), MatrixError> {
     let (user_id, device_id) = (&session.user_id, request.device_id.as_str());
-    if session.service.is_some() {
-        // Services make the devices of their users this way (MSC4190).
-        state.accounts.put_device(user_id, device_id, request.display_name.as_deref()).await?;
-        return Ok(update_device::v3::Response::new());
-    }
+    let mut status = StatusCode::OK;
     match request.display_name.as_deref() {
+        name if session.service.is_some() => {
+            if state.accounts.put_device(user_id, device_id, name).await? {
+                status = StatusCode::CREATED;
+            }
+        }
         Some(name) => state.accounts.rename_device(user_id, device_id, Some(name)).await?,
         // Nothing to change, but a device that is not there is still an error.
         None => drop(state.accounts.device(user_id, device_id).await?),
     }
-    Ok(update_device::v3::Response::new())
+    Ok((status, Json(b"{}".to_vec())))
 }
 
 /// `DELETE /devices/{deviceId}`.

@@ -1,37 +1,54 @@
-use axum::extract::State;
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    routing::{get, post},
+};
 use entente_accounts::Session;
-use ruma::{
-    UserId,
-    api::client::filter::{create_filter, get_filter},
+use ruma::{UserId, api::client::filter::FilterDefinition};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{
+    ApiState, MatrixError,
+    endpoint::{JsonBody, SessionOf},
 };
 
-use crate::{ApiState, MatrixError};
+pub(super) fn routes() -> Router<ApiState> {
+    let mut routes = Router::new();
+    for version in ["v3", "r0"] {
+        let base = format!("/_matrix/client/{version}/user/{{user_id}}/filter");
+        routes = routes.route(&base, post(create)).route(&format!("{base}/{{filter_id}}"), get(one));
+    }
+    routes
+}
 
-/// `POST /user/{userId}/filter`.
-pub(super) async fn create(
+/// `POST /user/{userId}/filter`. It is kept as it is, with what this server does not know.
+async fn create(
     State(state): State<ApiState>,
-    session: Session,
-    request: create_filter::v3::Request,
-) -> Result<create_filter::v3::Response, MatrixError> {
-    check_own(&session, &request.user_id)?;
-    let filter = serde_json::to_vec(&request.filter).map_err(MatrixError::internal)?;
-    let filter_id = state.accounts.create_filter(&request.user_id, filter.into()).await?;
-    Ok(create_filter::v3::Response::new(filter_id))
+    SessionOf(session): SessionOf,
+    Path(user_id): Path<String>,
+    JsonBody(body): JsonBody,
+) -> Result<Json<Value>, MatrixError> {
+    check_own(&session, &user_id)?;
+    let filter: Value = serde_json::from_slice(&body).map_err(MatrixError::not_json)?;
+    FilterDefinition::deserialize(&filter).map_err(MatrixError::bad_json)?;
+    let user_id: &UserId = &session.user_id;
+    let filter_id = state.accounts.create_filter(user_id, filter.to_string().into()).await?;
+    Ok(Json(json!({ "filter_id": filter_id })))
 }
 
 /// `GET /user/{userId}/filter/{filterId}`.
-pub(super) async fn get(
+async fn one(
     State(state): State<ApiState>,
-    session: Session,
-    request: get_filter::v3::Request,
-) -> Result<get_filter::v3::Response, MatrixError> {
-    check_own(&session, &request.user_id)?;
-    let filter = state.accounts.filter(&request.user_id, &request.filter_id).await?;
-    let filter = serde_json::from_slice(&filter).map_err(MatrixError::internal)?;
-    Ok(get_filter::v3::Response::new(filter))
+    SessionOf(session): SessionOf,
+    Path((user_id, filter_id)): Path<(String, String)>,
+) -> Result<Json<Box<RawValue>>, MatrixError> {
+    check_own(&session, &user_id)?;
+    let filter = state.accounts.filter(&session.user_id, &filter_id).await?;
+    Ok(Json(serde_json::from_slice(&filter).map_err(MatrixError::internal)?))
 }
 
-fn check_own(session: &Session, user_id: &UserId) -> Result<(), MatrixError> {
+fn check_own(session: &Session, user_id: &str) -> Result<(), MatrixError> {
     if session.user_id == user_id {
         Ok(())
     } else {

@@ -13,7 +13,7 @@ use ruma::{
 
 use serde_json::json;
 
-use super::{membership::active, remote};
+use super::remote;
 use crate::{ApiState, MatrixError, endpoint::Json};
 
 /// Users that one query may name.
@@ -58,7 +58,7 @@ pub(super) async fn query(
         .iter()
         .map(|(user_id, devices)| (*user_id, devices.iter().map(|device_id| device_id.as_str()).collect()))
         .collect();
-    let mut found = state.encryption.query_keys(&session.user_id, &wanted).await?;
+    let mut found = state.appservices.query_keys(&session.user_id, &wanted).await?;
     for ((user_id, _), keys) in wanted.iter().zip(&mut found) {
         if !keys.devices.is_empty() {
             add_names(keys, state.accounts.device_names(None, user_id.localpart()).await?);
@@ -114,10 +114,10 @@ fn split<'a, T>(state: &ApiState, users: &'a BTreeMap<OwnedUserId, T>) -> (Asked
 /// `POST /keys/claim`.
 pub(super) async fn claim(
     State(state): State<ApiState>,
-    session: Session,
+    _: Session,
     request: claim_keys::v3::Request,
 ) -> Result<Json, MatrixError> {
-    active(&session)?;
+    // Also who is suspended may: verifying one's devices needs it (C-S API, "Account suspension").
     let (local, remote) = split(&state, &request.one_time_keys);
     let wanted: Vec<(&UserId, &OwnedDeviceId, String)> = local
         .iter()
@@ -128,9 +128,9 @@ pub(super) async fn claim(
     if wanted.len() > MOST_CLAIMS {
         return Err(MatrixError::invalid_param("a claim asks for at most 10000 keys"));
     }
-    let asked: Vec<(&str, &str, &str)> = wanted
+    let asked: Vec<(&UserId, &str, &str)> = wanted
         .iter()
-        .map(|(user_id, device_id, algorithm)| (user_id.localpart(), device_id.as_str(), algorithm.as_str()))
+        .map(|(user_id, device_id, algorithm)| (*user_id, device_id.as_str(), algorithm.as_str()))
         .collect();
     let elsewhere = remote.iter().map(|(user_id, devices)| {
         let devices = devices.iter().map(|(device_id, algorithm)| {
@@ -141,7 +141,7 @@ pub(super) async fn claim(
     let elsewhere =
         remote::keys(&state, "claim", "one_time_keys", elsewhere.collect(), request.timeout).await;
     let mut claimed: BTreeMap<&UserId, BTreeMap<&str, BTreeMap<String, _>>> = BTreeMap::new();
-    for (place, key_id, key) in state.encryption.claim_keys(&asked, state.limits.clock().now()).await? {
+    for (place, key_id, key) in state.appservices.claim_keys(&asked).await? {
         let Some((user_id, device_id, _)) = wanted.get(place) else { continue };
         let of_device = claimed.entry(user_id).or_default().entry(device_id.as_str()).or_default();
         of_device.insert(key_id, key);

@@ -61,7 +61,8 @@ use axum::{
 pub(crate) use self::{
     keys::add_names,
     membership::active,
-    room_directory::{directory_body, hierarchy_room},
+    remote::{look_for_user, resolve_here},
+    room_directory::directory_body,
     to_device::devices_of,
 };
 use crate::{ApiState, endpoint::Endpoints};
@@ -100,7 +101,7 @@ pub(crate) fn routes() -> Router<ApiState> {
         .endpoint(deactivation::deactivate)
         .endpoint(devices::list)
         .endpoint(devices::get)
-        .endpoint(devices::update)
+        .json_endpoint(devices::update)
         .endpoint(devices::delete)
         .endpoint(devices::delete_many)
         .endpoint(profiles::get)
@@ -111,27 +112,10 @@ pub(crate) fn routes() -> Router<ApiState> {
         .endpoint(account_data::set_global)
         .endpoint(account_data::get_room)
         .endpoint(account_data::set_room)
-        .json_endpoint(room_directory::public_rooms)
-        .json_endpoint(room_directory::filtered_public_rooms)
-        .endpoint(room_directory::visibility)
-        .endpoint(room_directory::set_visibility)
-        .json_endpoint(room_directory::summary)
-        .json_endpoint(room_directory::hierarchy)
-        .json_endpoint(room_directory::event_at)
-        .route("/_matrix/client/v3/rooms/{room}/report/{event}", post(reports::event))
-        .route("/_matrix/client/r0/rooms/{room}/report/{event}", post(reports::event))
-        .endpoint(reports::room)
-        .endpoint(reports::user)
-        .endpoint(people::search)
-        .route("/_matrix/client/v1/mutual_rooms", get(people::mutual_rooms))
-        .route("/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms", get(people::mutual_rooms))
+        .merge(finding_routes())
         .merge(delayed_events::routes())
-        .route("/_matrix/client/v3/pushers", get(pushers::list))
-        .route("/_matrix/client/r0/pushers", get(pushers::list))
-        .route("/_matrix/client/v3/pushers/set", post(pushers::set))
-        .route("/_matrix/client/r0/pushers/set", post(pushers::set))
-        .route("/_matrix/client/v3/notifications", get(pushers::notifications))
-        .route("/_matrix/client/r0/notifications", get(pushers::notifications))
+        .merge(filters::routes())
+        .merge(pushers::routes())
         .merge(tags::routes())
         .merge(third_party_identifiers::routes())
         .endpoint(turn_server::get)
@@ -146,8 +130,6 @@ pub(crate) fn routes() -> Router<ApiState> {
         .endpoint(push_rules::enable)
         .endpoint(push_rules::actions)
         .endpoint(push_rules::set_actions)
-        .endpoint(filters::create)
-        .endpoint(filters::get)
         .endpoint(openid::request_token)
         .endpoint(administration::whois)
         .endpoint(administration::is_locked)
@@ -182,6 +164,29 @@ pub(crate) fn routes() -> Router<ApiState> {
         .merge(dehydrated_device::routes())
         .merge(room_routes())
         .merge(fallback::routes())
+}
+
+/// Finding rooms and people, and reporting what was found.
+fn finding_routes() -> Router<ApiState> {
+    Router::new()
+        .json_endpoint(room_directory::public_rooms)
+        .json_endpoint(room_directory::filtered_public_rooms)
+        .endpoint(room_directory::visibility)
+        .endpoint(room_directory::set_visibility)
+        .json_endpoint(room_directory::summary)
+        .route(
+            "/_matrix/client/unstable/im.nheko.summary/summary/{room}",
+            get(room_directory::unstable_summary),
+        )
+        .json_endpoint(room_directory::hierarchy)
+        .json_endpoint(room_directory::event_at)
+        .route("/_matrix/client/v3/rooms/{room}/report/{event}", post(reports::event))
+        .route("/_matrix/client/r0/rooms/{room}/report/{event}", post(reports::event))
+        .endpoint(reports::room)
+        .endpoint(reports::user)
+        .endpoint(people::search)
+        .route("/_matrix/client/v1/mutual_rooms", get(people::mutual_rooms))
+        .route("/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms", get(people::mutual_rooms))
 }
 
 /// Rooms, and what users see of them.
@@ -219,6 +224,7 @@ fn room_routes() -> Router<ApiState> {
         .json_endpoint(peeking::room_initial_sync)
         .merge(peeking::routes())
         .endpoint(appservice::ping)
+        .endpoint(appservice::publish)
         .json_endpoint(third_party::protocols)
         .json_endpoint(third_party::protocol)
         .json_endpoint(third_party::locations)

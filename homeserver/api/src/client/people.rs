@@ -3,7 +3,7 @@ use entente_accounts::Session;
 use ruma::{OwnedUserId, api::client::user_directory::search_users};
 use serde_json::{Value, json};
 
-use crate::{ApiState, LimitKind, MatrixError, endpoint::SessionOf};
+use crate::{ApiState, MatrixError, endpoint::SessionOf};
 
 /// Users of one answer.
 const MOST_USERS: usize = 50;
@@ -39,7 +39,7 @@ pub(super) async fn mutual_rooms(
     SessionOf(session): SessionOf,
     RawQuery(query): RawQuery,
 ) -> Result<axum::Json<Value>, MatrixError> {
-    state.limits.take(LimitKind::RequestsByUser, session.user_id.as_str())?;
+    state.limits.take_for(&session)?;
     let of = |name: &str| {
         let mut pairs = url::form_urlencoded::parse(query.as_deref().unwrap_or_default().as_bytes());
         pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())

@@ -9,41 +9,44 @@ use ruma::{
 use serde_json::{Map, Value};
 
 use super::remote;
-use crate::{ApiState, MatrixError, endpoint::Anonymous};
+use crate::{ApiState, MatrixError, endpoint::Visitor};
 
 /// `GET /profile/{userId}`.
 pub(super) async fn get(
     State(state): State<ApiState>,
-    _: Anonymous,
+    visitor: Visitor,
     request: get_profile::v3::Request,
 ) -> Result<get_profile::v3::Response, MatrixError> {
     let mut response = get_profile::v3::Response::new();
-    for (field, value) in profile_of(&state, &request.user_id).await? {
+    for (field, value) in profile_of(&state, &visitor, &request.user_id).await? {
         response.set(field, value);
     }
     Ok(response)
 }
 
-async fn profile_of(state: &ApiState, user_id: &UserId) -> Result<Map<String, Value>, MatrixError> {
+async fn profile_of(
+    state: &ApiState,
+    visitor: &Visitor,
+    user_id: &UserId,
+) -> Result<Map<String, Value>, MatrixError> {
     if user_id.server_name() != state.accounts.server_name() {
+        visitor.count_question(state)?;
         return remote::profile(state, user_id).await;
     }
-    remote::look_for_user(state, user_id).await?;
     Ok(state.accounts.profile(user_id).await?.into_iter().collect())
 }
 
 /// `GET /profile/{userId}/{keyName}`.
 pub(super) async fn get_field(
     State(state): State<ApiState>,
-    _: Anonymous,
+    visitor: Visitor,
     request: get_profile_field::v3::Request,
 ) -> Result<get_profile_field::v3::Response, MatrixError> {
     let field = request.field.as_str();
     let value = if request.user_id.server_name() == state.accounts.server_name() {
-        remote::look_for_user(&state, &request.user_id).await?;
         state.accounts.profile_field(&request.user_id, field).await?
     } else {
-        let fields = remote::profile(&state, &request.user_id).await?;
+        let fields = profile_of(&state, &visitor, &request.user_id).await?;
         let value = fields.get(field).cloned();
         value.ok_or_else(|| MatrixError::not_found("the user's profile has no such field"))?
     };

@@ -1,16 +1,18 @@
 //! Pushers, and what notified a user (C-S API, "Push Notifications").
 
 use axum::{
-    Json,
+    Json, Router,
     extract::{Query, State},
+    routing::{get, post},
 };
 use entente_delivery::{DeliveryError, Pusher};
+use entente_sync::NotificationToken;
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
 use super::membership::active;
 use crate::{
-    ApiState, LimitKind, MatrixError,
+    ApiState, MatrixError,
     endpoint::{JsonBody, SessionOf},
 };
 
@@ -39,14 +41,26 @@ struct Setting {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Page {
+struct Page {
     from: Option<String>,
     limit: Option<usize>,
     only: Option<String>,
 }
 
+pub(super) fn routes() -> Router<ApiState> {
+    let mut router = Router::new();
+    for version in ["v3", "r0"] {
+        let path = |rest: &str| format!("/_matrix/client/{version}/{rest}");
+        router = router
+            .route(&path("pushers"), get(list))
+            .route(&path("pushers/set"), post(set))
+            .route(&path("notifications"), get(notifications));
+    }
+    router
+}
+
 /// `GET /pushers`.
-pub(super) async fn list(
+async fn list(
     State(state): State<ApiState>,
     SessionOf(session): SessionOf,
 ) -> Result<Json<Value>, MatrixError> {
@@ -74,13 +88,13 @@ fn shown(pusher: Pusher) -> Value {
 }
 
 /// `POST /pushers/set`.
-pub(super) async fn set(
+async fn set(
     State(state): State<ApiState>,
     SessionOf(session): SessionOf,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, MatrixError> {
     active(&session)?;
-    state.limits.take(LimitKind::RequestsByUser, session.user_id.as_str())?;
+    state.limits.take_for(&session)?;
     let body: Value = serde_json::from_slice(&body).map_err(MatrixError::not_json)?;
     for needed in ["kind", "app_id", "pushkey"] {
         if body.get(needed).is_none() {
@@ -114,18 +128,18 @@ pub(super) async fn set(
 }
 
 /// `GET /notifications`.
-pub(super) async fn notifications(
+async fn notifications(
     State(state): State<ApiState>,
     SessionOf(session): SessionOf,
     Query(page): Query<Page>,
 ) -> Result<Json<Value>, MatrixError> {
-    state.limits.take(LimitKind::RequestsByUser, session.user_id.as_str())?;
-    let before = match &page.from {
-        None => u64::MAX,
-        Some(from) => from
-            .strip_prefix('n')
-            .and_then(|from| from.parse().ok())
-            .ok_or_else(|| MatrixError::invalid_param("from is none of this server's tokens"))?,
+    state.limits.take_for(&session)?;
+    let from = match page.from.as_deref() {
+        None | Some("") => None,
+        Some(from) => Some(
+            NotificationToken::parse(from)
+                .ok_or_else(|| MatrixError::invalid_param("from is none of this server's tokens"))?,
+        ),
     };
     let limit = page.limit.unwrap_or(DEFAULT_PAGE).clamp(1, MOST_ON_A_PAGE);
     let only_highlights = match page.only.as_deref() {
@@ -133,8 +147,7 @@ pub(super) async fn notifications(
         Some("highlight") => true,
         Some(_) => return Err(MatrixError::invalid_param("only is \"highlight\"")),
     };
-    let found = state.sync.notifications(&session.user_id, before, limit, only_highlights).await?;
-    let next = (found.len() == limit).then(|| found.last().map(|last| format!("n{}", last.at))).flatten();
+    let (found, next) = state.sync.notifications(&session.user_id, from, limit, only_highlights).await?;
     let mut notifications = Vec::new();
     for notification in found {
         let event = String::from_utf8(notification.event).map_err(MatrixError::internal)?;
@@ -150,7 +163,7 @@ pub(super) async fn notifications(
     }
     let mut answer = json!({ "notifications": notifications });
     if let Some(next) = next {
-        answer["next_token"] = json!(next);
+        answer["next_token"] = json!(next.to_string());
     }
     Ok(Json(answer))
 }

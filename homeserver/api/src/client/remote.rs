@@ -6,12 +6,12 @@ use entente_federation::JoinRequest;
 use entente_rooms::{MembershipRequest, Profile, RoomError};
 use futures_util::future::join_all;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedServerName, RoomId, RoomOrAliasId, ServerName,
-    UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId,
+    RoomOrAliasId, ServerName, UserId,
 };
 use serde_json::{Map, Value, json};
 
-use crate::{ApiState, MatrixError};
+use crate::{ApiState, MatrixError, endpoint::Visitor};
 
 /// How long a client waits for keys of other servers' users, if it does not say.
 const KEYS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,28 +24,62 @@ pub(super) async fn resolve(
     named: &RoomOrAliasId,
     via: &[OwnedServerName],
 ) -> Result<(OwnedRoomId, Vec<OwnedServerName>), MatrixError> {
+    resolve_unless(state, named, via, || Ok(())).await
+}
+
+/// The same for whoever asks. A stranger makes others look for an alias only so often.
+pub(super) async fn resolve_for(
+    state: &ApiState,
+    visitor: &Visitor,
+    named: &RoomOrAliasId,
+    via: &[OwnedServerName],
+) -> Result<(OwnedRoomId, Vec<OwnedServerName>), MatrixError> {
+    resolve_unless(state, named, via, || visitor.count_question(state)).await
+}
+
+/// The same, unless `check` refuses that an application service or another server is asked.
+async fn resolve_unless(
+    state: &ApiState,
+    named: &RoomOrAliasId,
+    via: &[OwnedServerName],
+    check: impl Fn() -> Result<(), MatrixError>,
+) -> Result<(OwnedRoomId, Vec<OwnedServerName>), MatrixError> {
     let mut servers: Vec<OwnedServerName> = via.iter().take(MOST_VIA).cloned().collect();
     let alias = match <&RoomId>::try_from(named) {
         Ok(room_id) => return Ok((room_id.to_owned(), servers)),
         Err(alias) => alias,
     };
     if alias.server_name() == state.rooms.server_name() {
-        return match state.rooms.resolve_alias(alias).await {
-            // An application service may make the room now that somebody looks for it.
-            Err(RoomError::NotFound(_)) if state.appservices.query_alias(alias).await => {
-                Ok((state.rooms.resolve_alias(alias).await?, servers))
-            }
-            resolved => Ok((resolved?, servers)),
-        };
+        return Ok((resolve_here(state, alias, check).await?, servers));
     }
+    check()?;
     let answer = state.federation.client.query_directory(alias.server_name(), alias).await?;
     servers.extend(answer.servers.into_iter().take(MOST_VIA));
     servers.push(alias.server_name().to_owned());
     Ok((answer.room_id, servers))
 }
 
+/// The room behind an alias of this server. An application service may make it now that somebody looks for it, unless `check` refuses
+/// that one is asked.
+pub(crate) async fn resolve_here(
+    state: &ApiState,
+    alias: &RoomAliasId,
+    check: impl Fn() -> Result<(), MatrixError>,
+) -> Result<OwnedRoomId, MatrixError> {
+    match state.rooms.resolve_alias(alias).await {
+        Err(RoomError::NotFound(unknown)) => {
+            check()?;
+            if !state.appservices.query_alias(alias).await {
+                return Err(RoomError::NotFound(unknown).into());
+            }
+            Ok(state.rooms.resolve_alias(alias).await?)
+        }
+        resolved => Ok(resolved?),
+    }
+}
+
 /// Lets application services make a user of this server who is not there yet.
-pub(super) async fn look_for_user(state: &ApiState, user_id: &UserId) -> Result<(), MatrixError> {
+pub(crate) async fn look_for_user(state: &ApiState, user_id: &UserId) -> Result<(), MatrixError> {
     if user_id.server_name() == state.accounts.server_name() && !state.accounts.exists(user_id).await? {
         state.appservices.query_user(user_id).await;
     }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    ApiState, LimitKind, MatrixError,
+    ApiState, MatrixError,
     endpoint::{JsonBody, SessionOf},
 };
 
@@ -29,7 +29,7 @@ pub(super) async fn event(
     JsonBody(body): JsonBody,
 ) -> Result<axum::Json<Value>, MatrixError> {
     // The spec asks for no limit, but every report is kept.
-    state.limits.take(LimitKind::RequestsByUser, session.user_id.as_str())?;
+    state.limits.take_for(&session)?;
     let bad = |_| MatrixError::invalid_param("an identifier in the request is none");
     let room_id = OwnedRoomId::try_from(room_id).map_err(bad)?;
     let event_id = OwnedEventId::try_from(event_id).map_err(bad)?;

@@ -1,42 +1,48 @@
 //! The directory of rooms, summaries, spaces, and events by time.
 
-use axum::extract::State;
+use axum::extract::{Path, RawQuery, State};
 use entente_accounts::Session;
 use entente_rooms::{
-    Direction, DirectoryPage, DirectoryQuery, HierarchyQuery, HierarchyRoom, ObjectWriter, RoomError,
+    Direction, DirectoryNetwork, DirectoryPage, DirectoryQuery, HierarchyQuery, ObjectWriter, RoomError,
 };
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedServerName, RoomOrAliasId,
-    UInt,
+    ServerName, UInt,
     api::client::{
         directory::{get_public_rooms, get_public_rooms_filtered, get_room_visibility, set_room_visibility},
         room::{Visibility, get_event_by_timestamp, get_summary},
         space::get_hierarchy,
     },
-    directory::Filter,
+    directory::{Filter, RoomNetwork},
 };
 use serde_json::{Value, json};
 
 use super::remote;
 use crate::{
     ApiState, MatrixError,
-    endpoint::{Anonymous, Json},
+    endpoint::{Anonymous, Json, Visitor},
 };
 
 /// `GET /publicRooms`.
 pub(super) async fn public_rooms(
     State(state): State<ApiState>,
-    _: Anonymous,
+    visitor: Visitor,
     request: get_public_rooms::v3::Request,
 ) -> Result<Json, MatrixError> {
+    if let Some(server) = request.server.as_ref().filter(|server| **server != state.rooms.server_name()) {
+        // Whoever is not logged in has this server ask no other.
+        if visitor.user().is_none() {
+            return Err(MatrixError::forbidden(
+                "the rooms of another server are shown to those who are logged in",
+            ));
+        }
+        let mut filtered = get_public_rooms_filtered::v3::Request::new();
+        filtered.limit = request.limit;
+        filtered.since.clone_from(&request.since);
+        return of_server(&state, server, &filtered).await;
+    }
     let query =
         DirectoryQuery { limit: request.limit.map(count), since: request.since, ..DirectoryQuery::default() };
-    // Whoever is not logged in has this server ask no other.
-    if request.server.is_some_and(|server| server != state.rooms.server_name()) {
-        return Err(MatrixError::forbidden(
-            "the rooms of another server are shown to those who are logged in",
-        ));
-    }
     written(&state.rooms.public_rooms(&query).await?)
 }
 
@@ -61,8 +67,17 @@ pub(super) async fn filtered_public_rooms(
         room_types: Some(room_types).filter(|room_types| !room_types.is_empty()),
         limit: request.limit.map(count),
         since: request.since,
+        network: network(request.room_network),
     };
     written(&state.rooms.public_rooms(&query).await?)
+}
+
+fn network(named: RoomNetwork) -> DirectoryNetwork {
+    match named {
+        RoomNetwork::All => DirectoryNetwork::All,
+        RoomNetwork::ThirdParty(instance) => DirectoryNetwork::Instance(instance),
+        _ => DirectoryNetwork::Matrix,
+    }
 }
 
 /// The directory of another server.
@@ -81,6 +96,16 @@ async fn of_server(
     let filter = serde_json::to_value(&request.filter).map_err(MatrixError::internal)?;
     let filter = CanonicalJsonValue::try_from(filter).map_err(MatrixError::bad_json)?;
     body.insert(String::from("filter"), filter);
+    match &request.room_network {
+        RoomNetwork::All => {
+            body.insert(String::from("include_all_networks"), CanonicalJsonValue::Bool(true));
+        }
+        RoomNetwork::ThirdParty(instance) => {
+            let instance = CanonicalJsonValue::String(instance.clone());
+            body.insert(String::from("third_party_instance_id"), instance);
+        }
+        _ => {}
+    }
     let answer = state.federation.client.public_rooms(server, &body).await?;
     if answer.get("chunk").is_none_or(|chunk| !chunk.is_array()) {
         return Err(MatrixError::not_found("that server shows no rooms"));
@@ -136,32 +161,66 @@ pub(super) async fn set_visibility(
 /// `GET /room_summary/{roomIdOrAlias}`.
 pub(super) async fn summary(
     State(state): State<ApiState>,
-    session: Option<Session>,
+    visitor: Visitor,
     request: get_summary::v1::Request,
 ) -> Result<Json, MatrixError> {
-    summarise(&state, session, &request.room_id_or_alias, &request.via).await
+    summarise(&state, &visitor, &request.room_id_or_alias, &request.via).await
+}
+
+/// The same under a path from before it was in the spec (MSC3266), which some clients still ask.
+pub(super) async fn unstable_summary(
+    State(state): State<ApiState>,
+    Path(named): Path<String>,
+    RawQuery(query): RawQuery,
+    visitor: Visitor,
+) -> Result<Json, MatrixError> {
+    let not_an_id = |_| MatrixError::invalid_param("that is neither the id of a room nor an alias");
+    let named = RoomOrAliasId::parse(named).map_err(not_an_id)?;
+    let pairs = url::form_urlencoded::parse(query.as_deref().unwrap_or_default().as_bytes());
+    let via =
+        pairs.filter(|(name, _)| name == "via").filter_map(|(_, server)| ServerName::parse(server).ok());
+    let via: Vec<OwnedServerName> = via.collect();
+    summarise(&state, &visitor, &named, &via).await
 }
 
 async fn summarise(
     state: &ApiState,
-    session: Option<Session>,
+    visitor: &Visitor,
     named: &RoomOrAliasId,
     via: &[OwnedServerName],
 ) -> Result<Json, MatrixError> {
-    let (room_id, _) = remote::resolve(state, named, via).await?;
-    let view = state.rooms.view(&room_id).await?;
-    if !view.is_resident().await? {
-        return Err(RoomError::RoomNotFound.into());
-    }
-    let summary = view.summary().await?;
-    let reader = session.as_ref().map(|session| &*session.user_id);
-    if !view.may_see_summary(&summary, reader).await? {
-        return Err(RoomError::RoomNotFound.into());
-    }
+    let (room_id, servers) = remote::resolve_for(state, visitor, named, via).await?;
+    let reader = visitor.user().map(|session| &*session.user_id);
+    let (summary, own) = if state.federation.rooms.is_resident(&room_id).await? {
+        let view = state.rooms.view(&room_id).await?;
+        let summary = view.summary().await?;
+        if !view.may_see_summary(&summary, reader).await? {
+            return Err(RoomError::RoomNotFound.into());
+        }
+        let own = match reader {
+            Some(reader) => view.membership(reader).await?,
+            None => None,
+        };
+        (summary, own)
+    } else {
+        // Whoever is not logged in has this server ask no other.
+        let reader = reader.ok_or(RoomError::RoomNotFound)?;
+        let elsewhere = state.federation.previews.for_request();
+        state.rooms.summary_elsewhere(&room_id, &servers, reader, &elsewhere).await?
+    };
     let mut body = serde_json::to_value(&summary).map_err(MatrixError::internal)?;
-    if let Some(reader) = reader {
-        let own = view.membership(reader).await?;
+    if reader.is_some() {
         body["membership"] = json!(own.map_or("leave", |membership| membership.as_str()));
+    }
+    // Their names from before they were in the spec (MSC3266), which some clients still read.
+    for (name, older) in [
+        ("room_version", "im.nheko.summary.room_version"),
+        ("room_version", "im.nheko.summary.version"),
+        ("encryption", "im.nheko.summary.encryption"),
+    ] {
+        if let Some(value) = body.get(name).cloned() {
+            body[older] = value;
+        }
     }
     Ok(Json(serde_json::to_vec(&body).map_err(MatrixError::internal)?))
 }
@@ -178,29 +237,13 @@ pub(super) async fn hierarchy(
         limit: request.limit.map(count),
         from: request.from,
     };
-    let page = state.rooms.hierarchy(&session.user_id, &request.room_id, &query).await?;
-    let rooms = page.rooms.iter().map(hierarchy_room).collect::<Result<Vec<_>, _>>()?;
-    let mut body = json!({ "rooms": rooms });
+    let elsewhere = state.federation.previews.for_request();
+    let page = state.rooms.hierarchy(&session.user_id, &request.room_id, &query, &elsewhere).await?;
+    let mut body = json!({ "rooms": page.rooms });
     if let Some(next) = page.next {
         body["next_batch"] = json!(next);
     }
     Ok(Json(serde_json::to_vec(&body).map_err(MatrixError::internal)?))
-}
-
-/// A room of a space as clients and servers get it.
-pub(crate) fn hierarchy_room(room: &HierarchyRoom) -> Result<Value, MatrixError> {
-    let mut body = serde_json::to_value(&room.summary).map_err(MatrixError::internal)?;
-    let children = room.children.iter().map(|event| {
-        json!({
-            "type": "m.space.child",
-            "state_key": event.state_key,
-            "content": event.content(),
-            "sender": event.sender,
-            "origin_server_ts": event.origin_server_ts,
-        })
-    });
-    body["children_state"] = Value::Array(children.collect());
-    Ok(body)
 }
 
 /// `GET /rooms/{roomId}/timestamp_to_event`.
@@ -216,7 +259,20 @@ pub(super) async fn event_at(
         ruma::api::Direction::Backward => Direction::Backward,
     };
     let MilliSecondsSinceUnixEpoch(at) = request.ts;
-    let event = view.event_at(&session.user_id, at.into(), direction).await?;
+    let (room_id, user_id, at) = (&request.room_id, &session.user_id, u64::from(at));
+    let known = view.event_at(user_id, at, direction).await;
+    // What is closest here may not be what is closest: this server knows a room from some time on.
+    let may_be_closer = match &known {
+        Ok(event) => direction == Direction::Forward && at < event.origin_server_ts,
+        Err(error) => matches!(error, RoomError::NotFound(_)),
+    };
+    let forward = direction == Direction::Forward;
+    let fetched = may_be_closer && state.federation.rooms.fetch_event_at(room_id, at, forward).await?;
+    let event = if fetched {
+        state.rooms.view(room_id).await?.event_at(user_id, at, direction).await
+    } else {
+        known
+    }?;
     let mut json = Vec::new();
     let mut writer = ObjectWriter::begin(&mut json);
     writer.value("event_id", event.event_id.as_str());

@@ -45,7 +45,7 @@ pub(super) async fn messages(
         None => None,
     };
     let limit = usize::try_from(u64::from(request.limit)).unwrap_or(MOST_EVENTS).clamp(1, MOST_EVENTS);
-    let filter = EventFilter::from(&request.filter);
+    let filter = EventFilter::from(&request.filter).in_room(&request.room_id);
     let mut view = view;
     let mut page = view.timeline(&session.user_id, from, to, direction, limit, &filter).await?;
     if page.end.is_none() && direction == Direction::Backward && page.events.len() < limit {
@@ -98,7 +98,7 @@ pub(super) async fn context(
     let view = state.rooms.view(&request.room_id).await?;
     let events = [view.visible_event(&session.user_id, &request.event_id).await?];
     let limit = usize::try_from(u64::from(request.limit)).unwrap_or(MOST_EVENTS).min(MOST_EVENTS);
-    let filter = EventFilter::from(&request.filter);
+    let filter = EventFilter::from(&request.filter).in_room(&request.room_id);
     let (before, after) = view.around(&session.user_id, &events[0].event, limit, &filter).await?;
     let newest = after.events.last().unwrap_or(&events[0]);
     let root = newest.event.state_after();

@@ -11,6 +11,7 @@ use super::{create_room::canonical, membership::active};
 use crate::{
     ApiState, MatrixError,
     endpoint::{Json, Sending},
+    guests,
 };
 
 /// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`.
@@ -24,6 +25,7 @@ pub(super) async fn send(
     let content = canonical(request.body.json().get())?;
     let device = Some(sending_device(&session, &request.txn_id));
     if let Some(delay) = delay {
+        state.limits.take_for(&session)?;
         let draft = Draft { device, sticky, ..Draft::message(&session.user_id, event_type, content) };
         return Ok(one_field("delay_id", &state.rooms.delay(&request.room_id, &draft, delay).await?));
     }
@@ -55,9 +57,13 @@ pub(super) async fn send_state(
 ) -> Result<Json, MatrixError> {
     active(&session)?;
     let content = canonical(request.body.json().get())?;
+    let event_type = request.event_type.to_string();
+    let place = (event_type.as_str(), request.state_key.as_str());
+    guests::check_state(&state, &session, &request.room_id, place, &content, delay.is_some()).await?;
     require_invitable(&state, &request.event_type, &request.state_key, &content).await?;
     let draft = Draft::state(&session.user_id, request.event_type, request.state_key, content);
     if let Some(delay) = delay {
+        state.limits.take_for(&session)?;
         return Ok(one_field("delay_id", &state.rooms.delay(&request.room_id, &draft, delay).await?));
     }
     let draft = Draft { origin_server_ts, ..draft };
@@ -94,7 +100,14 @@ pub(super) async fn redact(
     session: Session,
     request: redact_event::v3::Request,
 ) -> Result<redact_event::v3::Response, MatrixError> {
-    active(&session)?;
+    if session.suspended {
+        // Only what they sent themselves (C-S API, "Account suspension").
+        let view = state.rooms.view(&request.room_id).await?;
+        let redacted = view.event_by_id(&request.event_id).await?;
+        if redacted.is_none_or(|event| event.sender != session.user_id) {
+            active(&session)?;
+        }
+    }
     let device = Some(sending_device(&session, &request.txn_id));
     let reason = request.reason.as_deref();
     let event_id =

@@ -55,7 +55,10 @@ async fn sync(
     let filter = match parameters.filter.as_deref() {
         None | Some("") => FilterDefinition::default(),
         Some(filter) if filter.starts_with('{') => parse_filter(filter.as_bytes())?,
-        Some(filter_id) => parse_filter(&state.accounts.filter(&session.user_id, filter_id).await?)?,
+        // On the heap: a request that waits does not hold the place for it.
+        Some(filter_id) => {
+            parse_filter(&Box::pin(state.accounts.filter(&session.user_id, filter_id)).await?)?
+        }
     };
     let presence = wanted(parameters.set_presence.as_deref())?;
     // The user is here as long as the request waits.

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use axum::extract::State;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use entente_accounts::Session;
 use entente_encryption::{Sender, ToDeviceMessage};
 use ruma::{
@@ -11,12 +12,10 @@ use ruma::{
     to_device::DeviceIdOrAllDevices,
 };
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 
-use super::{create_room::canonical, membership::active};
+use super::create_room::canonical;
 use crate::{ApiState, MatrixError};
-
-/// A message id has at most this many characters.
-const MOST_ID: usize = 255;
 
 /// `PUT /sendToDevice/{eventType}/{txnId}`.
 pub(super) async fn send(
@@ -24,7 +23,7 @@ pub(super) async fn send(
     session: Session,
     request: Request,
 ) -> Result<Response, MatrixError> {
-    active(&session)?;
+    // Also who is suspended may: verifying one's devices needs it (C-S API, "Account suspension").
     let here = state.accounts.server_name();
     let mut addressed: Vec<(&str, String, &RawValue)> = Vec::new();
     let mut elsewhere: BTreeMap<OwnedServerName, CanonicalJsonObject> = BTreeMap::new();
@@ -86,9 +85,7 @@ fn outward(
     messages: CanonicalJsonObject,
 ) -> CanonicalJsonObject {
     let text = |text: &str| CanonicalJsonValue::String(text.to_owned());
-    // The same for a retry of the same device, so that it is taken once.
-    let message_id: String =
-        format!("{}.{transaction_id}", session.device_id).chars().take(MOST_ID).collect();
+    let message_id = message_id(session, transaction_id);
     let content = CanonicalJsonObject::from([
         (String::from("sender"), text(session.user_id.as_str())),
         (String::from("type"), text(event_type)),
@@ -101,6 +98,16 @@ fn outward(
     ])
 }
 
+/// The same for a retry, so that it is taken once, and no other user's or device's. Of limited length, whatever clients name things.
+fn message_id(session: &Session, transaction_id: &str) -> String {
+    let mut digest = Sha256::new();
+    for part in [session.user_id.as_str(), session.device_id.as_str(), transaction_id] {
+        digest.update(part.len().to_be_bytes());
+        digest.update(part);
+    }
+    URL_SAFE_NO_PAD.encode(digest.finalize())
+}
+
 /// The devices of a local user that messages can be sent to.
 pub(crate) async fn devices_of(state: &ApiState, localpart: &str) -> Result<Vec<String>, MatrixError> {
     let names = state.accounts.device_names(None, localpart).await?;
@@ -111,4 +118,33 @@ pub(crate) async fn devices_of(state: &ApiState, localpart: &str) -> Result<Vec<
         devices.push(dehydrated);
     }
     Ok(devices)
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+
+    #[test]
+    fn message_ids_are_the_same_for_retries_only() {
+        let of = |user_id: &ruma::UserId, device: &str, transaction: &str| {
+            let session = Session {
+                user_id: user_id.to_owned(),
+                device_id: device.into(),
+                admin: false,
+                suspended: false,
+                guest: false,
+                service: None,
+                rate_limited: true,
+            };
+            message_id(&session, transaction)
+        };
+        let (ann, bob) = (user_id!("@irc_ann:example.org"), user_id!("@irc_bob:example.org"));
+        let first = of(ann, "", "1");
+        assert_eq!(first, of(ann, "", "1"));
+        for other in [of(bob, "", "1"), of(ann, "", "2"), of(ann, "1", ""), of(ann, "D", "1")] {
+            assert_ne!(first, other);
+        }
+    }
 }

@@ -14,28 +14,35 @@ const VERSIONS: [&str; 19] = [
 ];
 
 /// Features that are named by their unstable identifiers because clients ask for them so. Exactly those that work.
-const UNSTABLE_FEATURES: [&str; 11] = [
+const UNSTABLE_FEATURES: [&str; 13] = [
     "org.matrix.msc2918",
     "org.matrix.msc3814",
-    "org.matrix.msc3882",
+    "org.matrix.msc3881",
     "org.matrix.msc4140",
     "org.matrix.msc4354",
     "org.matrix.msc4380",
     "org.matrix.msc4380.stable",
     "org.matrix.simplified_msc3575",
     "uk.half-shot.msc2666.query_mutual_rooms",
+    "uk.half-shot.msc2666.query_mutual_rooms.stable",
     "uk.tcpip.msc4133",
+    "uk.tcpip.msc4133.stable",
     "uk.timedout.msc4323",
 ];
 
+/// Tokens by which a device logs in another one: a password is needed for one (MSC3882).
+const LOGIN_TOKENS: &str = "org.matrix.msc3882";
+
 /// `GET /versions`.
 pub(super) async fn versions(
-    State(_): State<ApiState>,
+    State(state): State<ApiState>,
     _: Option<Session>,
     _: Request,
 ) -> Result<Response, MatrixError> {
     let mut response = Response::new(VERSIONS.map(String::from).to_vec());
+    let login_tokens = state.accounts.settings().password_login.then_some(LOGIN_TOKENS);
+    let features = UNSTABLE_FEATURES.into_iter().chain(login_tokens);
     response.unstable_features =
-        UNSTABLE_FEATURES.into_iter().map(|feature| (feature.to_owned(), true)).collect::<BTreeMap<_, _>>();
+        features.map(|feature| (feature.to_owned(), true)).collect::<BTreeMap<_, _>>();
     Ok(response)
 }

@@ -13,7 +13,7 @@ use super::{
     membership::raw,
     peer::{Peer, all_of, one_of, parsed, required},
 };
-use crate::{ApiState, MatrixError};
+use crate::{ApiState, MatrixError, client::resolve_here};
 
 /// Events of one answer.
 const MOST_EVENTS: usize = 100;
@@ -128,7 +128,7 @@ pub(super) async fn directory(
     if alias.server_name() != state.rooms.server_name() {
         return Err(MatrixError::not_found("that alias is another server's"));
     }
-    let room_id = state.rooms.resolve_alias(&alias).await?;
+    let room_id = resolve_here(&state, &alias, || Ok(())).await?;
     let mut servers = state.rooms.view(&room_id).await?.servers().await?;
     servers.insert(0, state.rooms.server_name().to_string());
     Ok(Json(json!({ "room_id": room_id, "servers": servers })))

@@ -10,7 +10,7 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, O
 use serde_json::{Value, json, value::RawValue};
 
 use super::peer::{Peer, all_of, one_of, parsed};
-use crate::{ApiState, MatrixError};
+use crate::{ApiState, MatrixError, client::look_for_user};
 
 /// `GET /v1/make_join/{roomId}/{userId}`.
 pub(super) async fn make_join(
@@ -189,6 +189,7 @@ async fn accept(state: &ApiState, invite: ReceivedInvite) -> Result<CanonicalJso
     if target.server_name() != state.rooms.server_name() {
         return Err(MatrixError::invalid_param("the user who is invited is not of this server"));
     }
+    look_for_user(state, &target).await?;
     state.accounts.require_invitable(&target).await?;
     // Nobody who does not exist is invited.
     state.accounts.profile(&target).await?;

@@ -8,6 +8,7 @@ mod openid;
 mod peer;
 mod public_rooms;
 mod server_keys;
+mod third_party_invites;
 mod transactions;
 mod user_keys;
 mod well_known;
@@ -33,6 +34,7 @@ pub(crate) fn routes() -> Router<ApiState> {
         .route("/_matrix/key/v2/query", post(server_keys::of_servers))
         .route("/_matrix/key/v2/query/{server}", get(server_keys::of_server))
         .route("/_matrix/federation/unstable/io.element.msc4195/rtc/livekit/get_token", post(calls::token))
+        .route("/_matrix/federation/v1/rtc/livekit/get_token", post(calls::token))
         .merge(rooms())
         .merge(users())
 }
@@ -56,6 +58,10 @@ fn rooms() -> Router<ApiState> {
         .route("/_matrix/federation/v1/send_knock/{room}/{event}", put(membership::send_knock))
         .route("/_matrix/federation/v1/invite/{room}/{event}", put(membership::invite_v1))
         .route("/_matrix/federation/v2/invite/{room}/{event}", put(membership::invite))
+        .route(
+            "/_matrix/federation/v1/exchange_third_party_invite/{room}",
+            put(third_party_invites::exchange),
+        )
 }
 
 fn users() -> Router<ApiState> {

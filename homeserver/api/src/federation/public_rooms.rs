@@ -10,10 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::peer::{Peer, one_of, parsed, required};
-use crate::{
-    ApiState, MatrixError,
-    client::{directory_body, hierarchy_room},
-};
+use crate::{ApiState, MatrixError, client::directory_body};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -48,7 +45,8 @@ pub(super) async fn filtered(State(state): State<ApiState>, peer: Peer) -> Resul
     let Body { limit, since, filter } =
         serde_json::from_value(peer.json()?).map_err(MatrixError::bad_json)?;
     let Filter { generic_search_term: term, room_types } = filter;
-    let page = state.rooms.public_rooms(&DirectoryQuery { term, room_types, limit, since }).await?;
+    let query = DirectoryQuery { term, room_types, limit, since, ..DirectoryQuery::default() };
+    let page = state.rooms.public_rooms(&query).await?;
     Ok(Json(directory_body(&page)))
 }
 
@@ -63,9 +61,7 @@ pub(super) async fn hierarchy(
     let suggested_only = one_of(query.as_deref(), "suggested_only").as_deref() == Some("true");
     let view = state.federation.rooms.resident_view(&peer.origin, &room_id).await?;
     let found = state.rooms.hierarchy_for(&peer.origin, &view, suggested_only).await?;
-    let (room, children) = found.ok_or(RoomError::RoomNotFound)?;
-    let children = children.iter().map(hierarchy_room).collect::<Result<Vec<_>, _>>()?;
-    Ok(Json(json!({ "room": hierarchy_room(&room)?, "children": children, "inaccessible_children": [] })))
+    Ok(Json(json!(found.ok_or(RoomError::RoomNotFound)?)))
 }
 
 /// `GET /v1/timestamp_to_event/{roomId}`.

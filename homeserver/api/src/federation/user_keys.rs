@@ -100,10 +100,10 @@ pub(super) async fn claim(State(state): State<ApiState>, peer: Peer) -> Result<J
     if wanted.len() > MOST_CLAIMS {
         return Err(MatrixError::invalid_param("a claim asks for at most 10000 keys"));
     }
-    let asked: Vec<(&str, &str, &str)> =
-        wanted.iter().map(|(user_id, device, kind)| (user_id.localpart(), *device, *kind)).collect();
+    let asked: Vec<(&UserId, &str, &str)> =
+        wanted.iter().map(|(user_id, device, kind)| (&***user_id, *device, *kind)).collect();
     let mut claimed: BTreeMap<&OwnedUserId, BTreeMap<&str, BTreeMap<String, _>>> = BTreeMap::new();
-    for (place, key_id, key) in state.encryption.claim_keys(&asked, state.limits.clock().now()).await? {
+    for (place, key_id, key) in state.appservices.claim_keys(&asked).await? {
         let Some((user_id, device_id, _)) = wanted.get(place) else { continue };
         claimed.entry(user_id).or_default().entry(device_id).or_default().insert(key_id, key);
     }
@@ -126,5 +126,5 @@ async fn keys_of(
 ) -> Result<Vec<UserKeys>, MatrixError> {
     // Nobody has this name.
     let nobody = UserId::parse_with_server_name("", &peer.origin).map_err(MatrixError::internal)?;
-    Ok(state.encryption.query_keys(&nobody, wanted).await?)
+    Ok(state.appservices.query_keys(&nobody, wanted).await?)
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use entente_rooms::ROOM_VERSIONS;
+use entente_rooms::{ROOM_VERSIONS, RoomElsewhere};
 use futures_util::future::FutureExt;
 use http::Method;
 use ruma::{
@@ -14,17 +14,21 @@ use serde_json::Value;
 
 use super::{Ask, Client};
 use crate::{
-    FederationError, MembershipTemplate, Peers, SendJoin, StateAnswer, StateIdsAnswer, peers::Asked,
+    EventAt, FederationError, MembershipTemplate, Peers, SendJoin, StateAnswer, StateIdsAnswer, peers::Asked,
 };
 
 /// The state of a very large room.
 const MOST_STATE_BYTES: usize = 64 * 1024 * 1024;
 /// A list of events.
 const MOST_EVENTS_BYTES: usize = 16 * 1024 * 1024;
+/// A room in a few words, and those in it.
+const MOST_PREVIEW_BYTES: usize = 512 * 1024;
 /// A token for a call, and where to go with it.
 const MOST_TOKEN_BYTES: usize = 64 * 1024;
 /// How long a server may take to tell what is missing: somebody else's events wait for it.
 const GAP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a server may take to find an event by its time: a client waits for it.
+const TIME_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long somebody waits who joins a very large room.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(180);
 
@@ -207,10 +211,12 @@ impl Client {
         server: &ServerName,
         room_id: &RoomId,
         suggested_only: bool,
-    ) -> Result<Value, FederationError> {
+        timeout: Duration,
+    ) -> Result<RoomElsewhere, FederationError> {
         let suggested_only = if suggested_only { "true" } else { "false" };
         let target = path(&["v1", "hierarchy", room_id.as_str()]);
-        self.ask(server, Ask::get(with_query(target, &[("suggested_only", suggested_only)]))).await
+        let ask = Ask::get(with_query(target, &[("suggested_only", suggested_only)]));
+        self.ask(server, ask.up_to(MOST_PREVIEW_BYTES).within(timeout)).await
     }
 
     /// `GET /openid/userinfo`: whose token it is. The server need not answer anything else.
@@ -393,6 +399,22 @@ impl Peers for Client {
                 server: server.to_owned(),
                 reason: String::from("there is no event in it"),
             })
+        }
+        .boxed()
+    }
+
+    fn event_at<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        at: u64,
+        forward: bool,
+    ) -> Asked<'a, EventAt> {
+        async move {
+            let at = at.to_string();
+            let pairs = [("ts", at.as_str()), ("dir", if forward { "f" } else { "b" })];
+            let target = with_query(path(&["v1", "timestamp_to_event", room_id.as_str()]), &pairs);
+            self.ask(server, Ask::get(target).within(TIME_TIMEOUT)).await
         }
         .boxed()
     }

@@ -3,7 +3,8 @@
 mod calls;
 mod connection;
 mod delegation;
-mod media;
+pub(crate) mod media;
+mod policy_server;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -212,6 +213,8 @@ impl Client {
             Ok(_) | Err(FederationError::Status { status: ..500, .. }) => {
                 destinations.succeeded(server).await;
             }
+            // It is there as well, and has trouble with what was asked.
+            Err(FederationError::Status { errcode, .. }) if !errcode.is_empty() => {}
             Err(_) => {
                 destinations.failed(server, asked_at).await;
             }

@@ -15,18 +15,18 @@ const MOST_KEYS: usize = 100;
 
 /// The keys of a server, as it signed them.
 #[derive(Debug)]
-pub(super) struct KeyAnswer {
+pub(crate) struct KeyAnswer {
     /// Until when the current keys are good: ms since 1970.
     pub(super) valid_until: u64,
     /// The current keys.
-    pub(super) current: BTreeMap<String, Vec<u8>>,
+    pub(crate) current: BTreeMap<String, Vec<u8>>,
     /// Keys that do not sign any more, and when they last did.
     pub(super) old: BTreeMap<String, (Vec<u8>, u64)>,
 }
 
 impl KeyAnswer {
     /// Reads an answer and checks that it is signed by one of the keys that it names.
-    pub(super) fn verify(
+    pub(crate) fn verify(
         server: &ServerName,
         mut answer: CanonicalJsonObject,
     ) -> Result<Self, FederationError> {

@@ -87,7 +87,8 @@ impl Outbox {
             }
             passed += records.len();
             if !waiting.is_empty() || passed >= MOST_PASSED {
-                let mut transaction = waiting.put(&self.inner.store).await?;
+                let mut transaction =
+                    waiting.put(&self.inner.store, self.inner.client.destinations()).await?;
                 follower.advance_in(&mut transaction);
                 self.inner.store.commit(transaction).await?;
                 follower.advanced();
@@ -194,7 +195,7 @@ impl Outbox {
             waiting.add_message(server, &message)?;
         }
         loop {
-            let transaction = waiting.put(&self.inner.store).await?;
+            let transaction = waiting.put(&self.inner.store, self.inner.client.destinations()).await?;
             match self.inner.store.commit(transaction).await {
                 Err(error) if error.is_conflict() => {}
                 committed => {

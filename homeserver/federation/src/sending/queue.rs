@@ -1,12 +1,12 @@
 //! What waits for each server, in the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use entente_storage::{Bytes, Snapshot, Store, Transaction};
 use ruma::{CanonicalJsonObject, OwnedEventId, OwnedServerName, RoomId, ServerName};
 
 use crate::{
-    FederationError,
+    Destinations, FederationError,
     rows::{self, EventRow, QueueRow},
 };
 
@@ -14,6 +14,14 @@ use crate::{
 const MOST_EVENTS: usize = 50;
 /// Other messages of one transaction, beside as many that do not wait (S-S API: at most 100 together).
 const MOST_MESSAGES: usize = 50;
+
+/// When so many events wait for a server that does not answer, only the newest of each room is kept: when it is back it learns from
+/// that one that there are others, and asks for them.
+const MOST_WHILE_AWAY: u64 = 1_000;
+/// The same for one that answers, and does not keep up.
+const MOST_WAITING: u64 = 50_000;
+/// Servers for which that is done at once.
+const MOST_SHORTENED: usize = 20;
 
 /// What is to be put down for servers.
 #[derive(Debug, Default)]
@@ -49,12 +57,23 @@ impl Waiting {
     }
 
     /// A transaction that puts it behind what waits already.
-    pub(super) async fn put(&self, store: &Store) -> Result<Transaction, FederationError> {
+    pub(super) async fn put(
+        &self,
+        store: &Store,
+        destinations: &Destinations,
+    ) -> Result<Transaction, FederationError> {
         let snapshot = store.snapshot().await?;
         let mut transaction = Transaction::new();
+        let mut shortened = 0;
         for server in self.servers() {
             let old = snapshot.get(&rows::QUEUES, server.as_str()).await?;
             let mut queue = old.clone().unwrap_or(QueueRow { next: 1 });
+            let most =
+                if destinations.failing_since(server).is_some() { MOST_WHILE_AWAY } else { MOST_WAITING };
+            if shortened < MOST_SHORTENED && events_waiting(&snapshot, server, &queue).await? > most {
+                shorten(&snapshot, &mut transaction, server, &mut queue).await?;
+                shortened += 1;
+            }
             for row in self.events.get(server).into_iter().flatten() {
                 transaction.put(&rows::WAITING_EVENTS, (server.as_str(), queue.next), row);
                 queue.next += 1;
@@ -68,6 +87,42 @@ impl Waiting {
         }
         Ok(transaction)
     }
+}
+
+/// At the most so many events wait for a server.
+async fn events_waiting(
+    snapshot: &Snapshot,
+    server: &ServerName,
+    queue: &QueueRow,
+) -> Result<u64, FederationError> {
+    let oldest = snapshot.scan(&rows::WAITING_EVENTS.scan((server.as_str(),)).limit(1)).await?;
+    let first = oldest.rows.first().map_or(queue.next, |((_, number), _)| *number);
+    Ok(queue.next.saturating_sub(first))
+}
+
+/// Leaves of the events that wait for a server the newest of each room, at the end of the queue.
+async fn shorten(
+    snapshot: &Snapshot,
+    transaction: &mut Transaction,
+    server: &ServerName,
+    queue: &mut QueueRow,
+) -> Result<(), FederationError> {
+    let waiting = snapshot.scan_all(rows::WAITING_EVENTS.scan((server.as_str(),))).await?;
+    let mut newest: HashMap<&str, u64> = HashMap::new();
+    for ((_, number), row) in &waiting {
+        newest.insert(&row.room_id, *number);
+    }
+    let (before, mut kept) = (waiting.len(), 0);
+    for ((_, number), row) in &waiting {
+        transaction.delete(&rows::WAITING_EVENTS, (server.as_str(), *number));
+        if newest.get(row.room_id.as_str()) == Some(number) {
+            transaction.put(&rows::WAITING_EVENTS, (server.as_str(), queue.next), row);
+            queue.next += 1;
+            kept += 1;
+        }
+    }
+    tracing::info!(%server, before, kept, "of the events that wait for a server the newest of each room are kept");
+    Ok(())
 }
 
 /// The next transaction for a server.
@@ -123,4 +178,66 @@ impl Batch {
 pub(super) async fn waiting_servers(store: &Store) -> Result<Vec<OwnedServerName>, FederationError> {
     let rows = store.snapshot().await?.scan_all(rows::QUEUES.scan(())).await?;
     Ok(rows.into_iter().filter_map(|(server, _)| ServerName::parse(server).ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use entente_environment::{Environment, ManualClock, Randomness, Timestamp};
+    use ruma::{EventId, room_id, server_name};
+
+    use super::*;
+    use crate::testing::memory_store;
+
+    async fn put(store: &Store, destinations: &Destinations, waiting: &Waiting) {
+        let transaction = waiting.put(store, destinations).await.unwrap();
+        store.commit(transaction).await.unwrap();
+    }
+
+    async fn events(store: &Store, server: &ServerName) -> Vec<EventRow> {
+        let rows = store.snapshot().await.unwrap();
+        let rows = rows.scan_all(rows::WAITING_EVENTS.scan((server.as_str(),))).await.unwrap();
+        rows.into_iter().map(|(_, row)| row).collect()
+    }
+
+    #[tokio::test]
+    async fn a_dead_server_costs_an_event_for_each_room_and_no_message_is_dropped() {
+        let store = memory_store().await;
+        let clock = Arc::new(ManualClock::new(Timestamp(1_000_000)));
+        let environment = Environment::new(clock, Randomness::from_seed(1));
+        let destinations = Destinations::open(store.clone(), environment.clone()).await.unwrap();
+        let (dead, alive) = (server_name!("dead.example"), server_name!("alive.example"));
+        destinations.failed(dead, environment.now()).await;
+        let rooms = [room_id!("!a:b"), room_id!("!b:b"), room_id!("!c:b")];
+        let message = CanonicalJsonObject::new();
+        let mut longest = 0;
+        for round in 0..300_u32 {
+            let mut waiting = Waiting::default();
+            // The last room is quiet from the second round on.
+            for number in 0..10_usize {
+                let room = if round == 0 { rooms[number % 3] } else { rooms[number % 2] };
+                let event_id = EventId::parse(format!("${round}_{number}")).unwrap();
+                for server in [dead, alive] {
+                    waiting.add_event(server.to_owned(), room, &event_id);
+                }
+            }
+            waiting.add_message(dead.to_owned(), &message).unwrap();
+            put(&store, &destinations, &waiting).await;
+            longest = longest.max(events(&store, dead).await.len());
+        }
+        assert!(longest <= 1_020, "{longest}");
+        assert_eq!(events(&store, alive).await.len(), 3_000);
+        let waiting = events(&store, dead).await;
+        let newest = |room: &RoomId| {
+            let of_room = waiting.iter().rev().find(|row| row.room_id == room.as_str());
+            of_room.map(|row| row.event_id.clone())
+        };
+        assert_eq!(newest(rooms[0]).as_deref(), Some("$299_8"));
+        assert_eq!(newest(rooms[1]).as_deref(), Some("$299_9"));
+        assert_eq!(newest(rooms[2]).as_deref(), Some("$0_8"));
+        let messages = store.snapshot().await.unwrap();
+        let messages = messages.scan_all(rows::WAITING_MESSAGES.scan((dead.as_str(),))).await.unwrap();
+        assert_eq!(messages.len(), 300);
+    }
 }

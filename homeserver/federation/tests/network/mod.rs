@@ -10,11 +10,12 @@ use std::{
 
 use entente_environment::{Environment, ManualClock, Randomness, Timestamp};
 use entente_federation::{
-    Asked, FederationError, JoinRequest, KeyRing, KnownKey, KnownKeys, MembershipTemplate, Peers,
+    Asked, EventAt, FederationError, JoinRequest, KeyRing, KnownKey, KnownKeys, MembershipTemplate, Peers,
     ReceivedInvite, SendJoin, SharedRooms, StateAnswer, StateIdsAnswer, Transaction, WantedKeys,
 };
 use entente_rooms::{
-    Draft, Event, KEYSPACES, NewRoom, Preset, Profile, ROOM_VERSIONS, RoomError, Rooms, Settings, object,
+    Direction, Draft, Event, KEYSPACES, NewRoom, Preset, Profile, ROOM_VERSIONS, RoomError, Rooms, Settings,
+    object,
 };
 use entente_storage::{Bytes, Catalogue, Schema, Store, engine::memory::Disk};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -23,6 +24,7 @@ use ruma::{
     CanonicalJsonObject, EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId,
     RoomVersionId, ServerName, UserId,
     events::{StateEventType, TimelineEventType},
+    signatures::hash_and_sign_event,
 };
 use serde_json::{Value, json};
 
@@ -31,9 +33,16 @@ use serde_json::{Value, json};
 pub(crate) struct Network {
     homes: Mutex<BTreeMap<OwnedServerName, (Rooms, SharedRooms)>>,
     down: Mutex<BTreeSet<OwnedServerName>>,
+    /// What a server answers instead of what it has: by endpoint, and the events that were asked for.
+    pub(crate) lies: Mutex<Option<Lie>>,
+    /// Until when servers' keys are good that are not good for ever, in ms since 1970.
+    pub(crate) keys_end: Mutex<BTreeMap<OwnedServerName, u64>>,
     /// What was asked: server and endpoint.
     pub(crate) asked: Mutex<Vec<(String, &'static str)>>,
 }
+
+/// An answer that is made up.
+pub(crate) type Lie = Box<dyn Fn(&str, &[OwnedEventId]) -> Option<Vec<CanonicalJsonObject>> + Send>;
 
 /// What one server sees of the others.
 struct Link {
@@ -145,6 +154,28 @@ impl Home {
         answer.values().filter_map(|outcome| outcome.clone().err()).collect()
     }
 
+    /// Signs an event of this server's users anew, whatever it says.
+    pub(crate) fn resign(&self, event: CanonicalJsonObject, version: &RoomVersionId) -> CanonicalJsonObject {
+        let mut event = event;
+        for field in ["signatures", "hashes", "unsigned"] {
+            event.remove(field);
+        }
+        let rules = version.rules().unwrap();
+        let key = self.rooms.signing_keys().current();
+        let own = self.rooms.server_name().as_str();
+        hash_and_sign_event(own, &*key, &mut event, &rules.redaction).unwrap();
+        event
+    }
+
+    /// Sends what may be no events at all to another server. Answers how many it took.
+    pub(crate) async fn press(&self, to: &Home, pdus: Vec<CanonicalJsonObject>) -> usize {
+        let origin = self.rooms.server_name().to_owned();
+        let transaction_id = format!("pressed {}", self.clock_millis());
+        self.clock.advance(Duration::from_millis(1));
+        let answer = to.shared.receive(Transaction { origin, transaction_id, pdus }).await.unwrap();
+        answer.values().filter(|outcome| outcome.is_ok()).count()
+    }
+
     fn clock_millis(&self) -> u64 {
         use entente_environment::Clock;
         self.clock.now().millis()
@@ -178,6 +209,10 @@ fn ids(events: &[Arc<Event>]) -> Vec<OwnedEventId> {
 }
 
 impl Link {
+    fn lie(&self, endpoint: &str, asked: &[OwnedEventId]) -> Option<Vec<CanonicalJsonObject>> {
+        self.network.lies.lock().as_ref().and_then(|lie| lie(endpoint, asked))
+    }
+
     fn ask(
         &self,
         server: &ServerName,
@@ -305,6 +340,9 @@ impl Peers for Link {
     ) -> Asked<'a, Vec<CanonicalJsonObject>> {
         async move {
             let (_, shared) = self.ask(server, "missing_events")?;
+            if let Some(lie) = self.lie("missing_events", latest) {
+                return Ok(lie);
+            }
             let view = shared.readable_view(&self.own, room_id).await?;
             Ok(jsons(&view.events_between(earliest, latest, 0, limit.min(20)).await?))
         }
@@ -320,6 +358,9 @@ impl Peers for Link {
     ) -> Asked<'a, Vec<CanonicalJsonObject>> {
         async move {
             let (_, shared) = self.ask(server, "backfill")?;
+            if let Some(lie) = self.lie("backfill", from) {
+                return Ok(lie);
+            }
             let view = shared.readable_view(&self.own, room_id).await?;
             Ok(jsons(&view.history_before(from, limit).await?))
         }
@@ -331,6 +372,24 @@ impl Peers for Link {
             let (rooms, _) = self.ask(server, "event")?;
             let event = rooms.event_anywhere(event_id).await?;
             Ok(parsed(event.ok_or(RoomError::EventNotFound)?.1.json()))
+        }
+        .boxed()
+    }
+
+    fn event_at<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        at: u64,
+        forward: bool,
+    ) -> Asked<'a, EventAt> {
+        async move {
+            let (_, shared) = self.ask(server, "event_at")?;
+            let view = shared.readable_view(&self.own, room_id).await?;
+            let direction = if forward { Direction::Forward } else { Direction::Backward };
+            let event = view.event_at_for_server(&self.own, at, direction).await?;
+            let (event_id, origin_server_ts) = (event.event_id.clone(), event.origin_server_ts);
+            Ok(EventAt { event_id, origin_server_ts })
         }
         .boxed()
     }
@@ -373,6 +432,9 @@ impl Peers for Link {
     ) -> Asked<'a, Vec<CanonicalJsonObject>> {
         async move {
             let (_, shared) = self.ask(server, "event_auth")?;
+            if let Some(lie) = self.lie("event_auth", &[event_id.to_owned()]) {
+                return Ok(lie);
+            }
             let view = shared.readable_view(&self.own, room_id).await?;
             Ok(jsons(&view.auth_chain_of(event_id).await?))
         }
@@ -388,7 +450,8 @@ impl KeyRing for Link {
             for WantedKeys { server, .. } in wanted {
                 if let Some((rooms, _)) = homes.get(server) {
                     let (key_id, key) = rooms.public_key();
-                    let key = KnownKey { key, good_until: u64::MAX };
+                    let good_until = self.network.keys_end.lock().get(server).copied().unwrap_or(u64::MAX);
+                    let key = KnownKey { key, good_until };
                     known.entry(server.clone()).or_default().insert(key_id, key);
                 }
             }

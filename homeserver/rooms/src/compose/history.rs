@@ -37,8 +37,9 @@ impl Composer {
             .extend(prev_events.iter().filter(|event| !event.is_outlier()).map(|event| event.state_after()));
         let state_before = self.resolve(&states).await?;
         let known_as = known.map(|known| known.number.0);
-        let (event, stored) = self.unplaced(pdu, self.head.row.next_event, known_as, state_before)?;
+        let (event, mut stored) = self.unplaced(pdu, self.head.row.next_event, known_as, state_before)?;
         let verdict = self.judge(&event, &auth_events, state_before).await?;
+        let verdict = self.heed_policy(&event, &mut stored, verdict).await?;
         self.place(event, stored, verdict, &auth_events).await
     }
 

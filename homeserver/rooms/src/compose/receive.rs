@@ -51,8 +51,9 @@ impl Composer {
         let states: Vec<StateRoot> = prev_events.iter().map(|event| event.state_after()).collect();
         let state_before = self.resolve(&states).await?;
         let known_as = known.map(|known| known.number.0);
-        let (event, stored) = self.unplaced(pdu, self.head.row.next_event, known_as, state_before)?;
+        let (event, mut stored) = self.unplaced(pdu, self.head.row.next_event, known_as, state_before)?;
         let verdict = self.judge(&event, &auth_events, state_before).await?;
+        let verdict = self.heed_policy(&event, &mut stored, verdict).await?;
         self.place(event, stored, verdict, &auth_events).await
     }
 
@@ -269,6 +270,9 @@ impl Composer {
         self.apply_early_redaction(event).await?;
         let (room, number) = (self.view.room.number.0, event.number.0);
         Change::Event { room, number, member: own, redacted }.log_in(&mut self.transaction);
+        if event.event_type == TimelineEventType::RoomGuestAccess && !event.lets_guests_in() {
+            Change::GuestsRefused { room }.log_in(&mut self.transaction);
+        }
         Ok(())
     }
 

@@ -17,6 +17,9 @@ const MOST_FINALISED: usize = 100;
 const REMEMBERED_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Rows that are forgotten at once.
 const PAGE: usize = 1_000;
+/// The events by which clients are in calls, and leave them.
+const OF_CALLS: [&str; 3] =
+    ["org.matrix.msc3401.call.member", "org.matrix.msc4143.rtc.member", "m.rtc.member"];
 
 /// What becomes of a delayed event.
 pub(super) enum Outcome<'a> {
@@ -88,7 +91,7 @@ impl Rooms {
             if let Some(row) = snapshot.get(&rows::FINALISED, delay_id.as_str()).await?
                 && let Some(sent) = &row.delayed.transaction
             {
-                transaction.delete(&rows::DELAY_TRANSACTIONS, transaction_key(localpart, sent));
+                transaction.delete(&rows::DELAY_TRANSACTIONS, transaction_key(&row.delayed, sent));
             }
             transaction.delete(&rows::FINALISED, delay_id.as_str());
             transaction.delete(&rows::FINALISED_OF_USERS, (localpart, at, delay_id.as_str()));
@@ -96,16 +99,36 @@ impl Rooms {
         Ok(())
     }
 
-    /// Forgets the delayed events of a user who is no more: none of them is sent.
-    pub async fn forget_delayed(&self, localpart: &str) -> Result<(), RoomError> {
-        let waiting =
-            self.store().snapshot().await?.scan_all(rows::DELAYED_OF_USERS.scan((localpart,))).await?;
-        for ((_, delay_id), ()) in waiting {
+    /// Cancels the delayed events of a user who may not speak any more, all but those by which a client leaves its calls.
+    pub async fn silence_delayed(&self, localpart: &str) -> Result<(), RoomError> {
+        self.cancel_delayed(localpart, |row| !OF_CALLS.contains(&row.event_type.as_str())).await
+    }
+
+    async fn cancel_delayed(
+        &self,
+        localpart: &str,
+        which: impl Fn(&DelayedRow) -> bool,
+    ) -> Result<(), RoomError> {
+        let snapshot = self.store().snapshot().await?;
+        let ids = snapshot.scan_all(rows::DELAYED_OF_USERS.scan((localpart,))).await?;
+        let ids: Vec<String> = ids.into_iter().map(|((_, delay_id), _)| delay_id).collect();
+        let found = snapshot.get_many(&rows::DELAYED, ids.iter().map(String::as_str)).await?;
+        drop(snapshot);
+        for (delay_id, row) in ids.into_iter().zip(found) {
+            if !row.as_ref().is_some_and(&which) {
+                continue;
+            }
             match self.finalise(&delay_id, &Outcome::Cancelled).await {
                 Ok(()) | Err(RoomError::NotFound(_)) => {}
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
+    }
+
+    /// Forgets the delayed events of a user who is no more: none of them is sent.
+    pub async fn forget_delayed(&self, localpart: &str) -> Result<(), RoomError> {
+        self.cancel_delayed(localpart, |_| true).await?;
         self.store()
             .run(async |snapshot| {
                 let mut transaction = Transaction::new();

@@ -1,64 +1,135 @@
 //! Delayed events whose time has come.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use entente_environment::Timestamp;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use entente_storage::{Snapshot, StorageError, Transaction};
 use ruma::{CanonicalJsonObject, EventId, OwnedEventId, RoomId, UserId, events::TimelineEventType};
+use tokio::{
+    sync::Semaphore,
+    task::{Id, JoinSet},
+};
 
 use super::{delayed_row, finalised::Outcome};
 use crate::{Draft, RoomError, RoomView, Rooms, rows};
 
-/// Events that are sent in one go.
+/// Events that are looked at at once.
 const MOST_DUE: usize = 1_000;
-/// Rooms into which events are sent at once: one that is slow does not hold up the others.
+/// Pages of them that are looked through for rooms into which nothing is being sent.
+const MOST_PAGES: usize = 10;
+/// Rooms into which events are sent at once.
 const ROOMS_AT_ONCE: usize = 32;
-/// How long the one who sends them sleeps at the most: another node may have put one down.
+/// How long the one who sends them sleeps at the most: another node may have put one down. So long also rests a room in which
+/// something failed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(2);
+
+/// What is being sent: in each room one after the other, and no room waits for another.
+struct Sending {
+    tasks: JoinSet<()>,
+    /// Which room a task is for.
+    rooms: HashMap<Id, String>,
+    places: Arc<Semaphore>,
+}
 
 impl Rooms {
     /// Sends delayed events when they are due, for as long as it is polled. Those that came due while nobody did it are sent at once.
     pub async fn watch_delayed(self) {
+        let mut sending = Sending {
+            tasks: JoinSet::new(),
+            rooms: HashMap::new(),
+            places: Arc::new(Semaphore::new(ROOMS_AT_ONCE)),
+        };
         loop {
-            let pause = match self.send_due().await {
+            let pause = match self.begin_sending(&mut sending).await {
                 Ok(pause) => pause,
                 Err(error) => {
                     tracing::warn!(%error, "delayed events could not be sent; it will be tried again");
                     LONGEST_SLEEP
                 }
             };
-            let _ = tokio::time::timeout(pause, self.inner.delayed.notified()).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.inner.delayed.notified() => {}
+                Some(ended) = sending.tasks.join_next_with_id() => {
+                    let id = ended.map_or_else(|failed| failed.id(), |(id, ())| id);
+                    sending.rooms.remove(&id);
+                }
+            }
         }
     }
 
-    /// Sends what is due. Answers when to look again.
-    async fn send_due(&self) -> Result<Duration, RoomError> {
-        let snapshot = self.store().snapshot().await?;
-        let page = snapshot.scan(&rows::DELAYED_DUE.scan(()).limit(MOST_DUE)).await?.rows;
+    /// Begins to send what is due, in rooms where nothing is being sent. Answers when to look again.
+    async fn begin_sending(&self, sending: &mut Sending) -> Result<Duration, RoomError> {
         let now = self.inner.environment.now();
-        let waiting = page.iter().find(|((due, _), ())| *due > now.millis());
-        let pause = match waiting {
-            Some(((due, _), ())) => Timestamp(*due).since(now).min(LONGEST_SLEEP),
-            None if page.len() < MOST_DUE => LONGEST_SLEEP,
-            None => Duration::ZERO,
-        };
-        let due: Vec<String> = page
-            .into_iter()
-            .take_while(|((due, _), ())| *due <= now.millis())
-            .map(|((_, delay_id), ())| delay_id)
-            .collect();
-        // Those of one room in their order.
-        let found = snapshot.get_many(&rows::DELAYED, due.iter().map(String::as_str)).await?;
+        let snapshot = self.store().snapshot().await?;
+        let busy: HashSet<&String> = sending.rooms.values().collect();
         let mut by_room: HashMap<String, Vec<String>> = HashMap::new();
-        for (delay_id, row) in due.into_iter().zip(found) {
-            let Some(row) = row else { continue };
-            by_room.entry(row.room_id).or_default().push(delay_id);
+        let mut pause = LONGEST_SLEEP;
+        let mut next = Some(rows::DELAYED_DUE.scan(()).limit(MOST_DUE));
+        for _ in 0..MOST_PAGES {
+            let Some(scan) = next else { break };
+            let page = snapshot.scan(&scan).await?;
+            let waiting = page.rows.iter().find(|((due, _), ())| *due > now.millis());
+            next = page.next.filter(|_| waiting.is_none()).map(|at| scan.resume(at));
+            if let Some(((due, _), ())) = waiting {
+                pause = Timestamp(*due).since(now).min(LONGEST_SLEEP);
+            }
+            // Those of one room in their order.
+            for ((due, delay_id), ()) in
+                page.rows.into_iter().take_while(|((due, _), ())| *due <= now.millis())
+            {
+                if let Some(room_id) = self.room_of_delayed(&snapshot, due, &delay_id).await?
+                    && !busy.contains(&room_id)
+                {
+                    by_room.entry(room_id).or_default().push(delay_id);
+                }
+            }
+            if !by_room.is_empty() {
+                break;
+            }
         }
-        stream::iter(by_room.into_values().map(|due| self.send_in_order(due)))
-            .buffer_unordered(ROOMS_AT_ONCE)
-            .try_collect::<()>()
-            .await?;
+        drop(snapshot);
+        if next.is_some() && !by_room.is_empty() {
+            pause = Duration::ZERO;
+        }
+        for (room_id, due) in by_room {
+            let (rooms, places) = (self.clone(), Arc::clone(&sending.places));
+            let task = sending.tasks.spawn(async move {
+                let place = places.acquire().await;
+                let outcome = rooms.send_in_order(due).await;
+                drop(place);
+                if let Err(error) = outcome {
+                    tracing::warn!(%error, "delayed events of a room could not be sent; it will be tried again");
+                    tokio::time::sleep(LONGEST_SLEEP).await;
+                }
+            });
+            sending.rooms.insert(task.id(), room_id);
+        }
         Ok(pause)
+    }
+
+    /// Into which room a delayed event goes. One that cannot be read is not looked at again.
+    async fn room_of_delayed(
+        &self,
+        snapshot: &Snapshot,
+        due: u64,
+        delay_id: &str,
+    ) -> Result<Option<String>, RoomError> {
+        match snapshot.get(&rows::DELAYED, delay_id).await {
+            Ok(row) => Ok(row.map(|row| row.room_id)),
+            Err(error @ StorageError::Corrupt { .. }) => {
+                tracing::error!(%error, "a delayed event cannot be read and is not sent");
+                let mut transaction = Transaction::new();
+                transaction.delete(&rows::DELAYED_DUE, (due, delay_id));
+                self.store().commit(transaction).await?;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn send_in_order(&self, due: Vec<String>) -> Result<(), RoomError> {

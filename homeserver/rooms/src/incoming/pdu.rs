@@ -2,12 +2,13 @@ use entente_storage::Bytes;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedServerName,
     canonical_json::redact,
+    events::room::policy::POLICY_SERVER_ED25519_SIGNING_KEY_ID,
     room_version_rules::RoomVersionRules,
     signatures::{PublicKeyMap, Verified, required_server_signatures_to_verify_event, verify_event},
     state_res::check_pdu_format,
 };
 
-use crate::{RoomError, compose::event_id};
+use crate::{RoomError, compose::event_id, event::check_readable};
 
 /// Signatures of one server that are looked at.
 const MOST_KEYS: usize = 10;
@@ -44,6 +45,8 @@ impl Pdu {
             return Err(RoomError::TooLarge("an event has at most 65535 bytes"));
         }
         check_pdu_format(&object, &rules.event_format).map_err(RoomError::BadEvent)?;
+        // One that is stored and cannot be read again would be in the way of those around it.
+        check_readable(&json)?;
         let event_id = event_id(&object, rules)?;
         Ok(Self { event_id, object, json: json.into() })
     }
@@ -64,7 +67,11 @@ impl Pdu {
         let by = |server: &OwnedServerName| {
             let of_server = signatures.and_then(|signatures| signatures.get(server.as_str()));
             let of_server = of_server.and_then(|of_server| of_server.as_object());
-            of_server.map(|of_server| of_server.keys().take(MOST_KEYS).cloned().collect()).unwrap_or_default()
+            // That key is in the room's state, and not among those that servers publish.
+            let published = |key_id: &&String| *key_id != POLICY_SERVER_ED25519_SIGNING_KEY_ID;
+            of_server
+                .map(|of_server| of_server.keys().filter(published).take(MOST_KEYS).cloned().collect())
+                .unwrap_or_default()
         };
         Ok(servers.into_iter().map(|server| (server.clone(), by(&server))).collect())
     }
@@ -94,16 +101,29 @@ impl Pdu {
                 (redacted, json.into())
             }
         };
-        let event_type = object.get("type").and_then(|event_type| event_type.as_str()).unwrap_or_default();
-        Ok(VerifiedPdu {
-            event_id: self.event_id,
-            event_type: event_type.to_owned(),
-            depth: whole(&object, "depth"),
-            prev_events: referenced(&object, "prev_events")?,
-            auth_events: referenced(&object, "auth_events")?,
-            json,
-        })
+        verified_pdu(self.event_id, &object, json)
     }
+
+    /// An event that was made and signed here.
+    pub(crate) fn own(self) -> Result<VerifiedPdu, RoomError> {
+        verified_pdu(self.event_id, &self.object, self.json)
+    }
+}
+
+fn verified_pdu(
+    event_id: OwnedEventId,
+    object: &CanonicalJsonObject,
+    json: Bytes,
+) -> Result<VerifiedPdu, RoomError> {
+    let event_type = object.get("type").and_then(|event_type| event_type.as_str()).unwrap_or_default();
+    Ok(VerifiedPdu {
+        event_id,
+        event_type: event_type.to_owned(),
+        depth: whole(object, "depth"),
+        prev_events: referenced(object, "prev_events")?,
+        auth_events: referenced(object, "auth_events")?,
+        json,
+    })
 }
 
 fn whole(object: &CanonicalJsonObject, field: &str) -> u64 {

@@ -85,21 +85,32 @@ struct LocalSnapshot<V> {
 }
 
 /// How quick reads are. As long as rows come from memory, handing a read to another thread costs several times the read; so it
-/// runs where it is asked for. Once one had to wait for the disk, the next ones go to threads that may wait.
+/// runs where it is asked for. Once some had to wait for the disk, the next ones go to threads that may wait.
 struct Pace {
     began: Instant,
     /// Until when reads are expected to wait: microseconds after `began`.
     slow_until: AtomicU64,
+    /// Until when slow reads are counted, in the same, and how many there were.
+    counting_until: AtomicU64,
+    slow_reads: AtomicU64,
 }
 
-/// A read that takes longer has waited for the disk.
+/// A read that takes longer has waited for the disk, or for a processor that others had.
 const QUICK_READ: Duration = Duration::from_millis(1);
-/// For so long after it, others are expected to wait too.
+/// After so many of them within [`SLOW_FOR`] it was the disk. On a busy machine one or two wait for a processor, and those that
+/// come after them are better read in place.
+const MOST_SLOW_READS: u64 = 4;
+/// For so long after them, others are expected to wait too.
 const SLOW_FOR: Duration = Duration::from_millis(50);
 
 impl Pace {
     fn new() -> Self {
-        Self { began: Instant::now(), slow_until: AtomicU64::new(0) }
+        Self {
+            began: Instant::now(),
+            slow_until: AtomicU64::new(0),
+            counting_until: AtomicU64::new(0),
+            slow_reads: AtomicU64::new(0),
+        }
     }
 
     /// Runs a read here if it is expected to be quick.
@@ -111,10 +122,21 @@ impl Pace {
         let outcome = read();
         let after = Instant::now();
         if after.duration_since(now) > QUICK_READ {
-            let until = micros(after.duration_since(self.began) + SLOW_FOR);
-            self.slow_until.fetch_max(until, Ordering::Relaxed);
+            self.note_slow_read(after.duration_since(self.began));
         }
         Ok(outcome)
+    }
+
+    /// What threads that count at the same time miss of each other only makes it a little later.
+    fn note_slow_read(&self, now: Duration) {
+        let until = micros(now + SLOW_FOR);
+        if micros(now) >= self.counting_until.load(Ordering::Relaxed) {
+            self.counting_until.store(until, Ordering::Relaxed);
+            self.slow_reads.store(0, Ordering::Relaxed);
+        }
+        if self.slow_reads.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_SLOW_READS {
+            self.slow_until.fetch_max(until, Ordering::Relaxed);
+        }
     }
 }
 
@@ -364,5 +386,34 @@ impl<E: LocalEngine> Writer<E> {
             grew
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slow_until(pace: &Pace) -> Duration {
+        Duration::from_micros(pace.slow_until.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn a_slow_read_now_and_then_was_not_the_disk() {
+        let pace = Pace::new();
+        for number in 0..20 {
+            pace.note_slow_read(Duration::from_millis(number * 20));
+        }
+        assert_eq!(slow_until(&pace), Duration::ZERO);
+    }
+
+    #[test]
+    fn slow_reads_that_follow_each_other_were() {
+        let pace = Pace::new();
+        for at in [100, 103, 110] {
+            pace.note_slow_read(Duration::from_millis(at));
+        }
+        assert_eq!(slow_until(&pace), Duration::ZERO);
+        pace.note_slow_read(Duration::from_millis(120));
+        assert_eq!(slow_until(&pace), Duration::from_millis(170));
     }
 }
