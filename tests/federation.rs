@@ -314,7 +314,8 @@ async fn a_day_before_this_server_came_in_is_found() {
     join_via(&bob, &room, &alice).await;
     let at = alice.event(&room, &first).await.ok()["origin_server_ts"].as_u64().unwrap();
     for direction in ["f", "b"] {
-        let path = User::in_room(&room, &format!("timestamp_to_event?ts={at}&dir={direction}"));
+        let path =
+            format!("/_matrix/client/v1/rooms/{}/timestamp_to_event?ts={at}&dir={direction}", segment(&room));
         let (known, found) = (alice.get(&path).await.ok(), bob.get(&path).await.ok());
         assert_eq!(known, found, "dir={direction}");
         bob.event(&room, found["event_id"].as_str().unwrap()).await.ok();

@@ -155,7 +155,7 @@ async fn media_need_a_token_and_a_place() {
     put_up(&alice, 100_001).await.refused(413, "M_TOO_LARGE");
     // Also when the size is not told.
     let chunks = futures_util::stream::iter((0..20).map(|_| Ok::<_, std::io::Error>(text(10_000))));
-    let unsized_body = alice.request(Method::POST, UPLOAD).body(reqwest::Body::wrap_stream(chunks));
+    let unsized_body = bob.request(Method::POST, UPLOAD).body(reqwest::Body::wrap_stream(chunks));
     Answer::to(unsized_body).await.refused(413, "M_TOO_LARGE");
     put_up(&alice, 60_001).await.refused(403, "M_FORBIDDEN");
     let chunks = futures_util::stream::iter((0..7).map(|_| Ok::<_, std::io::Error>(text(10_000))));

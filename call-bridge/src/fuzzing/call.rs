@@ -152,7 +152,8 @@ impl Call {
             0 => TransportEvent::Connected,
             1 => TransportEvent::Disconnected,
             2 => TransportEvent::Closed,
-            3 => TransportEvent::Bandwidth(number),
+            // Up to some terabits a second.
+            3 => TransportEvent::Bandwidth(number >> 20),
             _ => TransportEvent::KeyframeWanted { mid: Mid::from((number % 8).to_string().as_str()) },
         };
         self.transport(who, peer, event);

@@ -11,11 +11,15 @@ use entente_environment::Timestamp;
 use turn_server_proto::types::{
     Instant,
     stun::{
-        attribute::{AttributeType, Nonce, RawAttribute, Realm, Username},
+        attribute::{
+            AttributeType, Fingerprint, MessageIntegrity, MessageIntegritySha256, Nonce, RawAttribute, Realm,
+            Username,
+        },
         message::{
             IntegrityAlgorithm, LongTermKeyCredentials, Message, MessageClass, MessageIntegrityCredentials,
             MessageType, MessageWrite, MessageWriteExt, MessageWriteVec, Method, TransactionId,
         },
+        prelude::AttributeStaticType,
     },
 };
 
@@ -104,6 +108,12 @@ impl Client {
         let transaction = TransactionId::from(self.transactions);
         let mut message = Message::builder(kind, transaction, MessageWriteVec::new());
         for (kind, value) in attributes {
+            // These are added by other means, and only last.
+            if [MessageIntegrity::TYPE, MessageIntegritySha256::TYPE, Fingerprint::TYPE]
+                .contains(&AttributeType::new(*kind))
+            {
+                continue;
+            }
             // What does not fit is left out.
             let _ = message.add_attribute(&RawAttribute::new(AttributeType::new(*kind), value));
         }

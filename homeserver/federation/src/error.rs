@@ -87,3 +87,16 @@ pub enum FederationError {
     #[error("internal error: {0}")]
     Internal(String),
 }
+
+impl FederationError {
+    /// Whether the same may go well in a while: the other server could not be asked, or has trouble of its own.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::BackingOff { .. }
+                | Self::Unreachable { .. }
+                | Self::TimedOut(_)
+                | Self::Status { status: 429 | 500.., .. }
+        )
+    }
+}

@@ -1,6 +1,6 @@
 //! Events that other servers send (S-S API, "Transactions", "Receiving a PDU").
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use entente_rooms::{Received, RoomError, ToldState, VerifiedPdu};
 use futures_util::{FutureExt, StreamExt, stream};
@@ -20,6 +20,13 @@ const MOST_STATES: usize = 5;
 const MOST_SINGLE: usize = 30;
 /// Events that are fetched at the same time.
 const AT_ONCE: usize = 5;
+
+/// Before what an event names is asked for again of a server that could not be asked.
+const PAUSES: [Duration; 3] =
+    [Duration::from_millis(1_100), Duration::from_millis(2_200), Duration::from_millis(4_400)];
+/// So often an event is left to its server to send again because what it names could not be asked for. Then it is refused, so that
+/// it does not hold up what comes behind it for ever.
+const MOST_POSTPONED: u32 = 8;
 
 /// Who sent it, and under which id.
 pub(crate) type TransactionKey = (OwnedServerName, String);
@@ -96,7 +103,7 @@ impl SharedRooms {
                 }
             };
             let outcome = match &is_allowed {
-                Ok(()) => self.fit_in(origin, &room_id, &pdu).await,
+                Ok(()) => self.fit_in_patiently(origin, &room_id, &pdu).await,
                 Err(error) => Ok(Received::Rejected(error.to_string())),
             };
             let answer = match outcome {
@@ -109,6 +116,8 @@ impl SharedRooms {
                 Err(FederationError::Storage(error) | FederationError::Room(RoomError::Storage(error))) => {
                     return Err(error.into());
                 }
+                // The same: an event that is refused is not sent again.
+                Err(error) if error.may_pass() && self.may_be_postponed(&pdu.event_id) => return Err(error),
                 Err(error) => Err(error.to_string()),
             };
             if let Err(reason) = &answer {
@@ -122,6 +131,32 @@ impl SharedRooms {
     /// Waits until nothing else of a server is being taken into a room: its events keep their order, and a slow one delays no other.
     pub(crate) async fn turn(&self, room_id: &RoomId, origin: &ServerName) -> Turn<'_> {
         self.inner.receiving.take(&format!("{room_id} {origin}")).await
+    }
+
+    /// The same as [`Self::fit_in`], again when a server could not be asked for a moment.
+    async fn fit_in_patiently(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        pdu: &VerifiedPdu,
+    ) -> Result<Received, FederationError> {
+        for pause in PAUSES {
+            match self.fit_in(origin, room_id, pdu).await {
+                Err(error) if error.may_pass() => {
+                    tracing::debug!(%origin, %room_id, event_id = %pdu.event_id, %error, "an event waits for what it names");
+                    tokio::time::sleep(pause).await;
+                }
+                outcome => return outcome,
+            }
+        }
+        self.fit_in(origin, room_id, pdu).await
+    }
+
+    /// Whether the server that sent an event may be told to send it again, which is counted.
+    fn may_be_postponed(&self, event_id: &OwnedEventId) -> bool {
+        let postponed = self.inner.postponed.get(event_id).unwrap_or_default();
+        self.inner.postponed.insert(event_id.clone(), postponed.saturating_add(1));
+        postponed < MOST_POSTPONED
     }
 
     /// Takes in one event; what it names and is not known is asked of the server that sent it. Whoever calls has that server's turn.

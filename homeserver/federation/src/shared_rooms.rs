@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use entente_rooms::Rooms;
 use quick_cache::sync::Cache;
+use ruma::OwnedEventId;
 
 use crate::{
     KeyRing, Peers,
@@ -11,6 +12,8 @@ use crate::{
 
 /// Transactions whose answers are remembered, for senders that ask again.
 const MOST_TRANSACTIONS: usize = 2_000;
+/// Events of which it is remembered how often they were postponed.
+const MOST_POSTPONED: usize = 10_000;
 
 /// The rooms that this server shares with others: what comes in from them, and what is asked of them. Cheap to clone.
 #[derive(Clone)]
@@ -27,6 +30,8 @@ pub(crate) struct Inner {
     /// Rooms that are being joined, or whose past is being fetched.
     pub(crate) asking: Turns,
     pub(crate) transactions: Cache<TransactionKey, TransactionAnswer>,
+    /// How often events were left to their servers to send again.
+    pub(crate) postponed: Cache<OwnedEventId, u32>,
 }
 
 impl SharedRooms {
@@ -39,6 +44,7 @@ impl SharedRooms {
             receiving: Turns::default(),
             asking: Turns::default(),
             transactions: Cache::new(MOST_TRANSACTIONS),
+            postponed: Cache::new(MOST_POSTPONED),
         };
         Self { inner: Arc::new(inner) }
     }

@@ -15,8 +15,9 @@ fuzz_target!(|text: &str| {
     for line in std::iter::once("").chain(lines) {
         let Ok(next) = url.join(line) else { return };
         url = next;
+        // Nothing is asked there, and so nothing leads on.
         if policy.check(&url).is_err() {
-            continue;
+            return;
         }
         assert!(matches!(url.scheme(), "http" | "https") && url.username().is_empty());
         let address = match url.host() {

@@ -27,6 +27,10 @@ const OWN_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 const LONGEST_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// A server is asked for its keys at most this often.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(60);
+/// Before it is asked again after it could not be asked: meanwhile what it signed is refused.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
+/// Before it is asked again at once, for whoever waits for its keys.
+const PAUSES: [Duration; 2] = [Duration::from_millis(1_100), Duration::from_millis(2_200)];
 /// Servers that are asked at the same time.
 const AT_ONCE: usize = 20;
 /// Servers whose keys are remembered.
@@ -45,6 +49,7 @@ struct Inner {
     client: Client,
     notaries: Vec<OwnedServerName>,
     asking: Turns,
+    /// When servers may be asked again.
     asked: Cache<String, Timestamp>,
     known: Cache<String, Arc<BTreeMap<String, KnownKey>>>,
 }
@@ -170,14 +175,11 @@ impl Keys {
     async fn fetch(&self, server: &ServerName) {
         let name = lower_case(server);
         let now = self.inner.environment.now();
-        if self.inner.asked.get(&name).is_some_and(|asked| now.since(asked) < SHORTEST_PAUSE) {
+        if self.inner.asked.get(&name).is_some_and(|until| now < until) {
             return;
         }
-        self.inner.asked.insert(name, now);
-        let mut outcome = match self.inner.client.server_keys(server).await {
-            Ok(answer) => self.take(server, answer).await,
-            Err(error) => Err(error),
-        };
+        self.inner.asked.insert(name.clone(), now.after(SHORTEST_PAUSE));
+        let mut outcome = self.fetch_patiently(server).await;
         for notary in &self.inner.notaries {
             if outcome.is_ok() {
                 break;
@@ -186,7 +188,22 @@ impl Keys {
         }
         if let Err(error) = outcome {
             tracing::info!(%server, %error, "the keys of a server cannot be had");
+            if error.may_pass() {
+                self.inner.asked.insert(name, self.inner.environment.now().after(PAUSE_AFTER_FAILURE));
+            }
         }
+    }
+
+    /// Asks a server itself, again when it could not be asked for a moment.
+    async fn fetch_patiently(&self, server: &ServerName) -> Result<(), FederationError> {
+        for pause in PAUSES {
+            match self.inner.client.server_keys(server).await {
+                Err(error) if error.may_pass() => tokio::time::sleep(pause).await,
+                Err(error) => return Err(error),
+                Ok(answer) => return self.take(server, answer).await,
+            }
+        }
+        self.take(server, self.inner.client.server_keys(server).await?).await
     }
 
     async fn fetch_from(&self, notary: &ServerName, server: &ServerName) -> Result<(), FederationError> {

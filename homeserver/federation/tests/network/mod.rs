@@ -143,6 +143,16 @@ impl Home {
 
     /// Sends events of a room to another server. Answers what that refused.
     pub(crate) async fn deliver(&self, to: &Home, room: &RoomId, events: &[OwnedEventId]) -> Vec<String> {
+        self.try_to_deliver(to, room, events).await.unwrap()
+    }
+
+    /// The same, unless the other server wants all of it again.
+    pub(crate) async fn try_to_deliver(
+        &self,
+        to: &Home,
+        room: &RoomId,
+        events: &[OwnedEventId],
+    ) -> Result<Vec<String>, FederationError> {
         let mut pdus = Vec::new();
         for event_id in events {
             pdus.push(self.event(room, event_id).await);
@@ -150,8 +160,8 @@ impl Home {
         let origin = self.rooms.server_name().to_owned();
         let transaction_id = format!("{}", self.clock_millis());
         self.clock.advance(Duration::from_millis(1));
-        let answer = to.shared.receive(Transaction { origin, transaction_id, pdus }).await.unwrap();
-        answer.values().filter_map(|outcome| outcome.clone().err()).collect()
+        let answer = to.shared.receive(Transaction { origin, transaction_id, pdus }).await?;
+        Ok(answer.values().filter_map(|outcome| outcome.clone().err()).collect())
     }
 
     /// Signs an event of this server's users anew, whatever it says.
