@@ -91,12 +91,14 @@ pub enum FederationError {
 impl FederationError {
     /// Whether the same may go well in a while: the other server could not be asked, or has trouble of its own.
     pub(crate) fn may_pass(&self) -> bool {
+        self.may_pass_soon() || matches!(self, Self::TimedOut(_))
+    }
+
+    /// Whether it may go well in a moment, for which whoever asked can wait. A server that let us wait for an answer would again.
+    pub(crate) fn may_pass_soon(&self) -> bool {
         matches!(
             self,
-            Self::BackingOff { .. }
-                | Self::Unreachable { .. }
-                | Self::TimedOut(_)
-                | Self::Status { status: 429 | 500.., .. }
+            Self::BackingOff { .. } | Self::Unreachable { .. } | Self::Status { status: 429 | 500.., .. }
         )
     }
 }

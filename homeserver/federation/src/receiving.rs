@@ -142,7 +142,7 @@ impl SharedRooms {
     ) -> Result<Received, FederationError> {
         for pause in PAUSES {
             match self.fit_in(origin, room_id, pdu).await {
-                Err(error) if error.may_pass() => {
+                Err(error) if error.may_pass_soon() => {
                     tracing::debug!(%origin, %room_id, event_id = %pdu.event_id, %error, "an event waits for what it names");
                     tokio::time::sleep(pause).await;
                 }

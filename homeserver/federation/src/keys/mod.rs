@@ -198,7 +198,7 @@ impl Keys {
     async fn fetch_patiently(&self, server: &ServerName) -> Result<(), FederationError> {
         for pause in PAUSES {
             match self.inner.client.server_keys(server).await {
-                Err(error) if error.may_pass() => tokio::time::sleep(pause).await,
+                Err(error) if error.may_pass_soon() => tokio::time::sleep(pause).await,
                 Err(error) => return Err(error),
                 Ok(answer) => return self.take(server, answer).await,
             }
