@@ -163,10 +163,10 @@ async fn a_one_time_key_is_given_to_one_only_and_the_fallback_key_to_the_rest() 
     assert_eq!(counted, json!({ "one_time_key_counts": { "signed_curve25519": 40 } }));
     assert_eq!(alice.left().await, (40, json!(["signed_curve25519"])));
 
-    // Not signed, signed by another, or another key under a name that is taken: nothing of such an upload is kept.
+    // Not signed, signed in another device's name, or another key under a name that is taken: nothing of such an upload is kept.
     let stranger = Key::generate();
     let mut foreign = json!({ "key": "x" });
-    stranger.sign(&mut foreign, &alice.user, &alice.key_id());
+    stranger.sign(&mut foreign, &alice.user, "ed25519:STRANGER");
     for (name, key) in [
         ("signed_curve25519:new", json!({ "key": "x" })),
         ("signed_curve25519:new", foreign),

@@ -59,9 +59,9 @@ impl Default for FjallStorage {
     fn default() -> Self {
         Self {
             path: None,
-            cache_size: ByteSize::mebibytes(64),
+            cache_size: ByteSize::mebibytes(32),
             journal_size: ByteSize::mebibytes(128),
-            memtable_size: ByteSize::mebibytes(16),
+            memtable_size: ByteSize::mebibytes(8),
         }
     }
 }

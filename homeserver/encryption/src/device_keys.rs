@@ -1,10 +1,10 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use entente_environment::Timestamp;
 use entente_storage::{
     Bytes, Keyspace, LogPosition, Position, Scan, Snapshot, Transaction, codec::Key, value::Value,
 };
-use ruma::{CanonicalJsonObject, OwnedUserId, UserId};
+use ruma::{OwnedUserId, UserId};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -233,12 +233,20 @@ async fn delete_all_in<K: Key, V: Value>(
     Ok(())
 }
 
-/// Keys whose shape and signatures were looked at, as far as that can be done without the store.
+/// Keys that were looked at, as far as that can be done without the store.
 pub(crate) struct CheckedUpload<'a> {
     user_id: &'a UserId,
     device_id: &'a str,
     device_keys: Option<Bytes>,
-    upload: &'a KeyUpload<'a>,
+    one_time_keys: Vec<UploadedKey<'a>>,
+    fallback_keys: Vec<UploadedKey<'a>>,
+}
+
+/// A one-time or fallback key of an upload.
+struct UploadedKey<'a> {
+    algorithm: &'a str,
+    id: &'a str,
+    json: &'a str,
 }
 
 impl<'a> CheckedUpload<'a> {
@@ -249,7 +257,16 @@ impl<'a> CheckedUpload<'a> {
     ) -> Result<Self, EncryptionError> {
         let device_keys =
             upload.device_keys.map(|keys| checked_device_keys(user_id, device_id, keys)).transpose()?;
-        Ok(Self { user_id, device_id, device_keys, upload })
+        let split = |keys: &[(&'a str, &'a RawValue)]| {
+            let mut split = Vec::with_capacity(keys.len());
+            for &(key_id, key) in keys {
+                let (algorithm, id) = split_key(user_id, device_id, key_id, key)?;
+                split.push(UploadedKey { algorithm, id, json: key.get() });
+            }
+            Ok::<_, EncryptionError>(split)
+        };
+        let (one_time_keys, fallback_keys) = (split(&upload.one_time_keys)?, split(&upload.fallback_keys)?);
+        Ok(Self { user_id, device_id, device_keys, one_time_keys, fallback_keys })
     }
 
     /// Adds the keys to a transaction. Answers how many there are then, and whether the device's identity is another.
@@ -270,10 +287,8 @@ impl<'a> CheckedUpload<'a> {
         }
         let old = snapshot.get(&rows::KEY_COUNTS, device).await?;
         let mut counts = old.clone().unwrap_or_default();
-        let identity = self.device_keys.as_ref().or(stored.as_ref());
-        let check = KeyCheck::new(self.user_id, self.device_id, identity.map(Bytes::as_ref));
-        add_one_time_keys(snapshot, transaction, device, &mut counts, self.upload, &check).await?;
-        add_fallback_keys(snapshot, transaction, device, &mut counts, self.upload, &check).await?;
+        add_one_time_keys(snapshot, transaction, device, &mut counts, &self.one_time_keys).await?;
+        add_fallback_keys(snapshot, transaction, device, &mut counts, &self.fallback_keys).await?;
         if old.as_ref() != Some(&counts) {
             transaction.check_unchanged(&rows::KEY_COUNTS, device, old.as_ref());
             transaction.put(&rows::KEY_COUNTS, device, &counts);
@@ -306,46 +321,29 @@ fn checked_device_keys(user_id: &UserId, device_id: &str, keys: &RawValue) -> Re
     canonical.map(Bytes::from).map_err(|_| EncryptionError::InvalidParameter("device_keys are JSON"))
 }
 
-/// What one-time keys are checked against: the identity keys of their device, if it has any yet.
-struct KeyCheck<'a> {
-    user_id: &'a UserId,
-    key_id: String,
-    public_key: Option<String>,
-}
-
-impl<'a> KeyCheck<'a> {
-    fn new(user_id: &'a UserId, device_id: &str, identity: Option<&[u8]>) -> Self {
-        let key_id = format!("ed25519:{device_id}");
-        let identity = identity.and_then(verification::parse);
-        let public_key = identity.and_then(|object| {
-            verification::public_keys(&object)
-                .find(|(name, _)| *name == key_id)
-                .map(|(_, key)| key.to_owned())
-        });
-        Self { user_id, key_id, public_key }
+/// Splits `algorithm:id`, and refuses keys that are not what they should be. Whether their signatures are true is left to the
+/// claimer, who has to look anyway: it is what uploads would spend their time with.
+fn split_key<'k>(
+    user_id: &UserId,
+    device_id: &str,
+    key_id: &'k str,
+    key: &RawValue,
+) -> Result<(&'k str, &'k str), EncryptionError> {
+    let (algorithm, id) = key_id
+        .split_once(':')
+        .ok_or(EncryptionError::InvalidParameter("a key id is an algorithm, a colon, and an id"))?;
+    if key.get().len() > MOST_KEY_BYTES || key_id.len() > 255 {
+        return Err(EncryptionError::TooLarge("a key has at most 8 KiB, its id 255 bytes"));
     }
-
-    /// Splits `algorithm:id`, and refuses keys that are not what they should be.
-    fn split<'k>(&self, key_id: &'k str, key: &RawValue) -> Result<(&'k str, &'k str), EncryptionError> {
-        let (algorithm, id) = key_id
-            .split_once(':')
-            .ok_or(EncryptionError::InvalidParameter("a key id is an algorithm, a colon, and an id"))?;
-        if key.get().len() > MOST_KEY_BYTES || key_id.len() > 255 {
-            return Err(EncryptionError::TooLarge("a key has at most 8 KiB, its id 255 bytes"));
+    if algorithm == "signed_curve25519" {
+        let object = verification::parse(key.get().as_bytes());
+        let signer = format!("ed25519:{device_id}");
+        let is_signed = |object| verification::signature_of(object, user_id.as_str(), &signer).is_some();
+        if !object.as_ref().is_some_and(is_signed) {
+            return Err(EncryptionError::InvalidParameter("a key is not signed by its device"));
         }
-        if algorithm == "signed_curve25519"
-            && let Some(public_key) = &self.public_key
-        {
-            let object: Option<CanonicalJsonObject> = verification::parse(key.get().as_bytes());
-            let is_signed = object.is_some_and(|object| {
-                verification::is_signed_by(&object, self.user_id.as_str(), &self.key_id, public_key)
-            });
-            if !is_signed {
-                return Err(EncryptionError::InvalidParameter("a key is not signed by its device"));
-            }
-        }
-        Ok((algorithm, id))
     }
+    Ok((algorithm, id))
 }
 
 async fn add_one_time_keys(
@@ -353,36 +351,40 @@ async fn add_one_time_keys(
     transaction: &mut Transaction,
     device: (&str, &str),
     counts: &mut KeyCountsRow,
-    upload: &KeyUpload<'_>,
-    check: &KeyCheck<'_>,
+    keys: &[UploadedKey<'_>],
 ) -> Result<(), EncryptionError> {
-    if upload.one_time_keys.is_empty() {
+    if keys.is_empty() {
         return Ok(());
     }
     let stored = snapshot.scan_all(rows::ONE_TIME_KEYS.scan(device)).await?;
-    for (key_id, key) in &upload.one_time_keys {
-        let (algorithm, id) = check.split(key_id, key)?;
-        let mut of_algorithm = stored.iter().filter(|((_, _, other, _), _)| other == algorithm);
-        if let Some((_, known)) = of_algorithm.find(|(_, row)| row.key_id == id) {
-            if known.key != key.get() {
+    let stored: HashMap<(&str, &str), &str> = stored
+        .iter()
+        .map(|((_, _, algorithm, _), row)| ((algorithm.as_str(), row.key_id.as_str()), row.key.as_str()))
+        .collect();
+    let places = keys.iter().map(|key| (device.0, device.1, key.algorithm, key.id));
+    let claimed = snapshot.get_many(&rows::CLAIMED_KEYS, places).await?;
+    for (key, claimed) in keys.iter().zip(claimed) {
+        if let Some(known) = stored.get(&(key.algorithm, key.id)) {
+            if *known != key.json {
                 return Err(EncryptionError::KeyExists);
             }
             continue;
         }
-        if snapshot.get(&rows::CLAIMED_KEYS, (device.0, device.1, algorithm, id)).await?.is_some() {
+        if claimed.is_some() {
             // Somebody has it already: a client that did not hear of its first upload sends it again.
             continue;
         }
-        if !counts.one_time_keys.contains_key(algorithm) && counts.one_time_keys.len() >= MOST_ALGORITHMS {
+        if !counts.one_time_keys.contains_key(key.algorithm) && counts.one_time_keys.len() >= MOST_ALGORITHMS
+        {
             return Err(EncryptionError::TooLarge("a device has one-time keys of at most 16 algorithms"));
         }
-        let count = counts.one_time_keys.entry(algorithm.to_owned()).or_default();
+        let count = counts.one_time_keys.entry(key.algorithm.to_owned()).or_default();
         if *count >= MOST_ONE_TIME_KEYS {
             return Err(EncryptionError::TooLarge("a device has at most 1000 one-time keys"));
         }
         *count += 1;
-        let row = OneTimeKeyRow { key_id: id.to_owned(), key: key.get().to_owned() };
-        transaction.put(&rows::ONE_TIME_KEYS, (device.0, device.1, algorithm, counts.next), &row);
+        let row = OneTimeKeyRow { key_id: key.id.to_owned(), key: key.json.to_owned() };
+        transaction.put(&rows::ONE_TIME_KEYS, (device.0, device.1, key.algorithm, counts.next), &row);
         counts.next += 1;
     }
     Ok(())
@@ -393,17 +395,15 @@ async fn add_fallback_keys(
     transaction: &mut Transaction,
     device: (&str, &str),
     counts: &mut KeyCountsRow,
-    upload: &KeyUpload<'_>,
-    check: &KeyCheck<'_>,
+    keys: &[UploadedKey<'_>],
 ) -> Result<(), EncryptionError> {
-    for (key_id, key) in &upload.fallback_keys {
-        let (algorithm, id) = check.split(key_id, key)?;
+    for &UploadedKey { algorithm, id, json } in keys {
         let place = (device.0, device.1, algorithm);
         let stored = snapshot.get(&rows::FALLBACK_KEYS, place).await?;
-        if stored.as_ref().is_some_and(|row| row.key_id == id && row.key == key.get()) {
+        if stored.as_ref().is_some_and(|row| row.key_id == id && row.key == json) {
             continue;
         }
-        let row = FallbackKeyRow { key_id: id.to_owned(), key: key.get().to_owned(), used: false };
+        let row = FallbackKeyRow { key_id: id.to_owned(), key: json.to_owned(), used: false };
         transaction.check_unchanged(&rows::FALLBACK_KEYS, place, stored.as_ref());
         transaction.put(&rows::FALLBACK_KEYS, place, &row);
         if !counts.unused_fallback.iter().any(|unused| unused == algorithm) {
