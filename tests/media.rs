@@ -288,6 +288,33 @@ async fn small_pictures_are_made_of_large_ones() {
     assert_eq!((frames.len(), frames[0].buffer().dimensions()), (5, (96, 96)));
 }
 
+/// A picture in AVIF: 128 by 128, of four colours, the lower half not opaque.
+fn avif() -> Vec<u8> {
+    std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../homeserver/media/fixtures/grid.avif")).unwrap()
+}
+
+#[tokio::test]
+async fn small_pictures_are_made_of_avif() {
+    let server = Server::open();
+    let alice = User::register(&server, "alice").await;
+    let place = upload(&alice, "image/avif", "a.avif", avif()).await;
+    let path = format!("{MEDIA}/thumbnail/{place}?width=32&height=32&method=crop");
+    let got = get(&alice, &path, &[]).await;
+    assert_eq!((got.status, got.header("content-type")), (200, "image/png"), "it is not opaque");
+    let drawn = image::load_from_memory(&got.bytes).unwrap().to_rgba8();
+    assert_eq!(drawn.dimensions(), (32, 32));
+    for (at, expected) in
+        [((8, 8), [200, 40, 40, 255]), ((24, 8), [40, 180, 60, 255]), ((8, 24), [40, 60, 200, 128])]
+    {
+        let found = drawn.get_pixel(at.0, at.1).0;
+        let differs = found.iter().zip(expected).map(|(found, expected)| found.abs_diff(expected)).max();
+        assert!(differs <= Some(6), "{at:?}: {found:?}, and not {expected:?}");
+    }
+    // One that is small enough is given as it is.
+    let path = format!("{MEDIA}/thumbnail/{place}?width=320&height=240&method=scale");
+    assert_eq!(get(&alice, &path, &[]).await.bytes, avif());
+}
+
 /// A PNG that says of itself that it has so many pixels.
 fn boast(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = encoded(&picture(1_000, 900), ImageFormat::Png);
@@ -336,6 +363,18 @@ async fn pictures_that_would_burst_the_server_are_refused() {
         if format != ImageFormat::Jpeg {
             refused(whole[..whole.len() / 2].to_vec(), 400, "M_UNKNOWN").await;
         }
+    }
+    let whole = avif();
+    refused(whole[..200].to_vec(), 400, "M_UNKNOWN").await;
+    refused(whole[..whole.len() - 10].to_vec(), 400, "M_UNKNOWN").await;
+    for side in [10_000_u32, u32::MAX] {
+        let mut boast = whole.clone();
+        for at in 0..boast.len() - 16 {
+            if &boast[at..at + 4] == b"ispe" {
+                boast[at + 8..at + 16].copy_from_slice(&[side.to_be_bytes(), side.to_be_bytes()].concat());
+            }
+        }
+        refused(boast, 413, "M_TOO_LARGE").await;
     }
     // A colour profile of a gibibyte, in seven megabytes. The picture itself is fine.
     let place = upload(&alice, "image/png", "a.png", with_profile(1024 * 1024 * 1024)).await;

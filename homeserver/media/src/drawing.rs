@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use entente_config::{ThumbnailMethod, ThumbnailSize};
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::{
     AnimationDecoder, DynamicImage, Frame, Frames, ImageDecoder, ImageError, ImageFormat, ImageReader,
     Limits,
@@ -19,10 +20,13 @@ use image::{
         png::{PngDecoder, PngEncoder},
         webp::WebPDecoder,
     },
-    imageops::FilterType,
+    metadata::Orientation,
 };
 
-use crate::MediaError;
+use crate::{
+    MediaError,
+    avif::{self, Avif},
+};
 
 /// What opening a picture may take, in bytes: its profiles and texts, which a few bytes can be swollen to, but no pixels.
 const MOST_TO_OPEN: u64 = 64 * 1024 * 1024;
@@ -51,6 +55,9 @@ pub(crate) struct Order {
 
 /// Draws a small picture of a larger one, or a still one of one that moves; `None` if it is as it should be already.
 pub(crate) fn draw(source: &[u8], order: &Order) -> Result<Option<Bytes>, MediaError> {
+    if avif::is_avif(source) {
+        return draw_avif(source, order);
+    }
     let format = image::guess_format(source).map_err(|_| not_a_picture())?;
     if order.animated
         && let Some(moving) = draw_moving(source, format, order)?
@@ -65,22 +72,45 @@ pub(crate) fn draw(source: &[u8], order: &Order) -> Result<Option<Bytes>, MediaE
         return Ok(None);
     }
     let orientation = decoder.orientation().map_err(broken)?;
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(broken)?;
+    let picture = DynamicImage::from_decoder(decoder).map_err(broken)?;
+    finish(picture, orientation, order)
+}
+
+/// The same of a picture in an AVIF file. It does not move: what does is drawn as it begins.
+fn draw_avif(source: &[u8], order: &Order) -> Result<Option<Bytes>, MediaError> {
+    let avif = Avif::read(source)?;
+    let (width, height) = avif.dimensions()?;
+    check_pixels(width, height, order)?;
+    if is_small(width, height, order.size) && (order.animated || !avif.moves()) {
+        return Ok(None);
+    }
+    let orientation = avif.orientation()?;
+    finish(avif.decode(order)?, orientation, order)
+}
+
+fn finish(
+    picture: DynamicImage,
+    orientation: Orientation,
+    order: &Order,
+) -> Result<Option<Bytes>, MediaError> {
     // Turned when it is small: it may lie on its side.
     let size = if swaps_sides(orientation) { turned(order.size) } else { order.size };
-    picture = fitted(&picture, size);
+    let mut picture = fitted(picture, size)?;
     picture.apply_orientation(orientation);
     encode(picture).map(Some)
 }
 
 /// How many pixels a picture has, across and down, if it says so within bounds.
 pub(crate) fn dimensions(source: &[u8]) -> Option<(u32, u32)> {
+    if avif::is_avif(source) {
+        return Avif::read(source).ok()?.dimensions().ok();
+    }
     opened(source, image::guess_format(source).ok()?).into_dimensions().ok()
 }
 
 /// Whether these are a picture's bytes, as far as their beginning tells.
 pub(crate) fn is_picture(bytes: &[u8]) -> bool {
-    image::guess_format(bytes).is_ok()
+    image::guess_format(bytes).is_ok() || avif::is_avif(bytes)
 }
 
 fn opened(source: &[u8], format: ImageFormat) -> ImageReader<Cursor<&[u8]>> {
@@ -105,7 +135,7 @@ pub(crate) fn content_type(picture: &[u8]) -> &'static str {
 }
 
 fn not_a_picture() -> MediaError {
-    MediaError::NotDrawable(String::from("it is no JPEG, PNG, GIF or WebP picture"))
+    MediaError::NotDrawable(String::from("it is no JPEG, PNG, GIF, WebP or AVIF picture"))
 }
 
 fn broken(error: ImageError) -> MediaError {
@@ -135,8 +165,8 @@ fn is_small(width: u32, height: u32, size: ThumbnailSize) -> bool {
     width <= size.width.get() && height <= size.height.get()
 }
 
-fn swaps_sides(orientation: image::metadata::Orientation) -> bool {
-    use image::metadata::Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+fn swaps_sides(orientation: Orientation) -> bool {
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
     matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
 }
 
@@ -145,19 +175,41 @@ fn turned(size: ThumbnailSize) -> ThumbnailSize {
 }
 
 /// Never larger than it was.
-fn fitted(picture: &DynamicImage, size: ThumbnailSize) -> DynamicImage {
-    let (width, height) = (size.width.get(), size.height.get());
-    match size.method {
-        ThumbnailMethod::Scale => {
-            if picture.width() <= width && picture.height() <= height {
-                return picture.clone();
-            }
-            picture.resize(width, height, FilterType::Triangle)
-        }
+fn fitted(picture: DynamicImage, size: ThumbnailSize) -> Result<DynamicImage, MediaError> {
+    let (width, height) = match size.method {
+        ThumbnailMethod::Scale => scaled(picture.width(), picture.height(), size),
         ThumbnailMethod::Crop => {
-            let (width, height) = (width.min(picture.width()), height.min(picture.height()));
-            picture.resize_to_fill(width, height, FilterType::Triangle)
+            (size.width.get().min(picture.width()), size.height.get().min(picture.height()))
         }
+    };
+    if (width, height) == (picture.width(), picture.height()) {
+        return Ok(picture);
+    }
+    let mut small = DynamicImage::new(width, height, picture.color());
+    // What is too much of another shape is cut off at both sides.
+    let options = ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+        .fit_into_destination(None);
+    let resized = Resizer::new().resize(&picture, &mut small, &options);
+    resized.map_err(|error| MediaError::NotDrawable(error.to_string()))?;
+    Ok(small)
+}
+
+/// The largest size of the same shape that fits, and is not larger than it was.
+fn scaled(width: u32, height: u32, size: ThumbnailSize) -> (u32, u32) {
+    let (most_across, most_down) = (size.width.get(), size.height.get());
+    if width <= most_across && height <= most_down {
+        return (width, height);
+    }
+    let (across, down) = (u64::from(width), u64::from(height));
+    let rounded = |part: u64, of: u64, whole: u64| {
+        u32::try_from((part * whole + of / 2) / of.max(1)).unwrap_or(u32::MAX).max(1)
+    };
+    // Which side is the one that must give way the more?
+    if u64::from(most_across) * down <= u64::from(most_down) * across {
+        (most_across, rounded(u64::from(most_across), across, down).min(most_down))
+    } else {
+        (rounded(u64::from(most_down), down, across).min(most_across), most_down)
     }
 }
 
@@ -249,7 +301,7 @@ fn draw_frames(
             return Err(MediaError::TooMuchToDraw(String::from("it takes too long")));
         }
         let delay = frame.delay();
-        let picture = fitted(&DynamicImage::ImageRgba8(frame.into_buffer()), order.size);
+        let picture = fitted(DynamicImage::ImageRgba8(frame.into_buffer()), order.size)?;
         drawn_pixels = drawn_pixels.saturating_add(u64::from(picture.width()) * u64::from(picture.height()));
         if pixels > most_pixels || drawn_pixels > MOST_DRAWN || drawn >= MOST_FRAMES {
             return Ok(None);

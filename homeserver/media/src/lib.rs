@@ -5,6 +5,7 @@
 //! an object that nobody names, which [`Media::sweep`] deletes. The name of an object is never given again, so whoever took the last
 //! row of it away may delete it while the same content comes anew.
 
+mod avif;
 mod download;
 mod drawing;
 mod error;
@@ -23,6 +24,7 @@ mod upload;
 use std::{collections::HashMap, num::NonZeroU32, path::PathBuf, sync::Arc};
 
 use entente_environment::Environment;
+use entente_outbound::Route;
 use entente_storage::Store;
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore};
@@ -76,18 +78,20 @@ struct Inner {
 }
 
 impl Media {
-    /// The media that `store` names and the object store of the settings keeps; `directory` is where files are kept, if they are.
+    /// The media that `store` names and the object store of the settings keeps; `directory` is where files are kept, if they are, and
+    /// `route` the way to the pages that are previewed.
     pub async fn open(
         environment: Environment,
         store: Store,
         settings: entente_config::Media,
         directory: PathBuf,
         remote: Arc<dyn RemoteMedia>,
+        route: Route,
     ) -> Result<Self, MediaError> {
         let objects = Objects::open(&settings, directory).await?;
         let owns_objects = owner::claim(&environment, &store, &objects).await?;
         let drawings = usize::try_from(settings.thumbnails.at_once.get()).unwrap_or(usize::MAX);
-        let asker = previews::Asker::new(&settings.previews)?;
+        let asker = previews::Asker::new(&settings.previews, route)?;
         let inner = Inner {
             uploads: Places::new(settings.max_uploads_at_once, MOST_UPLOADS_EACH),
             fetches: Places::new(MOST_FETCHES, MOST_FETCHES_EACH),

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use entente_config::Previews as Settings;
 use entente_outbound::{
-    AddressPolicy, ClientSettings, FetchError, FetchLimits, Fetched, Fetcher, SystemLookup, UrlPolicy,
+    AddressPolicy, ClientSettings, FetchError, FetchLimits, Fetched, Fetcher, Route, SystemLookup, UrlPolicy,
     UrlRefused,
 };
 use entente_storage::Transaction;
@@ -86,7 +86,7 @@ impl From<entente_storage::StorageError> for PreviewError {
 
 impl Asker {
     /// `None` if nobody's pages are asked.
-    pub(crate) fn new(settings: &Settings) -> Result<Option<Self>, MediaError> {
+    pub(crate) fn new(settings: &Settings, route: Route) -> Result<Option<Self>, MediaError> {
         if !settings.enabled {
             return Ok(None);
         }
@@ -100,6 +100,7 @@ impl Asker {
             connect_timeout: timeout,
             request_timeout: timeout,
             idle_connections: IDLE_CONNECTIONS,
+            route,
         };
         let limits = FetchLimits { redirects: MOST_REDIRECTS, timeout };
         let fetcher = Fetcher::new(&requests, urls, Arc::new(SystemLookup), limits);

@@ -178,7 +178,7 @@ impl Media {
         E: std::fmt::Display,
     {
         let mut body = pin!(body);
-        let mut writing = self.inner.objects.write(&self.new_id()).await?;
+        let mut writing = self.inner.objects.write(&self.new_id());
         while let Some(bytes) =
             timeout(LONGEST_SILENCE, body.next()).await.map_err(|_| MediaError::SlowUpload)?
         {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use entente_config::is_private_address;
+use entente_outbound::is_private_address;
 use entente_outbound::{AddressPolicy, UrlPolicy};
 use libfuzzer_sys::fuzz_target;
 use url::{Host, Url};
