@@ -12,8 +12,9 @@ use crate::{
     problem::{ConfigError, Problem},
     reading::{self, Node},
     sections::{
-        Accounts, Acme, Admin, ApplicationServices, Calls, Federation, Limits, Listener, Log, Login, Media,
-        Metrics, Presence, Push, RateLimits, Registration, Rooms, Storage, Support, Turn, listeners,
+        Accounts, Acme, Admin, ApplicationServices, Calls, Federation, IdentityServer, Limits, Listener, Log,
+        Login, Media, Metrics, Outbound, Presence, Push, RateLimits, Registration, Rooms, Storage, Support,
+        Turn, listeners,
     },
     validation,
     values::{DomainName, ServerName},
@@ -58,6 +59,10 @@ pub struct Config {
     pub rate_limits: RateLimits,
     /// Which other servers this one speaks to.
     pub federation: Federation,
+    /// The way that requests to other servers take.
+    pub outbound: Outbound,
+    /// Who knows which user an address belongs to.
+    pub identity_servers: Vec<IdentityServer>,
     /// Bridges and bots that act for many users.
     pub application_services: ApplicationServices,
     /// Voice and video.
@@ -95,6 +100,8 @@ impl Default for Config {
             push: Push::default(),
             rate_limits: RateLimits::default(),
             federation: Federation::default(),
+            outbound: Outbound::default(),
+            identity_servers: Vec::new(),
             application_services: ApplicationServices::default(),
             calls: Calls::default(),
             turn: Turn::default(),

@@ -6,7 +6,7 @@ use crate::{
     config::Config,
     problem::Problem,
     reading::{Node, PathSegment},
-    sections::{acme, listeners},
+    sections::{acme, identity_servers, listeners},
     values::TimeSpan,
 };
 
@@ -63,6 +63,8 @@ fn check(config: &Config) -> Contradictions {
     config.login.check(&mut found);
     config.accounts.check(&mut found);
     config.federation.check(&mut found);
+    config.outbound.check(&mut found);
+    identity_servers::check(config, &mut found);
     config.calls.check(&mut found);
     config.check_turn(&mut found);
     config.support.check(&mut found);

@@ -1,11 +1,11 @@
 //! `[federation]`: which other servers this one speaks to.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Rate, is_private_address};
+use super::Rate;
 use crate::{
     validation::Contradictions,
     values::{ServerName, ServerNamePattern, TimeSpan},
@@ -25,7 +25,7 @@ pub struct Federation {
     /// [`crate::Config::federation_address`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_address: Option<ServerName>,
-    /// Whether other servers may be at addresses that are not of the public internet ([`is_private_address`]).
+    /// Whether other servers may be at addresses that are not of the public internet.
     pub allow_private_addresses: bool,
     /// Further addresses at which nothing is ever contacted.
     pub denied_address_ranges: Vec<IpNet>,
@@ -144,22 +144,6 @@ impl Federation {
         self.peers.iter().find(|peer| peer.server.matches(server_name))
     }
 
-    /// Whether a connection may be made to this address; to be asked after each name resolution and each redirect.
-    pub fn allows_address(&self, address: IpAddr) -> bool {
-        self.allows_address_where(address, self.allow_private_addresses)
-    }
-
-    /// Like [`Federation::allows_address`], for a server that may or may not be at a private address.
-    pub fn allows_address_where(&self, address: IpAddr, allow_private_addresses: bool) -> bool {
-        // An IPv4 address in IPv6 clothes is held against the IPv4 ranges.
-        let canonical = address.to_canonical();
-        let is_denied = self
-            .denied_address_ranges
-            .iter()
-            .any(|range| range.contains(&canonical) || range.contains(&address));
-        !is_denied && (allow_private_addresses || !is_private_address(address))
-    }
-
     pub(crate) fn check(&self, found: &mut Contradictions) {
         if !self.allow.is_empty() {
             match self.policy {
@@ -249,22 +233,5 @@ mod tests {
         assert_eq!(direction("a.example:8448"), Some(FederationDirection::Inbound));
         assert_eq!(direction("b.example"), Some(FederationDirection::Outbound));
         assert_eq!(direction("example.org"), None);
-    }
-
-    #[test]
-    fn private_and_denied_addresses_are_not_contacted() {
-        let allows = |federation: &Federation, text: &str| {
-            federation.allows_address(text.parse().expect("an address"))
-        };
-        let mut federation = Federation {
-            denied_address_ranges: vec!["10.9.0.0/16".parse().expect("a range")],
-            ..Federation::default()
-        };
-        assert!(allows(&federation, "9.9.9.9"));
-        assert!(!allows(&federation, "10.1.2.3"));
-        federation.allow_private_addresses = true;
-        assert!(allows(&federation, "10.1.2.3"));
-        assert!(!allows(&federation, "10.9.2.3"));
-        assert!(!allows(&federation, "::ffff:10.9.2.3"));
     }
 }

@@ -211,3 +211,25 @@ entente.toml:2:10: log.format: expected "human" or "json", found "xml"
 entente.toml:4:10: storage.engine: the engine "postgresql" needs storage.postgresql.url
 "#);
 }
+
+#[test]
+fn proxies() {
+    assert_snapshot!(errors("[outbound]\nproxy = \"https://u:p@proxy.example/x\"\nproxy_username = \"u\""), @r#"
+entente.toml:2:9: outbound.proxy: expected http://host:port or socks5://host:port
+entente.toml:2:9: outbound.proxy: the user and the password have settings of their own
+entente.toml:3:18: outbound.proxy_username: a user needs a password, and a password a user
+"#);
+    assert_snapshot!(errors("[outbound]\nproxy_username = \"u\"\nproxy_password = \"p\""), @r#"
+entente.toml:2:18: outbound.proxy_username: it is for a proxy, and outbound.proxy names none
+entente.toml:3:18: outbound.proxy_password: it is for a proxy, and outbound.proxy names none
+"#);
+    for proxy in ["http://proxy.example:3128", "socks5://[::1]:1080", "http://10.1.2.3"] {
+        assert!(parse(&format!("[outbound]\nproxy = \"{proxy}\"")).is_ok(), "{proxy}");
+    }
+}
+
+#[test]
+fn identity_servers() {
+    assert_snapshot!(errors("[[identity_servers]]\nname = \"id.example\"\nurl = \"ftp://x/\""), @"entente.toml:3:7: identity_servers.0.url: an http or https address without a user or a query is needed");
+    assert!(parse("[[identity_servers]]\nname = \"id.example\"").is_ok());
+}

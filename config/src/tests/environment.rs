@@ -111,6 +111,6 @@ ENTENTE_REGISTRATION__OPNE: unknown setting "registration.opne"; did you mean EN
 ENTENTE_REGSITRATION__OPEN: unknown setting "regsitration"; did you mean ENTENTE_REGISTRATION__OPEN?
 ENTENTE_SERVER_NAME__X: server_name: expected a string, found a table
 ENTENTE_STORAGE__ENGINE: storage.engine: expected "fjall", "postgresql", "memory" or "sled", found "5"
-ENTENTE_ZZZ: unknown setting "zzz"; known here: server_name, public_base_url, data_dir, listeners, acme, storage, media, registration, login, accounts, rooms, presence, push, rate_limits, federation, application_services, calls, turn, support, limits, log, metrics, admin
+ENTENTE_ZZZ: unknown setting "zzz"; known here: server_name, public_base_url, data_dir, listeners, acme, storage, media, registration, login, accounts, rooms, presence, push, rate_limits, federation, outbound, identity_servers, application_services, calls, turn, support, limits, log, metrics, admin
 "#);
 }

@@ -105,7 +105,7 @@ open = true
     ), @r#"
 entente.toml:3:1: unknown setting "datadir"; did you mean "data_dir"?
 entente.toml:4:1: unknown setting "registration_open"; did you mean "registration.open"?
-entente.toml:5:1: unknown setting "zzz"; known here: server_name, public_base_url, data_dir, listeners, acme, storage, media, registration, login, accounts, rooms, presence, push, rate_limits, federation, application_services, calls, turn, support, limits, log, metrics, admin
+entente.toml:5:1: unknown setting "zzz"; known here: server_name, public_base_url, data_dir, listeners, acme, storage, media, registration, login, accounts, rooms, presence, push, rate_limits, federation, outbound, identity_servers, application_services, calls, turn, support, limits, log, metrics, admin
 entente.toml:6:41: unknown setting "listeners.0.tsl"; did you mean "listeners.0.tls"?
 entente.toml:9:1: unknown setting "registration.opne"; did you mean "registration.open"?
 entente.toml:12:1: unknown setting "storage.fjall.cahce_size"; did you mean "storage.fjall.cache_size"?

@@ -8,7 +8,7 @@ use super::{InvalidValue, ServerName, server_name::split_port};
 
 /// A server name in which `*` stands for any run of characters and `?` for any one, as in server access control lists
 /// (`m.room.server_acl`). Letters match in either case. A pattern without a port matches a server on every port; one with a
-/// port only that port.
+/// port only that port. A name that ends with a dot leads to the same server as the one without, and is matched as that.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ServerNamePattern(String);
@@ -22,7 +22,11 @@ impl ServerNamePattern {
     /// Whether the server is meant. Takes text rather than a [`ServerName`]: names from the network come as other types.
     pub fn matches(&self, server_name: &str) -> bool {
         let (_, pattern_port) = split_port(&self.0);
-        let subject = if pattern_port.is_some() { server_name } else { split_port(server_name).0 };
+        let (host, port) = split_port(server_name);
+        let mut subject = host.trim_end_matches('.').to_owned();
+        if let (Some(_), Some(port)) = (pattern_port, port) {
+            subject = format!("{subject}:{port}");
+        }
         glob_matches(self.0.as_bytes(), subject.as_bytes())
     }
 }
@@ -125,6 +129,14 @@ mod tests {
         assert!(!matches("example.org:8448", "example.org:443"));
         assert!(matches("[2001:db8::1]", "[2001:db8::1]:8448"));
         assert!(!matches("[2001:db8::1]:443", "[2001:db8::1]:8448"));
+    }
+
+    #[test]
+    fn a_dot_at_the_end_makes_no_other_name() {
+        assert!(matches("*.example.org", "matrix.example.org."));
+        assert!(matches("example.org", "example.org.:8448"));
+        assert!(matches("example.org:8448", "example.org.:8448"));
+        assert!(!matches("example.org:8448", "example.org."));
     }
 
     #[test]

@@ -2,9 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::{Bytes, BytesMut};
-use entente_outbound::{AddressPolicy, ClientSettings, GuardedResolver, SystemLookup, client, public_tls};
-use reqwest::{Method, StatusCode};
+use bytes::Bytes;
+use entente_outbound::{
+    AddressPolicy, Client, ClientSettings, GuardedResolver, Request, RequestError, Route, SystemLookup,
+    public_tls,
+};
+use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 use url::Url;
 
@@ -26,7 +29,7 @@ pub(crate) const UNSTABLE: [&str; 3] = ["_matrix", "app", "unstable"];
 /// Speaks to services. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct ServiceClient {
-    http: reqwest::Client,
+    http: Client,
 }
 
 /// What is asked of a service.
@@ -66,10 +69,11 @@ impl ServiceClient {
             connect_timeout: Duration::from_secs(10),
             request_timeout: TRANSACTION_TIMEOUT,
             idle_connections: 2,
+            route: Route::direct(),
         };
         let policy = AddressPolicy::public_internet().with_private_addresses(true);
         let resolver = GuardedResolver::new(Arc::new(policy), Arc::new(SystemLookup));
-        let made = public_tls(&[]).and_then(|tls| client(&settings, resolver, tls));
+        let made = public_tls(&[]).and_then(|tls| Client::new(&settings, resolver, tls));
         Ok(Self { http: made.map_err(|error| AppServiceError::Internal(error.to_string()))? })
     }
 
@@ -130,33 +134,25 @@ impl ServiceClient {
         if token_in_url {
             url.query_pairs_mut().append_pair("access_token", &service.hs_token);
         }
-        let mut request = self
-            .http
-            .request(question.method.clone(), url)
-            .timeout(question.timeout)
-            .bearer_auth(&service.hs_token);
+        let mut request = Request::new(question.method.clone(), url, MOST_ANSWER_BYTES);
+        request.timeout = Some(question.timeout);
         if let Some(body) = &question.body {
-            request = request.header("content-type", "application/json").body(body.clone());
+            request = request.with_json(body.clone());
         }
-        let mut response = request.send().await.map_err(failure)?;
-        let status = response.status();
-        let most = if status == StatusCode::OK { MOST_ANSWER_BYTES } else { MOST_ERROR_BYTES };
-        let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(failure)? {
-            if body.len() + chunk.len() > most {
-                if status == StatusCode::OK {
-                    return Err(AppServiceError::BadAnswer(format!("more than {most} bytes")));
-                }
-                body.extend(chunk.iter().take(most - body.len()));
-                break;
-            }
-            body.extend_from_slice(&chunk);
+        let token = HeaderValue::try_from(format!("Bearer {}", service.hs_token));
+        let mut token = token.map_err(|error| AppServiceError::Internal(error.to_string()))?;
+        token.set_sensitive(true);
+        request.headers.insert(header::AUTHORIZATION, token);
+        let answer = self.http.ask(request).await.map_err(failure)?;
+        if answer.status != StatusCode::OK {
+            let said = answer.body.get(..MOST_ERROR_BYTES).unwrap_or(&answer.body);
+            let body = String::from_utf8_lossy(said).into_owned();
+            return Err(AppServiceError::Status { status: answer.status.as_u16(), body });
         }
-        if status == StatusCode::OK {
-            return Ok(body.freeze());
+        if answer.is_cut_short {
+            return Err(AppServiceError::BadAnswer(format!("more than {MOST_ANSWER_BYTES} bytes")));
         }
-        let body = String::from_utf8_lossy(&body).into_owned();
-        Err(AppServiceError::Status { status: status.as_u16(), body })
+        Ok(answer.body)
     }
 }
 
@@ -182,17 +178,10 @@ fn url_of(base: &Url, path: &[&str], query: &[(String, String)]) -> Result<Url, 
     Ok(url)
 }
 
-fn failure(error: reqwest::Error) -> AppServiceError {
-    if error.is_timeout() {
-        return AppServiceError::TimedOut;
+/// The error does not name the URL, which may hold the token.
+fn failure(error: RequestError) -> AppServiceError {
+    match error {
+        RequestError::TimedOut => AppServiceError::TimedOut,
+        error => AppServiceError::Unreachable(error.to_string()),
     }
-    // The URL may hold the token.
-    let error = error.without_url();
-    let mut message = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        message = cause.to_string();
-        source = cause.source();
-    }
-    AppServiceError::Unreachable(message)
 }

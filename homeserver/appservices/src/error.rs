@@ -13,6 +13,9 @@ pub enum AppServiceError {
     /// No service has this id.
     #[error("there is no application service {0}")]
     Unknown(String),
+    /// The registration is in a file, and not to be removed from here.
+    #[error("the registration of the application service {0} is in a file: take it out of there")]
+    InFile(String),
     /// The service's registration has no URL: nothing is sent to it.
     #[error("the registration of this application service has no url")]
     NoUrl,

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use entente_encryption::UserKeys;
-use reqwest::Method;
+use http::Method;
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId};
 use serde_json::{Map, Value, json, value::RawValue};
 

@@ -29,7 +29,7 @@ pub use self::{
     error::AppServiceError,
     keys::ClaimedKey,
     questions::ThirdPartyKind,
-    registration::Registration,
+    registration::{Namespace, Registration},
     registrations::{Registrations, read_files},
     registry::Registry,
     rows::KEYSPACES,
@@ -123,6 +123,21 @@ impl AppServices {
         let id = self.inner.registrations.add(text, self.accounts()).await?;
         self.read_again().await?;
         Ok(id)
+    }
+
+    /// Adds the registration of the service with this id, or replaces it.
+    pub async fn put(&self, id: &str, text: &str) -> Result<(), AppServiceError> {
+        let new = Registration::parse(text, "registration", self.accounts().server_name())?;
+        if new.id != id {
+            let message = format!("the registration is of {}, and not of {id}", new.id);
+            return Err(AppServiceError::Registration(message));
+        }
+        self.add(text).await.map(drop)
+    }
+
+    /// The ids of the services that were added so; the registrations of the others are in files.
+    pub async fn stored(&self) -> Result<Vec<String>, AppServiceError> {
+        self.inner.registrations.stored().await
     }
 
     /// Removes a service that was added so, and everything that waits for it.

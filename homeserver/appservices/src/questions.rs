@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use reqwest::Method;
+use http::Method;
 use ruma::{RoomAliasId, UserId};
 use serde_json::{Map, Value, json};
 

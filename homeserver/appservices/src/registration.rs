@@ -20,6 +20,9 @@ const MOST_EXPRESSION_BYTES: usize = 4_096;
 const MOST_COMPILED_BYTES: usize = 1024 * 1024;
 /// Bytes of ids, tokens and names of protocols.
 const MOST_TEXT_BYTES: usize = 255;
+/// What is before an expression and behind it: the whole id has to match, not a part of it.
+const BEGIN: &str = "^(?:";
+const END: &str = ")$";
 
 /// An application service.
 #[derive(Clone, Debug)]
@@ -54,9 +57,22 @@ pub struct Registration {
 
 /// Ids that a service is interested in.
 #[derive(Clone, Debug)]
-struct Namespace {
+pub struct Namespace {
     exclusive: bool,
     expression: Regex,
+}
+
+impl Namespace {
+    /// Whether they are nobody else's.
+    pub fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+
+    /// What they match, as it was written.
+    pub fn expression(&self) -> &str {
+        let whole = self.expression.as_str();
+        whole.strip_prefix(BEGIN).and_then(|rest| rest.strip_suffix(END)).unwrap_or(whole)
+    }
 }
 
 /// What a file says.
@@ -144,8 +160,7 @@ impl Reader<'_> {
         if regex.value.len() > MOST_EXPRESSION_BYTES {
             return Err(self.fault(regex.referenced, "an expression has at most 4096 bytes"));
         }
-        // The whole id has to match, not a part of it.
-        let expression = RegexBuilder::new(&format!("^(?:{})$", regex.value))
+        let expression = RegexBuilder::new(&format!("{BEGIN}{}{END}", regex.value))
             .size_limit(MOST_COMPILED_BYTES)
             .dfa_size_limit(MOST_COMPILED_BYTES)
             .build()
@@ -261,6 +276,11 @@ impl Registration {
         contains(&self.rooms, room_id.as_str())
     }
 
+    /// What it is interested in, by what the namespaces are of.
+    pub fn namespaces(&self) -> [(&'static str, &[Namespace]); 3] {
+        [("users", &self.users), ("aliases", &self.aliases), ("rooms", &self.rooms)]
+    }
+
     /// Whether it looks at rooms by their aliases.
     pub(crate) fn has_aliases(&self) -> bool {
         !self.aliases.is_empty()
@@ -293,6 +313,7 @@ mod tests {
     fn a_registration_is_read_and_matches_whole_ids() {
         let service = parse(WHOLE).unwrap();
         assert!(service.receive_ephemeral && !service.rate_limited);
+        assert_eq!(service.users[0].expression(), "@irc_.*:example\\.org");
         assert!(service.is_user("@irc_ann:example.org") && service.is_user("@ircbot:example.org"));
         assert!(service.has_alone("@irc_ann:example.org"));
         assert!(!service.is_user("@irc_ann:example.org.evil"), "no part of an id matches");

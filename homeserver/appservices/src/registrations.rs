@@ -1,4 +1,4 @@
-//! Where registrations come from: files that the settings name, and what the operator gave on the command line.
+//! Where registrations come from: files that the settings name, and what was added on the command line or by an administrator.
 
 use std::path::{Path, PathBuf};
 
@@ -73,10 +73,18 @@ impl Registrations {
         Ok(id)
     }
 
+    /// The ids of those that were added.
+    pub async fn stored(&self) -> Result<Vec<String>, AppServiceError> {
+        let rows = self.store.snapshot().await?.scan_all(REGISTRATIONS.scan(())).await?;
+        Ok(rows.into_iter().map(|(id, _)| id).collect())
+    }
+
     /// Removes one that was added. What waits for it is left, for [`Registrations::forget`].
     pub async fn remove(&self, id: &str) -> Result<(), AppServiceError> {
         if self.store.snapshot().await?.get(&REGISTRATIONS, id).await?.is_none() {
-            return Err(AppServiceError::Unknown(id.to_owned()));
+            let is_in_file = self.read().await?.by_id(id).is_some();
+            let refused = if is_in_file { AppServiceError::InFile } else { AppServiceError::Unknown };
+            return Err(refused(id.to_owned()));
         }
         let mut transaction = Transaction::new();
         transaction.delete(&REGISTRATIONS, id);

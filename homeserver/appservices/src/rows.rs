@@ -3,7 +3,7 @@
 use entente_storage::{Bytes, Keyspace, KeyspaceInfo, Position, cbor_value};
 use minicbor::{Decode, Encode};
 
-/// Registrations that the operator gave on the command line, by id: YAML.
+/// Registrations that were added on the command line or by an administrator, by id: YAML.
 pub(crate) const REGISTRATIONS: Keyspace<String, String> = Keyspace::new(0x0801, "appservices.registrations");
 /// What waits for a service, by number, in its order.
 pub(crate) const WAITING: Keyspace<(String, u64), WaitingRow> = Keyspace::new(0x0802, "appservices.waiting");

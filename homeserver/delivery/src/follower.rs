@@ -1,10 +1,18 @@
 //! Who is told of what: the follower of the log that puts down what is to be sent.
 
-use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use entente_accounts::Change as AccountChange;
 use entente_rooms::{Change, Event, Membership, RoomNumber, RoomView};
-use entente_storage::{Follower, LogEntry, LogPosition, StartFrom, Transaction};
+use entente_storage::{Follower, LogEntry, LogPosition, StartFrom, Transaction, keep_following};
 
 use crate::{
     Delivery, DeliveryError,
@@ -17,8 +25,6 @@ const MOST_RECORDS: usize = 256;
 const MOST_ROWS: usize = 2_000;
 /// Records that may pass unnoticed before the cursor is stored.
 const MOST_PASSED: usize = 4_096;
-/// Before a follower that failed goes on.
-const PAUSE: Duration = Duration::from_secs(1);
 /// The follower's name.
 const NAME: &str = "delivery.push";
 /// Nobody is woken for what is older than this.
@@ -39,25 +45,17 @@ struct Waiting {
 impl Delivery {
     /// Follows the log and sends, for as long as it is polled.
     pub async fn follow(self) {
-        let mut has_woken = false;
-        loop {
-            let Err(error) = self.follow_until_failure(&mut has_woken).await;
-            if error.is_conflict() {
-                tracing::debug!(follower = NAME, "another node was quicker");
-            } else {
-                tracing::warn!(%error, follower = NAME, "a follower of the log failed and begins again at its cursor");
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
+        let has_woken = AtomicBool::new(false);
+        keep_following(NAME, DeliveryError::is_conflict, || self.follow_until_failure(&has_woken)).await;
     }
 
     /// `has_woken`: whether those for whom something waits from before were woken.
-    async fn follow_until_failure(&self, has_woken: &mut bool) -> Result<Infallible, DeliveryError> {
-        if !*has_woken {
+    async fn follow_until_failure(&self, has_woken: &AtomicBool) -> Result<Infallible, DeliveryError> {
+        if !has_woken.load(Ordering::Relaxed) {
             for pusher in self.waiting_pushers().await? {
                 self.wake(pusher);
             }
-            *has_woken = true;
+            has_woken.store(true, Ordering::Relaxed);
         }
         let mut follower = Follower::open(&self.inner.store, NAME, StartFrom::Now).await?;
         // Another node may have read on, and what it heard of was not heard of here.
@@ -132,7 +130,7 @@ impl Delivery {
                 let invited = member.as_ref().filter(|(_, membership)| *membership == Membership::Invite);
                 let invited = invited.map(|(user_id, _)| user_id.clone());
                 if let Some((user_id, membership)) = &member {
-                    self.inner.audiences.lock().remove(&RoomNumber(room));
+                    self.note_member(RoomNumber(room), user_id).await?;
                     if *membership != Membership::Join {
                         self.note_less(RoomNumber(room), user_id, position, waiting).await?;
                     }
@@ -140,7 +138,7 @@ impl Delivery {
                 self.note_event(room, number, invited.as_deref(), position, waiting).await?;
             }
             Ok(Change::Membership { room, user_id, membership }) => {
-                self.inner.audiences.lock().remove(&RoomNumber(room));
+                self.note_member(RoomNumber(room), &user_id).await?;
                 if membership == Membership::Invite {
                     self.note_outside_invite(room, &user_id, position, waiting).await?;
                 } else if membership != Membership::Join {
@@ -277,6 +275,24 @@ impl Delivery {
     async fn has_pushers(&self, localpart: &str) -> Result<bool, DeliveryError> {
         let snapshot = self.inner.store.snapshot().await?;
         Ok(!snapshot.scan(&rows::PUSHERS.scan((localpart,)).limit(1)).await?.rows.is_empty())
+    }
+
+    /// Somebody came into a room or left it: who in it has pushers may be others now.
+    async fn note_member(&self, room: RoomNumber, user_id: &str) -> Result<(), DeliveryError> {
+        let Some(localpart) = self.inner.rooms.local(user_id) else { return Ok(()) };
+        let Some(known) = self.inner.audiences.lock().get(&room).cloned() else { return Ok(()) };
+        let snapshot = self.inner.store.snapshot().await?;
+        let is_in = !self.inner.rooms.sharing_rooms(&snapshot, &[room], &[user_id]).await?.is_empty();
+        let belongs = is_in && self.has_pushers(localpart).await?;
+        if belongs == known.iter().any(|other| other == localpart) {
+            return Ok(());
+        }
+        let mut audience: Vec<String> = known.iter().filter(|other| *other != localpart).cloned().collect();
+        if belongs {
+            audience.push(localpart.to_owned());
+        }
+        self.inner.audiences.lock().insert(room, audience.into());
+        Ok(())
     }
 
     /// Those of the local users in a room who have pushers.

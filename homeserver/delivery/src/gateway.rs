@@ -4,10 +4,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use entente_config::{Push, PushPolicy};
 use entente_outbound::{
-    AddressPolicy, ClientSettings, GuardedResolver, SystemLookup, UrlPolicy, client, public_tls,
+    AddressPolicy, Client, ClientSettings, GuardedResolver, Request, Route, SystemLookup, UrlPolicy,
+    public_tls,
 };
+use http::{Method, StatusCode, header};
 use parking_lot::Mutex;
-use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -64,26 +65,28 @@ pub(crate) enum GatewayError {
 }
 
 impl Gateways {
-    pub(crate) fn new(settings: &Push) -> Result<Self, DeliveryError> {
+    /// Gateways of the public internet are reached by this route, those inside the network directly.
+    pub(crate) fn new(settings: &Push, route: Route) -> Result<Self, DeliveryError> {
         let public = Arc::new(AddressPolicy::public_internet());
         let anywhere = Arc::new(AddressPolicy::public_internet().with_private_addresses(true));
-        let requests = ClientSettings {
-            user_agent: format!("Entente/{}", env!("CARGO_PKG_VERSION")),
-            connect_timeout: settings.timeout.duration(),
-            request_timeout: settings.timeout.duration(),
-            idle_connections: IDLE_CONNECTIONS,
-        };
-        let make = |policy: &Arc<AddressPolicy>| {
-            let tls = public_tls(b"").map_err(|error| DeliveryError::Client(error.to_string()))?;
+        let make = |policy: &Arc<AddressPolicy>, route: Route| {
+            let requests = ClientSettings {
+                user_agent: format!("Entente/{}", env!("CARGO_PKG_VERSION")),
+                connect_timeout: settings.timeout.duration(),
+                request_timeout: settings.timeout.duration(),
+                idle_connections: IDLE_CONNECTIONS,
+                route,
+            };
             let resolver = GuardedResolver::new(Arc::clone(policy), Arc::new(SystemLookup));
-            client(&requests, resolver, tls).map_err(|error| DeliveryError::Client(error.to_string()))
+            let made = public_tls(b"").and_then(|tls| Client::new(&requests, resolver, tls));
+            made.map_err(|error| DeliveryError::Client(error.to_string()))
         };
         Ok(Self {
             policy: settings.policy,
             allowed: settings.allow.clone(),
             internal: settings.internal.clone(),
-            public: make(&public)?,
-            private: make(&anywhere)?,
+            public: make(&public, route)?,
+            private: make(&anywhere, Route::direct())?,
             urls: UrlPolicy::new(public, &[]),
             places: Mutex::new(HashMap::new()),
         })
@@ -144,36 +147,23 @@ impl Gateways {
         }
         let client = if self.is_internal(url) { &self.private } else { &self.public };
         let later = |reason: String| GatewayError::Later { reason, after: None };
-        let answer = client.post(url.clone()).json(body).send().await;
-        let mut answer = answer.map_err(|error| later(in_words(&error)))?;
-        let status = answer.status();
+        let json = serde_json::to_vec(body).map_err(|error| later(error.to_string()))?;
+        let request = Request::new(Method::POST, url.clone(), MOST_BYTES).with_json(json.into());
+        // A pushkey may be in the URL, which the error does not name.
+        let answer = client.ask(request).await.map_err(|error| later(error.to_string()))?;
+        let status = answer.status;
         if FINAL.contains(&status) {
             return Err(GatewayError::Refused(status.as_u16()));
         }
         if !status.is_success() {
-            let after = answer.headers().get(reqwest::header::RETRY_AFTER);
+            let after = answer.headers.get(header::RETRY_AFTER);
             let after = after.and_then(|after| after.to_str().ok()?.parse().ok()).map(Duration::from_secs);
             return Err(GatewayError::Later { reason: format!("status {status}"), after });
         }
-        let mut bytes = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|error| later(in_words(&error)))? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() > MOST_BYTES {
-                return Err(later(String::from("its answer is too long")));
-            }
+        if answer.is_cut_short {
+            return Err(later(String::from("its answer is too long")));
         }
-        let answer: Answer = serde_json::from_slice(&bytes).unwrap_or_default();
+        let answer: Answer = serde_json::from_slice(&answer.body).unwrap_or_default();
         Ok(answer.rejected)
     }
-}
-
-/// An error with what caused it, without the URL: a pushkey may be in it.
-fn in_words(error: &reqwest::Error) -> String {
-    let mut words = String::from("the gateway cannot be reached");
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        words = format!("{words}: {next}");
-        cause = next.source();
-    }
-    words
 }

@@ -17,6 +17,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use entente_accounts::Accounts;
 use entente_environment::Environment;
+use entente_outbound::Route;
 use entente_rooms::{RoomNumber, Rooms};
 use entente_storage::Store;
 use entente_sync::Sync;
@@ -64,7 +65,7 @@ impl std::fmt::Debug for Delivery {
 }
 
 impl Delivery {
-    /// The pushers in `store`. Nothing is sent until [`Delivery::follow`] runs.
+    /// The pushers in `store`. Nothing is sent until [`Delivery::follow`] runs; then by this route, but for gateways inside the network.
     pub fn new(
         environment: Environment,
         store: Store,
@@ -72,9 +73,10 @@ impl Delivery {
         rooms: Rooms,
         sync: Sync,
         settings: entente_config::Push,
+        route: Route,
     ) -> Result<Self, DeliveryError> {
         let inner = Inner {
-            gateways: Gateways::new(&settings)?,
+            gateways: Gateways::new(&settings, route)?,
             badges: Badges::default(),
             workers: Mutex::new(HashMap::new()),
             places: Semaphore::new(AT_ONCE),

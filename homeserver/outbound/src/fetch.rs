@@ -1,15 +1,15 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use reqwest::{
-    Client, Response, StatusCode,
-    header::{ACCEPT, CONTENT_TYPE, HeaderMap, LOCATION},
+use http::{
+    HeaderMap, HeaderValue, Method, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE, LOCATION},
 };
 use url::Url;
 
 use crate::{
-    AddressRefused, ClientError, ClientSettings, GuardedResolver, Lookup, UrlPolicy, UrlRefused, client,
-    public_tls,
+    Answer, Client, ClientError, ClientSettings, GuardedResolver, Lookup, Request, RequestError, UrlPolicy,
+    UrlRefused, public_tls,
 };
 
 /// What a request may take.
@@ -60,9 +60,19 @@ pub enum FetchError {
     /// It took too long.
     #[error("the other server took too long")]
     TimedOut,
-    /// It could not be reached, or the answer broke off.
+    /// It could not be reached, or the answer broke off: why, for the log.
     #[error("the other server cannot be reached, or its answer broke off")]
-    Failed(#[source] reqwest::Error),
+    Failed(String),
+}
+
+impl From<RequestError> for FetchError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Refused(_) => Self::Refused(UrlRefused::Address),
+            RequestError::TimedOut => Self::TimedOut,
+            RequestError::Failed(reason) => Self::Failed(reason),
+        }
+    }
 }
 
 impl Fetcher {
@@ -74,7 +84,7 @@ impl Fetcher {
         limits: FetchLimits,
     ) -> Result<Self, ClientError> {
         let resolver = GuardedResolver::new(policy.addresses().clone(), lookup);
-        let client = client(settings, resolver, public_tls(&[])?)?;
+        let client = Client::new(settings, resolver, public_tls(&[])?)?;
         Ok(Self { client, policy: Arc::new(policy), limits })
     }
 
@@ -91,14 +101,16 @@ impl Fetcher {
 
     async fn follow(&self, mut url: Url, accept: &str, most_bytes: usize) -> Result<Fetched, FetchError> {
         url.set_fragment(None);
+        let accept = HeaderValue::try_from(accept).map_err(|error| FetchError::Failed(error.to_string()))?;
         let mut redirects = 0;
         loop {
             self.policy.check(&url)?;
-            let request = self.client.get(url.clone()).header(ACCEPT, accept);
-            let response = request.send().await.map_err(failure)?;
-            match response.status() {
-                status if is_redirect(status) => url = redirect_target(&url, response.headers())?,
-                StatusCode::OK => return read(response, url, most_bytes).await,
+            let mut request = Request::new(Method::GET, url.clone(), most_bytes);
+            request.headers.insert(ACCEPT, accept.clone());
+            let answer = self.client.ask(request).await?;
+            match answer.status {
+                status if is_redirect(status) => url = redirect_target(&url, &answer.headers)?,
+                StatusCode::OK => return Ok(fetched(answer, url)),
                 status => return Err(FetchError::Status(status.as_u16())),
             }
             redirects += 1;
@@ -120,35 +132,8 @@ fn redirect_target(url: &Url, headers: &HeaderMap) -> Result<Url, FetchError> {
     Ok(target)
 }
 
-async fn read(mut response: Response, url: Url, most_bytes: usize) -> Result<Fetched, FetchError> {
-    let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+fn fetched(answer: Answer, url: Url) -> Fetched {
+    let content_type = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.map(str::to_owned);
-    let mut body = Vec::new();
-    let mut is_cut_short = false;
-    while let Some(chunk) = response.chunk().await.map_err(failure)? {
-        let room = most_bytes.saturating_sub(body.len());
-        let taken = chunk.get(..room).unwrap_or(&chunk);
-        body.extend_from_slice(taken);
-        if taken.len() < chunk.len() {
-            is_cut_short = true;
-            break;
-        }
-    }
-    Ok(Fetched { url, content_type, body: body.into(), is_cut_short })
-}
-
-/// A name whose addresses are denied fails like a URL with such an address.
-fn failure(error: reqwest::Error) -> FetchError {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(cause) = source {
-        // What an `io::Error` wraps is not among its sources.
-        let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let is_refusal =
-            cause.is::<AddressRefused>() || matches!(wrapped, Some(inner) if inner.is::<AddressRefused>());
-        if is_refusal {
-            return FetchError::Refused(UrlRefused::Address);
-        }
-        source = cause.source();
-    }
-    if error.is_timeout() { FetchError::TimedOut } else { FetchError::Failed(error) }
+    Fetched { url, content_type, body: answer.body, is_cut_short: answer.is_cut_short }
 }

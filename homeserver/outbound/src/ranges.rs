@@ -87,7 +87,7 @@ pub(crate) fn v4_inside(address: IpAddr) -> Option<Ipv4Addr> {
 
 /// Whether the address is not one of the public internet: loopback, private, link-local, shared, multicast, documentation,
 /// reserved (RFC 6890), or an IPv6 address that stands for such an IPv4 address.
-pub(crate) fn is_private(address: IpAddr) -> bool {
+pub fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_private_v4(address),
         IpAddr::V6(v6) if WITH_V4_INSIDE.iter().any(|range| range.contains(&v6)) => {

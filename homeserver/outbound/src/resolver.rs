@@ -1,13 +1,4 @@
-use std::{
-    fmt,
-    future::Future,
-    io,
-    net::{IpAddr, SocketAddr},
-    pin::Pin,
-    sync::Arc,
-};
-
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use std::{fmt, future::Future, io, net::IpAddr, pin::Pin, sync::Arc};
 
 use crate::AddressPolicy;
 
@@ -51,6 +42,11 @@ impl GuardedResolver {
         Self { policy, lookup }
     }
 
+    /// Whether an address may be contacted.
+    pub fn allows(&self, address: IpAddr) -> bool {
+        self.policy.allows(address)
+    }
+
     /// The addresses of a name that may be contacted. A name that has addresses of which none may be is refused with
     /// [`AddressRefused`], inside the `io::Error`.
     pub async fn resolve_name(&self, host: &str) -> io::Result<Vec<IpAddr>> {
@@ -61,18 +57,6 @@ impl GuardedResolver {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, AddressRefused));
         }
         Ok(allowed)
-    }
-}
-
-impl Resolve for GuardedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let resolver = self.clone();
-        Box::pin(async move {
-            let addresses = resolver.resolve_name(name.as_str()).await?;
-            // Port 0 becomes that of the URL.
-            let addresses: Addrs = Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0)));
-            Ok(addresses)
-        })
     }
 }
 

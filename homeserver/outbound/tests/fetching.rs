@@ -12,8 +12,8 @@ use std::{
 };
 
 use entente_outbound::{
-    AddressPolicy, ClientSettings, FetchError, FetchLimits, Fetched, Fetcher, Lookup, Resolution, UrlPolicy,
-    UrlRefused,
+    AddressPolicy, ClientSettings, FetchError, FetchLimits, Fetched, Fetcher, Lookup, Resolution, Route,
+    UrlPolicy, UrlRefused,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -68,6 +68,7 @@ async fn fetch(ports: &[u16], url: &str) -> Result<Fetched, FetchError> {
         connect_timeout: Duration::from_secs(5),
         request_timeout: Duration::from_secs(5),
         idle_connections: 0,
+        route: Route::direct(),
     };
     let limits = FetchLimits { redirects: 5, timeout: Duration::from_secs(2) };
     let fetcher = Fetcher::new(&settings, policy, Arc::new(TwoNames), limits).unwrap();

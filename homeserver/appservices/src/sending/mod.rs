@@ -7,10 +7,10 @@ mod queue;
 mod transaction;
 mod worker;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use entente_rooms::{Change, Event, Membership, RoomError, RoomView};
-use entente_storage::{Follower, LogEntry, StartFrom};
+use entente_storage::{Follower, LogEntry, StartFrom, keep_following};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -22,8 +22,6 @@ use crate::{AppServiceError, AppServices, Registration, rows::WaitingRow};
 const MOST_RECORDS: usize = 256;
 /// Records that may pass unnoticed before the cursor is stored.
 const MOST_PASSED: usize = 4_096;
-/// Before a follower that failed goes on.
-const PAUSE: Duration = Duration::from_secs(1);
 /// The follower that puts down what services are to hear.
 const NAME: &str = "appservices.outgoing";
 /// Messages worth telling only now that a worker is handed at once.
@@ -57,15 +55,7 @@ impl Desks {
 impl AppServices {
     /// Follows the log and sends, for as long as it is polled.
     pub async fn follow(self) {
-        loop {
-            let Err(error) = self.follow_until_failure().await;
-            if error.is_conflict() {
-                tracing::debug!(follower = NAME, "another node was quicker");
-            } else {
-                tracing::warn!(%error, follower = NAME, "a follower of the log failed and begins again at its cursor");
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
+        keep_following(NAME, AppServiceError::is_conflict, || self.follow_until_failure()).await;
     }
 
     async fn follow_until_failure(&self) -> Result<std::convert::Infallible, AppServiceError> {
