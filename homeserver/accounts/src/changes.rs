@@ -72,6 +72,13 @@ pub enum Change {
         #[n(0)]
         localparts: Vec<String>,
     },
+    /// Another server told that users of its came, went, or say something else about it; or it fell silent.
+    #[n(7)]
+    PresenceElsewhere {
+        /// Who: whole user ids.
+        #[n(0)]
+        user_ids: Vec<String>,
+    },
 }
 
 impl Change {

@@ -16,6 +16,7 @@ mod interactive;
 mod openid;
 mod passwords;
 mod presence;
+mod presence_elsewhere;
 mod profiles;
 mod push_evaluation;
 mod push_rules;

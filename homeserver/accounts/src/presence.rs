@@ -17,11 +17,13 @@ use crate::{
 };
 
 /// A status message has at most this many bytes.
-const MOST_STATUS_BYTES: usize = 1_024;
+pub(crate) const MOST_STATUS_BYTES: usize = 1_024;
 /// Users of one transaction.
 const MOST_AT_ONCE: usize = 500;
 /// How late it may be noticed that somebody came or went.
 const TICK: Duration = Duration::from_secs(1);
+/// After so many ticks it is looked for servers that fell silent about their users.
+const TICKS_OF_SILENCE: u32 = 60;
 
 /// Whether somebody is here. The order is that in which the states of a user's devices prevail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
@@ -164,10 +166,13 @@ impl Accounts {
         self.write_presences(&[NewPresence { due, status: Status::Set(status_msg) }]).await
     }
 
-    /// What is known of a local user's presence.
+    /// What is known of a user's presence, of this server or another.
     pub async fn presence(&self, user_id: &UserId) -> Result<Presence, AccountError> {
-        let localpart = self.local(user_id)?;
         self.require_presence()?;
+        if user_id.server_name() != self.server_name() {
+            return self.presence_elsewhere(user_id).await;
+        }
+        let localpart = self.local(user_id)?;
         let row = self.snapshot().await?.get(&rows::PRESENCE, localpart).await?;
         Ok(self.refreshed(localpart, row.map(|row| row.value.into()).unwrap_or_default()))
     }
@@ -249,10 +254,17 @@ impl Accounts {
             tracing::warn!(%error, "who was here could not be read; it will be tried again");
             tokio::time::sleep(TICK).await;
         }
+        let mut ticks = 0_u32;
         loop {
             tokio::time::sleep(TICK).await;
+            ticks = ticks.wrapping_add(1);
             if let Err(error) = self.tell_presences().await {
                 tracing::warn!(%error, "it could not be told who came and went; it will be tried again");
+            }
+            if ticks.is_multiple_of(TICKS_OF_SILENCE)
+                && let Err(error) = self.forget_silent_presences().await
+            {
+                tracing::warn!(%error, "users of servers that fell silent could not be forgotten");
             }
         }
     }

@@ -43,8 +43,12 @@ pub(crate) const SERVER: Keyspace<String, String> = Keyspace::new(0x010d, "accou
 pub(crate) const PRESENCE: Keyspace<String, Stamped<PresenceRow>> =
     Keyspace::new(0x010e, "accounts.presence");
 
+/// What other servers told last of their users' presence, by user id.
+pub(crate) const PRESENCE_ELSEWHERE: Keyspace<String, Stamped<PresenceElsewhereRow>> =
+    Keyspace::new(0x010f, "accounts.presence_elsewhere");
+
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 14] = [
+pub const KEYSPACES: [KeyspaceInfo; 15] = [
     USERS.info(),
     DEVICES.info(),
     SEEN.info(),
@@ -59,6 +63,7 @@ pub const KEYSPACES: [KeyspaceInfo; 14] = [
     FILTERS.info(),
     SERVER.info(),
     PRESENCE.info(),
+    PRESENCE_ELSEWHERE.info(),
 ];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
@@ -200,6 +205,21 @@ pub(crate) struct PresenceRow {
     pub(crate) last_active_at: Option<u64>,
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(crate) struct PresenceElsewhereRow {
+    #[n(0)]
+    pub(crate) state: PresenceState,
+    #[n(1)]
+    pub(crate) status_msg: Option<String>,
+    /// Milliseconds since 1970, like the other.
+    #[n(2)]
+    pub(crate) last_active_at: Option<u64>,
+    /// When the server told it last.
+    #[n(3)]
+    pub(crate) heard_at: u64,
+}
+
 cbor_value!(
     UserRow,
     DeviceRow,
@@ -209,4 +229,5 @@ cbor_value!(
     RegistrationTokenRow,
     InteractiveRow,
     PresenceRow,
+    PresenceElsewhereRow,
 );

@@ -65,6 +65,19 @@ pub enum FederationError {
     /// More than one request may ask for: 400 `M_INVALID_PARAM`.
     #[error("{0}")]
     TooMuch(&'static str),
+    /// An identity server that the operator does not name: 403 `M_SERVER_NOT_TRUSTED`.
+    #[error("this server does not speak to that identity server")]
+    IdentityServerNotTrusted,
+    /// An identity server did not do what it was asked for: 502 `M_UNKNOWN`.
+    #[error("the identity server {server}: {reason}")]
+    IdentityServer {
+        /// Which.
+        server: String,
+        /// The status of its answer; `None`: there was none, or none that makes sense.
+        status: Option<u16>,
+        /// In words.
+        reason: String,
+    },
     /// A file that the settings name cannot be used.
     #[error("{0}")]
     Settings(String),

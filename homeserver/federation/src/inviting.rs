@@ -161,9 +161,15 @@ impl SharedRooms {
         if !is_fitting {
             return Err(FederationError::BadEvent("the event is no invite of that user"));
         }
+        let token = signed.and_then(|signed| text(signed, "token")).unwrap_or_default();
+        let shown = view.third_party_name(&token).await?;
+        let mut proof = invite.clone();
+        // How the address may be shown is known here, and need not be to the other server.
+        if let Some(shown) = shown.filter(|_| !proof.contains_key("display_name")) {
+            proof.insert(String::from("display_name"), CanonicalJsonValue::String(shown));
+        }
         let mut request = MembershipRequest::others(&sender, &target, Profile::default(), None);
-        let proof = CanonicalJsonValue::Object(invite.clone());
-        request.extra.insert(String::from("third_party_invite"), proof);
+        request.extra.insert(String::from("third_party_invite"), CanonicalJsonValue::Object(proof));
         self.invite(&view.room.room_id, &request).await
     }
 

@@ -53,7 +53,9 @@ impl SharedRooms {
     async fn join_through(&self, server: &ServerName, request: &JoinRequest) -> Result<(), FederationError> {
         let Signed { template, rules, event, event_id } =
             self.signed_membership(server, request, "join").await?;
-        let answer = self.inner.peers.send_join(server, &request.room_id, &event_id, &event).await?;
+        let omit_members = self.knew(&request.room_id).await?;
+        let peers = &self.inner.peers;
+        let answer = peers.send_join(server, &request.room_id, &event_id, &event, omit_members).await?;
         let bad = |reason: &str| FederationError::BadAnswer {
             server: server.to_owned(),
             reason: reason.to_owned(),
@@ -63,8 +65,13 @@ impl SharedRooms {
         let join =
             join.filter(|join| join.event_id == event_id).ok_or_else(|| bad("the join is another one"))?;
         let mut events = verify_good(&*self.inner.keys, &rules, answer.state).await?;
-        let state = events.iter().map(|event| event.event_id.clone()).collect();
+        let mut state = events.iter().map(|event| event.event_id.clone()).collect();
         events.extend(verify_good(&*self.inner.keys, &rules, answer.auth_chain).await?);
+        if answer.omits_members {
+            let whole = self.told_state(server, &request.room_id, &event_id).await?;
+            state = whole.state;
+            events.extend(whole.events);
+        }
         let joined = JoinedRoom {
             room_id: request.room_id.clone(),
             version: template.version,
@@ -75,6 +82,17 @@ impl SharedRooms {
         match self.inner.rooms.take_over(&joined).await {
             Err(RoomError::BadEvent(reason) | RoomError::Unauthorized(reason)) => Err(bad(&reason)),
             outcome => Ok(outcome?),
+        }
+    }
+
+    /// Whether this server was in a room once, so that it has most of the memberships in it. Then they need not be told: the ids of the
+    /// state are asked for, and what of it is new here. Of a room that is new as a whole everything has to come before anybody can use
+    /// it, and comes soonest at once.
+    async fn knew(&self, room_id: &RoomId) -> Result<bool, FederationError> {
+        match self.inner.rooms.view(room_id).await {
+            Ok(view) => Ok(!view.newest_events().await?.is_empty()),
+            Err(RoomError::RoomNotFound) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -9,12 +9,15 @@ mod error;
 mod federation;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod identity;
 mod inviting;
 mod joining;
+mod json;
 mod keys;
 mod past;
 mod peers;
 mod policy;
+mod policy_signing;
 mod previews;
 mod receiving;
 mod rows;
@@ -32,6 +35,7 @@ pub use self::{
     client::{Client, DirectoryAnswer, RemoteFile},
     error::FederationError,
     federation::Federation,
+    identity::{Address, IdentityServers, StoredInvite},
     inviting::ReceivedInvite,
     joining::JoinRequest,
     keys::{Authenticated, Keys},

@@ -1,7 +1,8 @@
-//! What happened in a room before this server came in (S-S API, "Backfilling and retrieving missing events").
+//! What happened in a room before this server came in, and while it was out of it (S-S API, "Backfilling and retrieving missing
+//! events").
 
-use entente_rooms::{Chapter, RoomView, VerifiedPdu};
-use ruma::{EventId, OwnedServerName, RoomId, ServerName};
+use entente_rooms::{Chapter, Direction, Gap, RoomView, TimelinePlace, VerifiedPdu, state::EventNumber};
+use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, ServerName};
 
 use crate::{FederationError, SharedRooms, verification::verify_good};
 
@@ -10,7 +11,7 @@ const MOST_EVENTS: usize = 100;
 /// Servers that are asked before it is given up.
 const MOST_SERVERS: usize = 5;
 /// The oldest events whose past is looked for.
-const OLDEST: usize = 20;
+pub(crate) const OLDEST: usize = 20;
 /// Servers that are asked for an event by its time.
 const MOST_ASKED_FOR_TIME: usize = 2;
 /// So often the past is fetched on the way to it.
@@ -28,11 +29,62 @@ impl SharedRooms {
         if open.is_empty() {
             return Ok(0);
         }
-        for server in self.servers_to_ask(&view).await? {
+        self.fetch_before(&view, &open, None, wanted).await
+    }
+
+    /// Fills the gap that somebody meets who reads `wanted` events back from a place, as far as they would read of it. Answers whether
+    /// the room changed. It costs nothing in a room without gaps.
+    pub async fn fill_gap(
+        &self,
+        room_id: &RoomId,
+        from: TimelinePlace,
+        wanted: usize,
+    ) -> Result<bool, FederationError> {
+        let mut filled = false;
+        for _ in 0..MOST_CHAPTERS {
+            let view = self.inner.rooms.view(room_id).await?;
+            let Some(gap) = view.gap_before(from).await? else { break };
+            let oldest = Some(TimelinePlace(gap.first));
+            let known = view.stored_timeline(from, oldest, Direction::Backward, wanted).await?.len();
+            if known >= wanted || !self.fetch_into(room_id, gap, wanted - known).await? {
+                break;
+            }
+            filled = true;
+        }
+        Ok(filled)
+    }
+
+    /// Fetches events into a gap. Closes it where everything before those that are known of it is known. Answers whether it did either.
+    async fn fetch_into(&self, room_id: &RoomId, gap: Gap, wanted: usize) -> Result<bool, FederationError> {
+        let _turn = self.inner.asking.take(room_id.as_str()).await;
+        let view = self.inner.rooms.view(room_id).await?;
+        let before = TimelinePlace(EventNumber(gap.behind.0.saturating_add(1)));
+        // Somebody else may have fetched meanwhile.
+        let Some(gap) = view.gap_before(before).await?.filter(|now| now.behind == gap.behind) else {
+            return Ok(false);
+        };
+        let open = view.unknown_before(&view.oldest_of_gap(gap, OLDEST).await?).await?;
+        if open.is_empty() {
+            self.inner.rooms.close_gap(room_id, gap.behind).await?;
+            return Ok(true);
+        }
+        Ok(self.fetch_before(&view, &open, Some(gap), wanted).await? > 0)
+    }
+
+    /// Asks for what came before these events.
+    async fn fetch_before(
+        &self,
+        view: &RoomView,
+        open: &[OwnedEventId],
+        gap: Option<Gap>,
+        wanted: usize,
+    ) -> Result<usize, FederationError> {
+        let room_id = &view.room.room_id;
+        for server in self.servers_to_ask(view).await? {
             let events =
-                self.inner.peers.backfill(&server, room_id, &open, wanted.clamp(10, MOST_EVENTS)).await;
+                self.inner.peers.backfill(&server, room_id, open, wanted.clamp(10, MOST_EVENTS)).await;
             let added = match events {
-                Ok(events) => self.add_past(&server, &view, events).await,
+                Ok(events) => self.add_past(&server, view, events, gap).await,
                 Err(error) => Err(error),
             };
             match added {
@@ -87,12 +139,14 @@ impl SharedRooms {
         server: &ServerName,
         view: &RoomView,
         events: Vec<ruma::CanonicalJsonObject>,
+        gap: Option<Gap>,
     ) -> Result<usize, FederationError> {
         let mut events = verify_good(&*self.inner.keys, &view.room.rules, events).await?;
         events.truncate(2 * MOST_EVENTS);
         events.sort_by_key(|event| event.depth);
         let told = self.states_of(server, view, &events).await?;
-        Ok(self.inner.rooms.add_history(&view.room.room_id, &Chapter { events, told }).await?)
+        let chapter = Chapter { events, told, gap: gap.map(|gap| gap.behind) };
+        Ok(self.inner.rooms.add_history(&view.room.room_id, &chapter).await?)
     }
 
     /// The states before those events of which not everything before them is at hand.

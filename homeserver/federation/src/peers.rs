@@ -32,6 +32,8 @@ pub struct SendJoin {
     pub auth_chain: Vec<CanonicalJsonObject>,
     /// The join with the signatures of those who let the user in.
     pub event: Option<CanonicalJsonObject>,
+    /// Whether memberships were left out of the state, and what authorises them out of the rest (`members_omitted`).
+    pub omits_members: bool,
 }
 
 /// A state and what authorises it (S-S API, `GET /state`).
@@ -72,13 +74,14 @@ pub trait Peers: Send + Sync + 'static {
         membership: &'a str,
     ) -> Asked<'a, MembershipTemplate>;
 
-    /// `PUT /v2/send_join`.
+    /// `PUT /v2/send_join`. `omit_members`: memberships need not be told.
     fn send_join<'a>(
         &'a self,
         server: &'a ServerName,
         room_id: &'a RoomId,
         event_id: &'a EventId,
         event: &'a CanonicalJsonObject,
+        omit_members: bool,
     ) -> Asked<'a, SendJoin>;
 
     /// `PUT /v2/send_leave`.

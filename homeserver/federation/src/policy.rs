@@ -1,6 +1,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use entente_config::{FederationPeer, Rate};
+use entente_outbound::AddressPolicy;
 use ruma::{OwnedServerName, ServerName};
 
 use crate::FederationError;
@@ -16,12 +17,18 @@ pub struct Policy {
 struct Inner {
     own_name: OwnedServerName,
     settings: entente_config::Federation,
+    /// Where servers may be that are not at private addresses, and where the others may.
+    public: AddressPolicy,
+    private: AddressPolicy,
 }
 
 impl Policy {
     /// The policy of the server `own_name`.
     pub fn new(own_name: OwnedServerName, settings: entente_config::Federation) -> Self {
-        Self { inner: Arc::new(Inner { own_name, settings }) }
+        let denied = settings.denied_address_ranges.iter().copied();
+        let public = AddressPolicy::public_internet().denying(denied);
+        let private = public.clone().with_private_addresses(true);
+        Self { inner: Arc::new(Inner { own_name, settings, public, private }) }
     }
 
     /// This server's name.
@@ -76,7 +83,8 @@ impl Policy {
     /// Whether a connection may be made to `address` for a server that may or may not be at a private one. To be asked for
     /// every address, after names were resolved.
     pub fn allows_address(&self, address: IpAddr, private: bool) -> bool {
-        self.inner.settings.allows_address_where(address, private)
+        let addresses = if private { &self.inner.private } else { &self.inner.public };
+        addresses.allows(address)
     }
 
     /// How often `server` may ask, if the operator says so for it.

@@ -1,13 +1,20 @@
 //! Events that other servers send (S-S API, "Transactions", "Receiving a PDU").
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use entente_rooms::{Received, RoomError, ToldState, VerifiedPdu};
+use entente_rooms::{
+    Chapter, Received, RoomError, RoomView, TimelinePlace, ToldState, VerifiedPdu, state::EventNumber,
+};
 use futures_util::{FutureExt, StreamExt, stream};
 use ruma::{CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName};
 
 use crate::{
     FederationError, SharedRooms,
+    past::OLDEST,
     turns::Turn,
     verification::{verify, verify_good},
 };
@@ -21,6 +28,8 @@ const MOST_SINGLE: usize = 30;
 /// Events that are fetched at the same time.
 const AT_ONCE: usize = 5;
 
+/// How long events of a room wait for it to be joined. Then they are to be sent again.
+const LONGEST_JOIN: Duration = Duration::from_secs(30);
 /// Before what an event names is asked for again of a server that could not be asked.
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(1_100), Duration::from_millis(2_200), Duration::from_millis(4_400)];
@@ -82,13 +91,9 @@ impl SharedRooms {
         room_id: OwnedRoomId,
         events: Vec<CanonicalJsonObject>,
     ) -> Result<Vec<(OwnedEventId, Result<(), String>)>, FederationError> {
-        let view = match self.inner.rooms.view(&room_id).await {
-            Ok(view) if view.is_resident().await? => view,
-            Ok(_) | Err(RoomError::RoomNotFound) => {
-                tracing::info!(%origin, %room_id, "events of a room that nobody here is in are left out");
-                return Ok(Vec::new());
-            }
-            Err(error) => return Err(error.into()),
+        let Some(view) = self.view_for_events(origin, &room_id).await? else {
+            tracing::info!(%origin, %room_id, "events of a room that nobody here is in are left out");
+            return Ok(Vec::new());
         };
         let is_allowed = view.require_allowed(origin).await;
         let mut answers = Vec::with_capacity(events.len());
@@ -117,7 +122,10 @@ impl SharedRooms {
                     return Err(error.into());
                 }
                 // The same: an event that is refused is not sent again.
-                Err(error) if error.may_pass() && self.may_be_postponed(&pdu.event_id) => return Err(error),
+                Err(error) if error.may_pass() && self.may_be_postponed(&pdu.event_id) => {
+                    tracing::info!(%origin, %room_id, event_id = %pdu.event_id, %error, "an event is left to its server to send again");
+                    return Err(error);
+                }
                 Err(error) => Err(error.to_string()),
             };
             if let Err(reason) = &answer {
@@ -126,6 +134,27 @@ impl SharedRooms {
             answers.push((pdu.event_id, answer));
         }
         Ok(answers)
+    }
+
+    /// A room that somebody here is in. One that is just being joined is waited for: the others in it may speak before the one through
+    /// which it is joined has told of it.
+    async fn view_for_events(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+    ) -> Result<Option<RoomView>, FederationError> {
+        let mut has_waited = false;
+        loop {
+            match self.inner.rooms.view(room_id).await {
+                Ok(view) if view.is_resident().await? => return Ok(Some(view)),
+                Ok(_) | Err(RoomError::RoomNotFound) if has_waited => return Ok(None),
+                Ok(_) | Err(RoomError::RoomNotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let joined = tokio::time::timeout(LONGEST_JOIN, self.inner.asking.take(room_id.as_str()));
+            joined.await.map_err(|_| FederationError::TimedOut(origin.to_owned()))?;
+            has_waited = true;
+        }
     }
 
     /// Waits until nothing else of a server is being taken into a room: its events keep their order, and a slow one delays no other.
@@ -170,6 +199,9 @@ impl SharedRooms {
         if !matches!(received, Received::MissingPrevEvents(_)) {
             return Ok(received);
         }
+        if let Some(received) = self.fit_in_past(origin, room_id, pdu).await? {
+            return Ok(received);
+        }
         self.close_gap(origin, room_id, pdu).await?;
         let received = self.fit_in_known(origin, room_id, pdu).await?;
         if !matches!(received, Received::MissingPrevEvents(_)) {
@@ -196,6 +228,29 @@ impl SharedRooms {
         Ok(self.inner.rooms.receive(room_id, pdu).await?)
     }
 
+    /// Puts a sticky event before the room's beginning here, or into its newest gap, if it belongs there. What lies between is asked for
+    /// when somebody reads it.
+    async fn fit_in_past(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        pdu: &VerifiedPdu,
+    ) -> Result<Option<Received>, FederationError> {
+        let view = self.inner.rooms.view(room_id).await?;
+        let newest = view.gap_before(TimelinePlace(EventNumber(i64::MAX))).await?.map(|gap| gap.behind);
+        let gap = match newest {
+            _ if view.is_sticky_before(pdu, EventNumber(0)).await? => None,
+            Some(behind) if view.is_sticky_before(pdu, behind).await? => newest,
+            _ => return Ok(None),
+        };
+        let told = vec![(pdu.event_id.clone(), self.told_state(origin, room_id, &pdu.event_id).await?)];
+        let chapter = Chapter { events: vec![pdu.clone()], told, gap };
+        Ok(Some(match self.inner.rooms.add_history(room_id, &chapter).await? {
+            0 => Received::Rejected(String::from("what authorises it cannot be had")),
+            _ => Received::Accepted,
+        }))
+    }
+
     /// Asks for the events between those that are known and one that came.
     async fn close_gap(
         &self,
@@ -209,8 +264,9 @@ impl SharedRooms {
         let events =
             self.inner.peers.missing_events(origin, room_id, &earliest, latest, MOST_BETWEEN).await?;
         let mut events = verify_good(&*self.inner.keys, &view.room.rules, events).await?;
-        // A gap in a young room may reach back to its beginning, which is no part of what came since.
-        events.retain(|event| !event.prev_events.is_empty());
+        // A gap in a young room may reach back to before this server came in, which is no part of what came since: it is fetched when
+        // somebody reads so far.
+        self.leave_out_past(&view, &mut events).await?;
         events.truncate(MOST_BETWEEN);
         events.sort_by_key(|event| event.depth);
         let mut states = 0;
@@ -220,6 +276,26 @@ impl SharedRooms {
                 states += 1;
                 self.fit_in_with_state(origin, room_id, event).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Leaves out of the events of a gap the room's beginning, and those that came before the ones by which this server came into the
+    /// room.
+    async fn leave_out_past(
+        &self,
+        view: &RoomView,
+        events: &mut Vec<VerifiedPdu>,
+    ) -> Result<(), FederationError> {
+        let mut past: HashSet<OwnedEventId> = HashSet::new();
+        for event in view.events_at_edges(OLDEST).await? {
+            past.extend(view.unplaced_of(event.prev_events()).await?);
+        }
+        // Their order is not to be trusted: one by one, until there are no more.
+        while let Some(at) =
+            events.iter().position(|event| event.prev_events.is_empty() || past.contains(&event.event_id))
+        {
+            past.extend(events.swap_remove(at).prev_events);
         }
         Ok(())
     }

@@ -83,6 +83,10 @@ pub(crate) struct EventRow {
     pub(crate) room_id: String,
     #[n(1)]
     pub(crate) event_id: String,
+    /// Until when it sticks, in ms since 1970 (MSC4354); 0: it does not.
+    #[n(2)]
+    #[cbor(default)]
+    pub(crate) sticky_until: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]

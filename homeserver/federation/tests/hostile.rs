@@ -247,7 +247,9 @@ async fn shut_out_names_are_shut_out_however_they_are_written() {
     let list = json!({ "allow": ["*"], "deny": ["*.bad.example"], "allow_ip_literals": false });
     scene.good.set(&scene.room, &scene.alice, "m.room.server_acl", "", list).await.unwrap();
     let view = scene.good.rooms.view(&scene.room).await.unwrap();
-    for name in ["a.bad.example", "A.Bad.EXAMPLE", "a.bad.example:8448", "1.2.3.4", "[::1]:80"] {
+    for name in
+        ["a.bad.example", "A.Bad.EXAMPLE", "a.bad.example:8448", "a.bad.example.", "1.2.3.4", "[::1]:80"]
+    {
         let name: &ruma::ServerName = name.try_into().unwrap();
         assert!(view.require_allowed(name).await.is_err(), "{name}");
     }

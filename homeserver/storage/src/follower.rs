@@ -1,4 +1,9 @@
+use std::{convert::Infallible, fmt::Display, future::Future, time::Duration};
+
 use crate::{Keyspace, LogRecord, Position, StorageError, Store, Transaction, Watch};
+
+/// Before a follower that failed goes on.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// How far each follower has come, under its name.
 pub(crate) const CURSORS: Keyspace<String, Position> = Keyspace::new(3, "storage.cursors");
@@ -10,6 +15,24 @@ pub enum StartFrom {
     Beginning,
     /// With the next commit.
     Now,
+}
+
+/// Follows for as long as it is polled: what failed begins again, at its stored cursor. That another node was quicker, which
+/// `is_conflict` tells, is nothing to worry about.
+pub async fn keep_following<E: Display, Fut: Future<Output = Result<Infallible, E>>>(
+    name: &str,
+    is_conflict: impl Fn(&E) -> bool,
+    mut follow_until_failure: impl FnMut() -> Fut,
+) {
+    loop {
+        let Err(error) = follow_until_failure().await;
+        if is_conflict(&error) {
+            tracing::debug!(follower = name, "another node was quicker");
+        } else {
+            tracing::warn!(%error, follower = name, "a follower of the log failed and begins again at its cursor");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// Reads the log from a stored cursor: in order, without a gap, from where it stood before a crash.

@@ -33,7 +33,7 @@ pub use bytes::Bytes;
 
 pub use self::{
     error::StorageError,
-    follower::{Follower, StartFrom},
+    follower::{Follower, StartFrom, keep_following},
     keyspace::{Catalogue, Keyspace, KeyspaceId, KeyspaceInfo, Layout},
     log::{LogEntry, LogRecord, Topic},
     position::{LogPosition, ParsePositionError, Position, WriterId},

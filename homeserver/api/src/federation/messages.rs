@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use entente_accounts::{Presence, PresenceState};
 use entente_encryption::{Sender, ToDeviceMessage};
 use entente_rooms::{NewReceipt, ReceiptType};
 use ruma::{CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedUserId, ServerName};
@@ -14,6 +15,8 @@ use crate::{ApiState, MatrixError, client::devices_of};
 const TYPING: Duration = Duration::from_secs(30);
 /// Receipts of one message that are taken.
 const MOST_RECEIPTS: usize = 200;
+/// Users of one message whose presence is taken.
+const MOST_PRESENCES: usize = 200;
 
 #[derive(Deserialize)]
 struct Typing {
@@ -33,6 +36,14 @@ struct ReceiptOf {
 #[derive(Default, Deserialize)]
 struct ReceiptData {
     thread_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct PresenceOf {
+    user_id: OwnedUserId,
+    presence: String,
+    status_msg: Option<String>,
+    last_active_ago: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -63,6 +74,7 @@ pub(super) async fn take(
         let outcome = match kind.as_str() {
             "m.typing" => typing(state, origin, content).await,
             "m.receipt" => receipts(state, origin, content).await,
+            "m.presence" => presence(state, origin, &content).await,
             "m.direct_to_device" => to_device(state, origin, &message).await,
             "m.device_list_update" | "m.signing_key_update" => devices(state, origin, content).await,
             _ => Ok(()),
@@ -119,6 +131,28 @@ async fn receipts(state: &ApiState, origin: &ServerName, content: Value) -> Resu
         }
     }
     Ok(())
+}
+
+/// Users of another server came or went. Those whom nobody here meets are of no interest.
+async fn presence(state: &ApiState, origin: &ServerName, content: &Value) -> Result<(), MatrixError> {
+    if !state.accounts.settings().presence {
+        return Ok(());
+    }
+    let now = state.limits.clock().now().millis();
+    let mut told = std::collections::BTreeMap::new();
+    for push in content.get("push").and_then(Value::as_array).into_iter().flatten().take(MOST_PRESENCES) {
+        let Ok(PresenceOf { user_id, presence, status_msg, last_active_ago }) = read(push.clone()) else {
+            continue;
+        };
+        require_own(origin, &user_id)?;
+        let Some(presence) = PresenceState::from_name(&presence) else { continue };
+        if state.rooms.is_met_here(&user_id).await? {
+            let last_active_at = last_active_ago.map(|ago| now.saturating_sub(ago));
+            told.insert(user_id, Presence { state: presence, status_msg, last_active_at });
+        }
+    }
+    let told: Vec<(OwnedUserId, Presence)> = told.into_iter().collect();
+    Ok(state.accounts.hear_presences_elsewhere(&told).await?)
 }
 
 async fn to_device(

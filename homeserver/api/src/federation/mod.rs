@@ -6,6 +6,7 @@ mod membership;
 mod messages;
 mod openid;
 mod peer;
+mod policy_server;
 mod public_rooms;
 mod server_keys;
 mod third_party_invites;
@@ -23,7 +24,9 @@ use crate::{ApiState, endpoint::Endpoints};
 
 /// How other servers find this one.
 pub(crate) fn discovery() -> Router<ApiState> {
-    Router::new().endpoint(well_known::server)
+    Router::new()
+        .endpoint(well_known::server)
+        .route("/.well-known/matrix/policy_server", get(policy_server::public_keys))
 }
 
 /// All other endpoints of the server-server API.
@@ -62,6 +65,8 @@ fn rooms() -> Router<ApiState> {
             "/_matrix/federation/v1/exchange_third_party_invite/{room}",
             put(third_party_invites::exchange),
         )
+        .route("/_matrix/federation/v1/3pid/onbind", put(third_party_invites::bound))
+        .route("/_matrix/policy/v1/sign", post(policy_server::sign))
 }
 
 fn users() -> Router<ApiState> {

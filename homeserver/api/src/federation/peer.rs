@@ -45,7 +45,9 @@ impl FromRequest<ApiState> for Peer {
         let body = body.map_err(|error| MatrixError::unreadable_body(&error, MOST_BODY_BYTES))?;
         let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let keys = &state.federation.keys;
-        let authenticated = keys.authenticate(&parts.method, target, header, &body).await?;
+        let authenticated = keys.authenticate(&parts.method, target, header, &body).await;
+        let authenticated = authenticated
+            .inspect_err(|error| tracing::info!(%error, "a request of another server is refused"))?;
         state.limits.take(LimitKind::RequestsByServer, authenticated.origin.as_str())?;
         Ok(Self { origin: authenticated.origin, body: authenticated.body })
     }

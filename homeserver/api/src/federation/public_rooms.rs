@@ -4,7 +4,7 @@ use axum::{
     Json,
     extract::{Path, RawQuery, State},
 };
-use entente_rooms::{Direction, DirectoryQuery, RoomError};
+use entente_rooms::{Direction, DirectoryNetwork, DirectoryQuery, RoomError};
 use ruma::OwnedRoomId;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -18,6 +18,8 @@ struct Body {
     limit: Option<usize>,
     since: Option<String>,
     filter: Filter,
+    include_all_networks: bool,
+    third_party_instance_id: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -25,6 +27,18 @@ struct Body {
 struct Filter {
     generic_search_term: Option<String>,
     room_types: Option<Vec<Option<String>>>,
+}
+
+/// Whose rooms a server looks for: this one's own, unless it says something else.
+fn network(all: bool, instance: Option<String>) -> Result<DirectoryNetwork, MatrixError> {
+    match (all, instance) {
+        (true, Some(_)) => {
+            Err(MatrixError::invalid_param("all networks are asked for, or one of them, and not both"))
+        }
+        (true, None) => Ok(DirectoryNetwork::All),
+        (false, Some(instance)) => Ok(DirectoryNetwork::Instance(instance)),
+        (false, None) => Ok(DirectoryNetwork::Matrix),
+    }
 }
 
 /// `GET /v1/publicRooms`.
@@ -35,17 +49,19 @@ pub(super) async fn list(
 ) -> Result<Json<Value>, MatrixError> {
     let limit = one_of(query.as_deref(), "limit").and_then(|limit| limit.parse().ok());
     let since = one_of(query.as_deref(), "since");
-    let page =
-        state.rooms.public_rooms(&DirectoryQuery { limit, since, ..DirectoryQuery::default() }).await?;
-    Ok(Json(directory_body(&page)))
+    let all = one_of(query.as_deref(), "include_all_networks").as_deref() == Some("true");
+    let network = network(all, one_of(query.as_deref(), "third_party_instance_id"))?;
+    let query = DirectoryQuery { limit, since, network, ..DirectoryQuery::default() };
+    Ok(Json(directory_body(&state.rooms.public_rooms(&query).await?)))
 }
 
 /// `POST /v1/publicRooms`.
 pub(super) async fn filtered(State(state): State<ApiState>, peer: Peer) -> Result<Json<Value>, MatrixError> {
-    let Body { limit, since, filter } =
-        serde_json::from_value(peer.json()?).map_err(MatrixError::bad_json)?;
+    let body: Body = serde_json::from_value(peer.json()?).map_err(MatrixError::bad_json)?;
+    let Body { limit, since, filter, include_all_networks, third_party_instance_id } = body;
+    let network = network(include_all_networks, third_party_instance_id)?;
     let Filter { generic_search_term: term, room_types } = filter;
-    let query = DirectoryQuery { term, room_types, limit, since, ..DirectoryQuery::default() };
+    let query = DirectoryQuery { term, room_types, limit, since, network };
     let page = state.rooms.public_rooms(&query).await?;
     Ok(Json(directory_body(&page)))
 }

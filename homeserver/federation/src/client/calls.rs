@@ -14,7 +14,8 @@ use serde_json::Value;
 
 use super::{Ask, Client};
 use crate::{
-    EventAt, FederationError, MembershipTemplate, Peers, SendJoin, StateAnswer, StateIdsAnswer, peers::Asked,
+    EventAt, FederationError, MembershipTemplate, Peers, SendJoin, StateAnswer, StateIdsAnswer, json,
+    peers::Asked,
 };
 
 /// The state of a very large room.
@@ -45,38 +46,44 @@ pub struct DirectoryAnswer {
 #[derive(Deserialize)]
 struct TemplateBody {
     room_version: Option<RoomVersionId>,
+    #[serde(deserialize_with = "json::object")]
     event: CanonicalJsonObject,
 }
 
 #[derive(Deserialize)]
 struct SendJoinBody {
+    #[serde(deserialize_with = "json::events")]
     state: Vec<CanonicalJsonObject>,
+    #[serde(deserialize_with = "json::events")]
     auth_chain: Vec<CanonicalJsonObject>,
     event: Option<CanonicalJsonObject>,
+    #[serde(default)]
+    members_omitted: bool,
 }
 
 #[derive(Deserialize)]
 struct KnockBody {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::events")]
     knock_room_state: Vec<CanonicalJsonObject>,
 }
 
 #[derive(Deserialize)]
 struct InviteBody {
+    #[serde(deserialize_with = "json::object")]
     event: CanonicalJsonObject,
 }
 
 #[derive(Deserialize)]
 struct EventsBody {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::events")]
     events: Vec<CanonicalJsonObject>,
 }
 
 #[derive(Deserialize)]
 struct PdusBody {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::events")]
     pdus: Vec<CanonicalJsonObject>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::events")]
     auth_chain: Vec<CanonicalJsonObject>,
 }
 
@@ -90,7 +97,7 @@ struct IdsBody {
 
 #[derive(Deserialize)]
 struct AuthChainBody {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::events")]
     auth_chain: Vec<CanonicalJsonObject>,
 }
 
@@ -219,6 +226,18 @@ impl Client {
         self.ask(server, ask.up_to(MOST_PREVIEW_BYTES).within(timeout)).await
     }
 
+    /// `PUT /exchange_third_party_invite`: has the server of whoever invited an address invite the user whom it turned out to be.
+    pub async fn exchange_third_party_invite(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        event: &CanonicalJsonObject,
+    ) -> Result<(), FederationError> {
+        let target = path(&["v1", "exchange_third_party_invite", room_id.as_str()]);
+        self.ask::<Value>(server, Ask::with(Method::PUT, target, event)).await?;
+        Ok(())
+    }
+
     /// `GET /openid/userinfo`: whose token it is. The server need not answer anything else.
     pub async fn openid_userinfo(&self, server: &ServerName, token: &str) -> Result<Value, FederationError> {
         let target = with_query(path(&["v1", "openid", "userinfo"]), &[("access_token", token)]);
@@ -287,12 +306,14 @@ impl Peers for Client {
         room_id: &'a RoomId,
         event_id: &'a EventId,
         event: &'a CanonicalJsonObject,
+        omit_members: bool,
     ) -> Asked<'a, SendJoin> {
         async move {
             let target = path(&["v2", "send_join", room_id.as_str(), event_id.as_str()]);
+            let target = if omit_members { with_query(target, &[("omit_members", "true")]) } else { target };
             let ask = Ask::with(Method::PUT, target, event).up_to(MOST_STATE_BYTES).within(JOIN_TIMEOUT);
-            let SendJoinBody { state, auth_chain, event } = self.ask(server, ask).await?;
-            Ok(SendJoin { state, auth_chain, event })
+            let SendJoinBody { state, auth_chain, event, members_omitted } = self.ask(server, ask).await?;
+            Ok(SendJoin { state, auth_chain, event, omits_members: members_omitted })
         }
         .boxed()
     }

@@ -3,28 +3,22 @@
 use std::{
     io,
     net::SocketAddr,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use entente_environment::Environment;
+use entente_outbound::{Connection, Route};
 use futures_util::future::BoxFuture;
 use http::Uri;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::{
-    client::legacy::connect::{Connected, Connection},
-    rt::TokioIo,
-};
 use ruma::ServerName;
-use rustls::pki_types;
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 
 use crate::{
     Policy,
-    discovery::{Answer, Authority, Discovery, Dns, Host, Next, Question},
+    discovery::{Answer, Authority, DEFAULT_PORT, Discovery, Dns, Host, Next, Question},
 };
 
 /// How long one address may take to accept a connection and to agree on a key.
@@ -43,26 +37,34 @@ pub(crate) struct Connector {
     pub(crate) policy: Policy,
     pub(crate) dns: Arc<dyn Dns>,
     pub(crate) tls: TlsConnector,
+    pub(crate) route: Route,
     pub(crate) environment: Environment,
     /// Whether the server may be at a private address.
     pub(crate) private: bool,
 }
 
-/// A connection to another server.
-pub(crate) struct ServerConnection(TokioIo<TlsStream<TcpStream>>);
-
 impl Connector {
-    async fn connect(self, uri: Uri) -> Result<ServerConnection, ConnectError> {
+    async fn connect(self, uri: Uri) -> Result<Connection, ConnectError> {
         let named = uri.authority().and_then(|authority| Authority::parse(authority.as_str()));
         let named = named.ok_or_else(|| ConnectError(String::from("the request names no server")))?;
-        let addresses = self.addresses(&named).await?;
+        let at = self.pinned(&named).unwrap_or_else(|| named.clone());
+        if self.route.resolves_names()
+            && let Host::Name(name) = &at.host
+        {
+            // Where the names of the internet are not known, no SRV records are either.
+            let stream = self.route.connect_by_name(name, at.port.unwrap_or(DEFAULT_PORT));
+            let outcome = timeout(CONNECT_TIMEOUT, self.open(stream, &named)).await;
+            let outcome = outcome.map_err(|_| ConnectError(String::from("it takes too long to connect")))?;
+            return outcome.map_err(|error| ConnectError(error.to_string()));
+        }
+        let addresses = self.addresses(at).await?;
         let mut reason = String::from("it has no address");
         for address in addresses {
             if !self.policy.allows_address(address.ip(), self.private) {
                 reason = format!("{} is an address that is not spoken to", address.ip());
                 continue;
             }
-            match timeout(CONNECT_TIMEOUT, self.open(address, &named)).await {
+            match timeout(CONNECT_TIMEOUT, self.open(self.route.connect(address), &named)).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => reason = format!("{address}: {error}"),
                 Err(_) => reason = format!("{address} takes too long to connect"),
@@ -71,11 +73,15 @@ impl Connector {
         Err(ConnectError(reason))
     }
 
-    /// Where an authority leads, best first. What the operator says comes before what the network says.
-    async fn addresses(&self, named: &Authority) -> Result<Vec<SocketAddr>, ConnectError> {
-        let pinned = ServerName::parse(named.to_string()).ok();
-        let pinned = pinned.and_then(|name| self.policy.address_of(&name).and_then(Authority::parse));
-        let mut search = Discovery::at(pinned.unwrap_or_else(|| named.clone()));
+    /// Where the operator says that a server is, which comes before what the network says.
+    fn pinned(&self, named: &Authority) -> Option<Authority> {
+        let name = ServerName::parse(named.to_string()).ok()?;
+        self.policy.address_of(&name).and_then(Authority::parse)
+    }
+
+    /// Where an authority leads, best first.
+    async fn addresses(&self, authority: Authority) -> Result<Vec<SocketAddr>, ConnectError> {
+        let mut search = Discovery::at(authority);
         for _ in 0..MOST_QUESTIONS {
             let answer = match search.next() {
                 Next::Found(target) => return Ok(target.addresses),
@@ -94,23 +100,19 @@ impl Connector {
         Err(ConnectError(String::from("its DNS records lead nowhere")))
     }
 
-    async fn open(&self, address: SocketAddr, named: &Authority) -> io::Result<ServerConnection> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let name = match &named.host {
-            Host::Name(name) => pki_types::ServerName::try_from(name.trim_end_matches('.').to_owned())
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?,
-            Host::Address(address) => pki_types::ServerName::from(*address),
-        };
-        let stream = self.tls.connect(name, stream).await?;
-        Ok(ServerConnection(TokioIo::new(stream)))
+    async fn open(
+        &self,
+        stream: impl Future<Output = io::Result<TcpStream>>,
+        named: &Authority,
+    ) -> io::Result<Connection> {
+        Connection::secure(&self.tls, &named.host.to_string(), stream.await?).await
     }
 }
 
 impl tower::Service<Uri> for Connector {
-    type Response = ServerConnection;
+    type Response = Connection;
     type Error = ConnectError;
-    type Future = BoxFuture<'static, Result<ServerConnection, ConnectError>>;
+    type Future = BoxFuture<'static, Result<Connection, ConnectError>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
         Poll::Ready(Ok(()))
@@ -118,44 +120,5 @@ impl tower::Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         Box::pin(self.clone().connect(uri))
-    }
-}
-
-impl Connection for ServerConnection {
-    fn connected(&self) -> Connected {
-        let (_, session) = self.0.inner().get_ref();
-        if session.alpn_protocol() == Some(b"h2") {
-            Connected::new().negotiated_h2()
-        } else {
-            Connected::new()
-        }
-    }
-}
-
-impl Read for ServerConnection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
-    }
-}
-
-impl Write for ServerConnection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
     }
 }

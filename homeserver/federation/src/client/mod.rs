@@ -10,16 +10,14 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use entente_environment::Environment;
+use entente_outbound::{Route, public_tls};
 use entente_rooms::SigningKeys;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::{client::legacy, rt::TokioExecutor};
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, ServerName};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
+use rustls::ClientConfig;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -109,7 +107,7 @@ struct Refusal {
 }
 
 impl Client {
-    /// A client with these settings.
+    /// A client with these settings, whose connections take this route.
     pub fn new(
         policy: Policy,
         destinations: Destinations,
@@ -117,6 +115,7 @@ impl Client {
         environment: Environment,
         dns: Arc<dyn Dns>,
         settings: &entente_config::Federation,
+        route: &Route,
     ) -> Result<Self, FederationError> {
         let tls = TlsConnector::from(Arc::new(tls_settings(settings.ca_file.as_deref())?));
         let http = |private| {
@@ -124,6 +123,7 @@ impl Client {
                 policy: policy.clone(),
                 dns: Arc::clone(&dns),
                 tls: tls.clone(),
+                route: route.clone(),
                 environment: environment.clone(),
                 private,
             };
@@ -307,21 +307,15 @@ fn in_words(error: &dyn std::error::Error) -> String {
 
 /// The usual roots of trust, and those that the operator names.
 fn tls_settings(ca_file: Option<&Path>) -> Result<ClientConfig, FederationError> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    if let Some(path) = ca_file {
-        let unusable = |error: &dyn std::fmt::Display| {
-            FederationError::Settings(format!("federation.ca_file {}: {error}", path.display()))
-        };
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unusable(&error))? {
-            let certificate = certificate.map_err(|error| unusable(&error))?;
-            roots.add(certificate).map_err(|error| unusable(&error))?;
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let settings = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| FederationError::Internal(format!("TLS: {error}")))?;
-    let mut settings = settings.with_root_certificates(roots).with_no_client_auth();
+    let named = ca_file.map(|path| path.display().to_string()).unwrap_or_default();
+    let unusable = |error: &dyn std::fmt::Display| {
+        FederationError::Settings(format!("federation.ca_file {named}: {error}"))
+    };
+    let further_roots = match ca_file {
+        Some(path) => std::fs::read(path).map_err(|error| unusable(&error))?,
+        None => Vec::new(),
+    };
+    let mut settings = public_tls(&further_roots).map_err(|error| unusable(&error))?;
     settings.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(settings)
 }

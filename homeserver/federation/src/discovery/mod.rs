@@ -25,7 +25,7 @@ pub use self::{
 };
 
 /// Where servers are that say nothing else.
-const DEFAULT_PORT: u16 = 8448;
+pub(crate) const DEFAULT_PORT: u16 = 8448;
 /// Of an SRV answer so many targets are tried.
 const MOST_TARGETS: usize = 8;
 /// Of all addresses that were found so many are tried.

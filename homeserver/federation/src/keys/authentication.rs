@@ -8,7 +8,7 @@ use ruma::{
 
 use super::Keys;
 use crate::{
-    FederationError, KeyRing, WantedKeys,
+    FederationError, KeyRing, WantedKeys, json,
     x_matrix::{XMatrix, signed_object},
 };
 
@@ -42,8 +42,7 @@ impl Keys {
         let body = if body.is_empty() {
             None
         } else {
-            let body = serde_json::from_slice::<CanonicalJsonValue>(body);
-            Some(body.map_err(|error| FederationError::NotJson(error.to_string()))?)
+            Some(json::value(body).map_err(|error| FederationError::NotJson(error.to_string()))?)
         };
         let wanted = WantedKeys {
             server: proof.origin.clone(),

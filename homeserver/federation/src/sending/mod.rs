@@ -2,27 +2,28 @@
 //! the store until that server has acknowledged it; each server has a worker of its own, so that none delays another.
 
 mod passing;
+mod presence;
 mod queue;
+mod sticky;
 mod worker;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
+use entente_accounts::Accounts;
 use entente_environment::Environment;
-use entente_rooms::{Change, Event, RoomView, Rooms};
-use entente_storage::{Follower, LogEntry, StartFrom, Store};
+use entente_rooms::{Change, Event, Membership, RoomView, Rooms};
+use entente_storage::{Follower, LogEntry, StartFrom, Store, Transaction, keep_following};
 use parking_lot::Mutex;
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, Int, OwnedServerName, ServerName, UserId};
 use tokio::sync::{Notify, Semaphore};
 
-use self::{passing::Typists, queue::Waiting};
+use self::{passing::Typists, presence::Heralds, queue::Waiting};
 use crate::{Client, FederationError};
 
 /// Records that are read at once.
 const MOST_RECORDS: usize = 256;
 /// Records that may pass unnoticed before the cursor is stored.
 const MOST_PASSED: usize = 4_096;
-/// Before a follower that failed goes on.
-const PAUSE: Duration = Duration::from_secs(1);
 /// The follower that puts down what is to be sent.
 const NAME: &str = "federation.outgoing";
 /// Messages worth telling only now that a worker is handed at once.
@@ -39,11 +40,13 @@ pub struct Outbox {
 struct Inner {
     store: Store,
     environment: Environment,
+    accounts: Accounts,
     rooms: Rooms,
     client: Client,
     /// The servers that have a worker.
     workers: Mutex<HashMap<OwnedServerName, Arc<Desk>>>,
     typists: Typists,
+    heralds: Heralds,
     places: Semaphore,
 }
 
@@ -58,19 +61,36 @@ struct Desk {
 
 impl Outbox {
     /// What waits in a store.
-    pub fn new(store: Store, environment: Environment, rooms: Rooms, client: Client) -> Self {
-        let (workers, places) = (Mutex::default(), Semaphore::new(AT_ONCE));
-        let typists = Typists::default();
-        Self { inner: Arc::new(Inner { store, environment, rooms, client, workers, typists, places }) }
+    pub fn new(
+        store: Store,
+        environment: Environment,
+        accounts: Accounts,
+        rooms: Rooms,
+        client: Client,
+    ) -> Self {
+        let inner = Inner {
+            store,
+            environment,
+            accounts,
+            rooms,
+            client,
+            workers: Mutex::default(),
+            typists: Typists::default(),
+            heralds: Heralds::default(),
+            places: Semaphore::new(AT_ONCE),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Follows the log and sends, for as long as it is polled.
     pub async fn follow(self) {
-        loop {
-            let Err(error) = self.follow_until_failure().await;
-            tracing::warn!(%error, follower = NAME, "a follower of the log failed and begins again at its cursor");
-            tokio::time::sleep(PAUSE).await;
-        }
+        tokio::join!(self.follow_log(), self.tell_presences());
+    }
+
+    async fn follow_log(&self) {
+        let is_conflict =
+            |error: &FederationError| matches!(error, FederationError::Storage(error) if error.is_conflict());
+        keep_following(NAME, is_conflict, || self.follow_until_failure()).await;
     }
 
     async fn follow_until_failure(&self) -> Result<std::convert::Infallible, FederationError> {
@@ -87,8 +107,7 @@ impl Outbox {
             }
             passed += records.len();
             if !waiting.is_empty() || passed >= MOST_PASSED {
-                let mut transaction =
-                    waiting.put(&self.inner.store, self.inner.client.destinations()).await?;
+                let mut transaction = self.put_down(&waiting).await?;
                 follower.advance_in(&mut transaction);
                 self.inner.store.commit(transaction).await?;
                 follower.advanced();
@@ -105,18 +124,28 @@ impl Outbox {
         if entry.topic == entente_encryption::TOPIC {
             return self.note_devices(entry, waiting).await;
         }
+        if entry.topic == entente_accounts::TOPIC {
+            self.note_accounts(entry);
+            return Ok(());
+        }
         if entry.topic != entente_rooms::TOPIC {
             return Ok(());
         }
         match Change::from_payload(&entry.payload) {
-            Ok(Change::Event { room, number, .. }) => {
+            Ok(Change::Event { room, number, member, .. }) => {
+                if let Some((user_id, Membership::Join)) = &member {
+                    self.note_arrival(room, user_id).await?;
+                }
                 let Some((view, event)) = self.inner.rooms.event_by_number(room, number).await? else {
                     return Ok(());
                 };
                 if event.sender.server_name() == self.inner.rooms.server_name() {
                     for server in self.recipients(&view, &event).await? {
-                        waiting.add_event(server, &view.room.room_id, &event.event_id);
+                        waiting.add_event(server, &view, &event);
                     }
+                }
+                if let Some((user_id, Membership::Join)) = &member {
+                    self.note_newcomer(&view, user_id, waiting).await?;
                 }
             }
             Ok(Change::Typing { room }) => self.tell_typing(room).await?,
@@ -195,7 +224,7 @@ impl Outbox {
             waiting.add_message(server, &message)?;
         }
         loop {
-            let transaction = waiting.put(&self.inner.store, self.inner.client.destinations()).await?;
+            let transaction = self.put_down(&waiting).await?;
             match self.inner.store.commit(transaction).await {
                 Err(error) if error.is_conflict() => {}
                 committed => {
@@ -208,6 +237,11 @@ impl Outbox {
             self.wake(server);
         }
         Ok(())
+    }
+
+    async fn put_down(&self, waiting: &Waiting) -> Result<Transaction, FederationError> {
+        let now = self.inner.environment.now();
+        waiting.put(&self.inner.store, self.inner.client.destinations(), now).await
     }
 
     /// Lets the worker of a server look for what waits.

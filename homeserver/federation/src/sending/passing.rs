@@ -60,7 +60,7 @@ impl Outbox {
     }
 
     /// Sends a message to those servers that are there.
-    fn tell_now(&self, servers: &[String], kind: &str, content: &CanonicalJsonObject) {
+    pub(super) fn tell_now(&self, servers: &[String], kind: &str, content: &CanonicalJsonObject) {
         let message =
             object([("edu_type", text(kind)), ("content", CanonicalJsonValue::Object(content.clone()))]);
         for server in servers {
@@ -88,14 +88,14 @@ fn receipt_content(view: &RoomView, receipt: &Receipt) -> CanonicalJsonObject {
     CanonicalJsonObject::from([(view.room.room_id.to_string(), CanonicalJsonValue::Object(kinds))])
 }
 
-fn object<const N: usize>(pairs: [(&str, CanonicalJsonValue); N]) -> CanonicalJsonObject {
+pub(super) fn object<const N: usize>(pairs: [(&str, CanonicalJsonValue); N]) -> CanonicalJsonObject {
     pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-fn text(text: &str) -> CanonicalJsonValue {
+pub(super) fn text(text: &str) -> CanonicalJsonValue {
     CanonicalJsonValue::String(text.to_owned())
 }
 
-fn whole(number: u64) -> CanonicalJsonValue {
+pub(super) fn whole(number: u64) -> CanonicalJsonValue {
     CanonicalJsonValue::Integer(Int::try_from(number).unwrap_or(Int::MAX))
 }

@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use entente_environment::Timestamp;
+use entente_rooms::{Event, RoomView};
 use entente_storage::{Bytes, Snapshot, Store, Transaction};
-use ruma::{CanonicalJsonObject, OwnedEventId, OwnedServerName, RoomId, ServerName};
+use ruma::{CanonicalJsonObject, OwnedServerName, ServerName};
 
+use super::sticky::sticky_until;
 use crate::{
     Destinations, FederationError,
     rows::{self, EventRow, QueueRow},
@@ -31,8 +34,18 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn add_event(&mut self, server: OwnedServerName, room_id: &RoomId, event_id: &OwnedEventId) {
-        let row = EventRow { room_id: room_id.to_string(), event_id: event_id.to_string() };
+    pub(super) fn add_event(&mut self, server: OwnedServerName, view: &RoomView, event: &Event) {
+        self.add_row(
+            server,
+            EventRow {
+                room_id: view.room.room_id.to_string(),
+                event_id: event.event_id.to_string(),
+                sticky_until: sticky_until(view, event),
+            },
+        );
+    }
+
+    fn add_row(&mut self, server: OwnedServerName, row: EventRow) {
         self.events.entry(server).or_default().push(row);
     }
 
@@ -61,6 +74,7 @@ impl Waiting {
         &self,
         store: &Store,
         destinations: &Destinations,
+        now: Timestamp,
     ) -> Result<Transaction, FederationError> {
         let snapshot = store.snapshot().await?;
         let mut transaction = Transaction::new();
@@ -71,7 +85,7 @@ impl Waiting {
             let most =
                 if destinations.failing_since(server).is_some() { MOST_WHILE_AWAY } else { MOST_WAITING };
             if shortened < MOST_SHORTENED && events_waiting(&snapshot, server, &queue).await? > most {
-                shorten(&snapshot, &mut transaction, server, &mut queue).await?;
+                shorten(&snapshot, &mut transaction, server, &mut queue, now).await?;
                 shortened += 1;
             }
             for row in self.events.get(server).into_iter().flatten() {
@@ -100,12 +114,13 @@ async fn events_waiting(
     Ok(queue.next.saturating_sub(first))
 }
 
-/// Leaves of the events that wait for a server the newest of each room, at the end of the queue.
+/// Leaves of the events that wait for a server the newest of each room, and those that stick, at the end of the queue.
 async fn shorten(
     snapshot: &Snapshot,
     transaction: &mut Transaction,
     server: &ServerName,
     queue: &mut QueueRow,
+    now: Timestamp,
 ) -> Result<(), FederationError> {
     let waiting = snapshot.scan_all(rows::WAITING_EVENTS.scan((server.as_str(),))).await?;
     let mut newest: HashMap<&str, u64> = HashMap::new();
@@ -115,7 +130,7 @@ async fn shorten(
     let (before, mut kept) = (waiting.len(), 0);
     for ((_, number), row) in &waiting {
         transaction.delete(&rows::WAITING_EVENTS, (server.as_str(), *number));
-        if newest.get(row.room_id.as_str()) == Some(number) {
+        if newest.get(row.room_id.as_str()) == Some(number) || row.sticky_until > now.millis() {
             transaction.put(&rows::WAITING_EVENTS, (server.as_str(), queue.next), row);
             queue.next += 1;
             kept += 1;
@@ -185,13 +200,13 @@ mod tests {
     use std::sync::Arc;
 
     use entente_environment::{Environment, ManualClock, Randomness, Timestamp};
-    use ruma::{EventId, room_id, server_name};
+    use ruma::{RoomId, room_id, server_name};
 
     use super::*;
     use crate::testing::memory_store;
 
-    async fn put(store: &Store, destinations: &Destinations, waiting: &Waiting) {
-        let transaction = waiting.put(store, destinations).await.unwrap();
+    async fn put(store: &Store, destinations: &Destinations, waiting: &Waiting, now: Timestamp) {
+        let transaction = waiting.put(store, destinations, now).await.unwrap();
         store.commit(transaction).await.unwrap();
     }
 
@@ -211,19 +226,27 @@ mod tests {
         destinations.failed(dead, environment.now()).await;
         let rooms = [room_id!("!a:b"), room_id!("!b:b"), room_id!("!c:b")];
         let message = CanonicalJsonObject::new();
-        let mut longest = 0;
+        let (mut longest, mut now) = (0, environment.now());
         for round in 0..300_u32 {
             let mut waiting = Waiting::default();
             // The last room is quiet from the second round on.
             for number in 0..10_usize {
                 let room = if round == 0 { rooms[number % 3] } else { rooms[number % 2] };
-                let event_id = EventId::parse(format!("${round}_{number}")).unwrap();
+                // One of the first sticks for some time, and one for good.
+                let sticky_until = match (round, number) {
+                    (0, 3) => now.millis() + 200,
+                    (0, 4) => u64::MAX,
+                    _ => 0,
+                };
+                let event_id = format!("${round}_{number}");
+                let row = EventRow { room_id: room.to_string(), event_id, sticky_until };
                 for server in [dead, alive] {
-                    waiting.add_event(server.to_owned(), room, &event_id);
+                    waiting.add_row(server.to_owned(), row.clone());
                 }
             }
             waiting.add_message(dead.to_owned(), &message).unwrap();
-            put(&store, &destinations, &waiting).await;
+            now.0 += 1;
+            put(&store, &destinations, &waiting, now).await;
             longest = longest.max(events(&store, dead).await.len());
         }
         assert!(longest <= 1_020, "{longest}");
@@ -236,6 +259,8 @@ mod tests {
         assert_eq!(newest(rooms[0]).as_deref(), Some("$299_8"));
         assert_eq!(newest(rooms[1]).as_deref(), Some("$299_9"));
         assert_eq!(newest(rooms[2]).as_deref(), Some("$0_8"));
+        let is_there = |event_id: &str| waiting.iter().any(|row| row.event_id == event_id);
+        assert!(is_there("$0_4") && !is_there("$0_3"), "what sticks stays for as long as it does");
         let messages = store.snapshot().await.unwrap();
         let messages = messages.scan_all(rows::WAITING_MESSAGES.scan((dead.as_str(),))).await.unwrap();
         assert_eq!(messages.len(), 300);

@@ -274,15 +274,17 @@ impl Peers for Link {
         room_id: &'a RoomId,
         event_id: &'a EventId,
         event: &'a CanonicalJsonObject,
+        omit_members: bool,
     ) -> Asked<'a, SendJoin> {
         async move {
             let (_, shared) = self.ask(server, "send_join")?;
-            let answer = shared.accept_join(&self.own, room_id, event_id, event.clone(), false).await;
+            let answer = shared.accept_join(&self.own, room_id, event_id, event.clone(), omit_members).await;
             let answer = answer.map_err(|error| status(server, &error))?;
             Ok(SendJoin {
                 state: all(&answer.state),
                 auth_chain: all(&answer.auth_chain),
                 event: Some(answer.event),
+                omits_members: answer.servers.is_some(),
             })
         }
         .boxed()
