@@ -101,7 +101,7 @@ async fn a_room_begins_as_its_creator_asked_or_not_at_all() {
         (
             json!({ "invite_3pid": [{ "id_server": "a", "id_access_token": "b", "medium": "email", "address": "c" }] }),
             403,
-            "M_FORBIDDEN",
+            "M_SERVER_NOT_TRUSTED",
         ),
         (json!({ "topic": "x".repeat(70_000) }), 413, "M_TOO_LARGE"),
     ] {
@@ -356,6 +356,51 @@ async fn relations_are_aggregated_until_they_are_redacted() {
     bob.put(&redact, &json!({})).await.ok();
     let thread = relations(&bob).await["m.thread"].clone();
     assert_eq!((&thread["count"], &thread["latest_event"]["content"]["body"]), (&json!(1), &json!("one")));
+}
+
+/// MSC3440: how clients found threads before there was a list of them.
+#[tokio::test]
+async fn filters_ask_what_relates_to_an_event() {
+    let server = Server::open();
+    let (alice, bob) = two(&server).await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await.ok();
+    let mut ids = Vec::new();
+    for number in 0..4 {
+        ids.push(alice.say(&room, &number.to_string()).await);
+    }
+    for (user, rel_type, target) in
+        [(&alice, "m.thread", 0), (&bob, "m.thread", 1), (&bob, "m.reference", 2), (&alice, "m.reference", 1)]
+    {
+        let content = json!({ "msgtype": "m.text", "body": "related",
+            "m.relates_to": { "rel_type": rel_type, "event_id": ids[target] } });
+        user.send(&room, "m.room.message", content).await.ok();
+    }
+    for (filter, expected) in [
+        (json!({ "related_by_rel_types": ["m.thread"] }), vec!["1", "0"]),
+        (json!({ "related_by_senders": [bob.id] }), vec!["2", "1"]),
+        (json!({ "related_by_senders": [bob.id], "related_by_rel_types": ["m.thread"] }), vec!["1"]),
+        // One event has to meet both.
+        (json!({ "related_by_senders": [alice.id], "related_by_rel_types": ["m.thread"] }), vec!["0"]),
+        (json!({ "related_by_senders": [alice.id, bob.id], "not_senders": [alice.id] }), vec![]),
+        (json!({ "related_by_rel_types": [] }), vec![]),
+    ] {
+        let filter = segment(&filter.to_string());
+        let back = messages(&alice, &room, &format!("dir=b&limit=100&filter={filter}")).await;
+        assert_eq!(bodies(&back["chunk"]), expected, "{filter}");
+        let mut forward = messages(&alice, &room, &format!("dir=f&limit=100&filter={filter}")).await;
+        forward["chunk"].as_array_mut().unwrap().reverse();
+        assert_eq!(bodies(&forward["chunk"]), expected, "{filter}");
+        let context = format!("context/{}?limit=100&filter={filter}", segment(&ids[1]));
+        let context = alice.get(&User::in_room(&room, &context)).await.ok();
+        let around: Vec<&str> =
+            [bodies(&context["events_after"]), bodies(&context["events_before"])].concat();
+        let expected: Vec<&str> = expected.into_iter().filter(|body| *body != "1").collect();
+        assert_eq!(around, expected, "{filter}");
+    }
+    let wrong = segment(r#"{"related_by_senders":"@a:b"}"#);
+    let wrong = User::in_room(&room, &format!("messages?dir=b&filter={wrong}"));
+    alice.get(&wrong).await.refused(400, "M_INVALID_PARAM");
 }
 
 #[tokio::test]

@@ -241,6 +241,85 @@ async fn lists_pass_what_their_filters_let_through() {
     }
 }
 
+/// The members that an answer brings, and how they are called.
+fn members(news: &Value) -> BTreeMap<&str, (&str, &str)> {
+    let events = news["required_state"].as_array().into_iter().flatten();
+    let of_members = events.filter(|event| event["type"] == "m.room.member");
+    of_members
+        .map(|event| {
+            let content = &event["content"];
+            let name = content["displayname"].as_str().unwrap_or_default();
+            (event["state_key"].as_str().unwrap(), (content["membership"].as_str().unwrap(), name))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn whoever_appears_in_a_timeline_comes_with_it() {
+    let server = Server::open();
+    let (alice, reader) = two(&server).await;
+    let room = alice.create_room(json!({ "preset": "public_chat", "name": "Place" })).await;
+    reader.join(&room).await.ok();
+    let mut speakers = Vec::new();
+    for number in 0..8 {
+        let speaker = User::register(&server, &format!("speaker{number}")).await;
+        speaker.join(&room).await.ok();
+        speakers.push(speaker);
+    }
+    for merged in [false, true] {
+        let mut request = if merged { everything_merged() } else { everything() };
+        request["lists"]["all"]["timeline_limit"] = json!(3);
+        let mut client = Client::new(&reader, merged, request);
+        client.catch_up().await;
+        let timeline_key = client.timeline_key();
+        // They speak so much that there is a gap; one is called something else by then, and one is gone.
+        for round in 0..2 {
+            for (number, speaker) in speakers.iter().enumerate() {
+                let name = format!("Speaker {number} {merged} {round}");
+                let path = format!("/_matrix/client/v3/profile/{}/displayname", segment(&speaker.id));
+                if number % 2 == 0 {
+                    speaker.put(&path, &json!({ "displayname": name })).await.ok();
+                }
+                speaker.say(&room, &format!("{number}")).await;
+            }
+            speakers[6].membership(&room, "leave", json!({})).await.ok();
+            let answer = client.sync(Duration::from_secs(5)).await;
+            let news = &answer["rooms"][&room];
+            assert_eq!(news["limited"], true, "{news}");
+            let told = members(news);
+            let timeline = news[timeline_key].as_array().unwrap();
+            assert_eq!(timeline.len(), 3);
+            for event in timeline {
+                let sender = event["sender"].as_str().unwrap();
+                let current = alice.state(&room, "m.room.member", sender).await.ok();
+                let expected = (
+                    current["membership"].as_str().unwrap(),
+                    current["displayname"].as_str().unwrap_or_default(),
+                );
+                assert_eq!(told.get(sender), Some(&expected), "{sender}: {news}");
+            }
+            assert_eq!(told[speakers[6].id.as_str()].0, "leave");
+            speakers[6].join(&room).await.ok();
+            client.catch_up().await;
+        }
+        // And those who appear when the timeline is made longer.
+        client.request["room_subscriptions"] =
+            json!({ room.clone(): { "timeline_limit": 12, "required_state": [["m.room.member", "$LAZY"]] } });
+        if merged {
+            client.request["room_subscriptions"][&room]["required_state"] = json!({ "lazy_members": true });
+        }
+        let answer = client.sync(Duration::from_secs(5)).await;
+        let news = &answer["rooms"][&room];
+        let told = members(news);
+        let timeline = news[timeline_key].as_array().unwrap();
+        assert_eq!(timeline.len(), 12, "{news}");
+        for event in timeline {
+            let sender = event["sender"].as_str().unwrap();
+            assert!(told.contains_key(sender), "{sender}: {news}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn invites_become_rooms_and_rooms_are_left() {
     let server = Server::open();

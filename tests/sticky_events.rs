@@ -1,8 +1,10 @@
-//! Sticky events: everybody in the room is given them for a while, however far back they lie.
+//! Sticky events: everybody in the room is given them for a while, however far back they lie, and whichever server they are of.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
-use entente_tests::{Answer, SOON, Server, User, fresh_id, segment};
+use entente_tests::{Answer, Authority, SOON, Server, User, fresh_id, segment};
 use serde_json::{Value, json};
 
 const TYPE: &str = "org.matrix.msc4143.rtc.member";
@@ -104,4 +106,109 @@ async fn nothing_sticks_for_ever() {
         }
     });
     lapsed.await.expect("it sticks for ever");
+}
+
+/// Waits until something is so.
+async fn soon<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = tokio::time::timeout(3 * SOON, async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    found.await.unwrap_or_else(|_| panic!("{what} does not happen"))
+}
+
+/// Joins a room of another server.
+async fn join_via(user: &User, room: &str, other: &User) {
+    let server = segment(other.id.split_once(':').unwrap().1);
+    let path = format!("/_matrix/client/v3/join/{}?via={server}", segment(room));
+    user.post(&path, &json!({})).await.ok();
+}
+
+/// Whether a user is given an event as sticky, wherever in the answer.
+async fn is_given(user: &User, room: &str, event_id: &str) -> bool {
+    let synced = user.sync(&[]).await;
+    let timeline =
+        synced["rooms"]["join"][room]["timeline"]["events"].as_array().cloned().unwrap_or_default();
+    let mut events = timeline.iter().chain(sticky(&synced, room));
+    let event = events.find(|event| event["event_id"] == event_id);
+    event.is_some_and(|event| event["unsigned"]["msc4354_sticky_duration_ttl_ms"].as_u64() > Some(0))
+}
+
+#[tokio::test]
+async fn a_server_that_comes_later_is_given_what_sticks() {
+    let authority = Authority::new();
+    let (one, other) = (authority.server(&[]), authority.server(&[]));
+    let (alice, bob) = (User::register(&one, "alice").await, User::register(&other, "bob").await);
+    let carol = User::register(&other, "carol").await;
+    for visibility in ["shared", "joined"] {
+        let room = alice
+            .create_room(json!({
+                "preset": "public_chat",
+                "initial_state": [{
+                    "type": "m.room.history_visibility",
+                    "content": { "history_visibility": visibility },
+                }],
+            }))
+            .await;
+        alice.say(&room, "before").await;
+        let sent = stick(&alice, &room, 600_000, json!({ "n": 1 })).await.ok();
+        let event_id = sent["event_id"].as_str().unwrap();
+        let lapsed = stick(&alice, &room, 1, json!({ "n": 2 })).await.ok()["event_id"].clone();
+        flood(&alice, &room).await;
+        join_via(&bob, &room, &alice).await;
+        let what = format!("bob is given what sticks in a {visibility} room");
+        soon(&what, async || is_given(&bob, &room, event_id).await.then_some(())).await;
+        // What was said between is no news.
+        let synced = bob.sync(&[]).await;
+        let timeline = synced["rooms"]["join"][&room]["timeline"]["events"].as_array().unwrap();
+        assert!(timeline.iter().all(|event| event["type"] != "m.room.message"), "{timeline:?}");
+        assert!(!is_given(&bob, &room, lapsed.as_str().unwrap()).await);
+        // Nor is it asked of anybody again.
+        join_via(&carol, &room, &alice).await;
+        assert!(is_given(&carol, &room, event_id).await);
+        // And the other way round, as it happens.
+        let sent = stick(&bob, &room, 600_000, json!({ "n": 3 })).await.ok();
+        let event_id = sent["event_id"].as_str().unwrap();
+        soon("alice is given it", async || is_given(&alice, &room, event_id).await.then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_allowed_sticks_once_it_is() {
+    let authority = Authority::new();
+    let (one, other) = (authority.server(&[]), authority.server(&[]));
+    let (alice, bob) = (User::register(&one, "alice").await, User::register(&other, "bob").await);
+    let room = bob.create_room(json!({ "preset": "public_chat" })).await;
+    join_via(&alice, &room, &bob).await;
+    let levels = bob.state(&room, "m.room.power_levels", "").await.ok();
+    // While her server is away she loses the right to speak.
+    let one = one.crash();
+    let mut none = levels.clone();
+    none["events_default"] = json!(50);
+    none["events"][TYPE] = json!(50);
+    bob.set_state(&room, "m.room.power_levels", "", none).await.ok();
+    let one = one.restart();
+    let alice = alice.at(&one);
+    let sent = stick(&alice, &room, 600_000, json!({})).await.ok();
+    let event_id = sent["event_id"].as_str().unwrap();
+    // What comes behind it is there, and it is not.
+    let name = format!("/_matrix/client/v3/profile/{}/displayname", segment(&alice.id));
+    alice.put(&name, &json!({ "displayname": "Alice" })).await.ok();
+    soon("bob hears of her name", async || {
+        let member = bob.state(&room, "m.room.member", &alice.id).await.ok();
+        (member["displayname"] == "Alice").then_some(())
+    })
+    .await;
+    assert!(!is_given(&bob, &room, event_id).await);
+    bob.event(&room, event_id).await.refused(404, "M_NOT_FOUND");
+    let since = bob.sync(&[]).await["next_batch"].as_str().unwrap().to_owned();
+    bob.set_state(&room, "m.room.power_levels", "", levels).await.ok();
+    assert!(is_given(&bob, &room, event_id).await);
+    let next = bob.sync(&[("since", &since)]).await;
+    assert_eq!(sticky(&next, &room).len(), 1, "it is told of as new: {next}");
+    bob.event(&room, event_id).await.ok();
 }

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use entente_tests::{SOON, Server, User, bodies};
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, net::TcpSocket};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+};
 
 fn joined<'a>(synced: &'a Value, room: &str) -> &'a Value {
     &synced["rooms"]["join"][room]
@@ -247,6 +250,49 @@ async fn whoever_is_removed_is_so_for_clients_that_load_members_lazily() {
 }
 
 #[tokio::test]
+async fn filters_ask_what_relates_to_an_event() {
+    let server = Server::open();
+    let alice = User::register(&server, "alice").await;
+    let bob = User::register(&server, "bob").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    bob.join(&room).await.ok();
+    let since = next(&bob.sync(&[]).await);
+    let root = alice.say(&room, "root").await;
+    for number in 0..30 {
+        alice.say(&room, &number.to_string()).await;
+    }
+    let relates_to = json!({ "rel_type": "m.thread", "event_id": root });
+    let reply = json!({ "msgtype": "m.text", "body": "reply", "m.relates_to": relates_to });
+    bob.send(&room, "m.room.message", reply).await.ok();
+    let threads = json!({ "related_by_rel_types": ["m.thread"], "limit": 5 });
+    let own = json!({ "related_by_senders": [bob.id], "limit": 5 });
+    let others = json!({ "related_by_senders": [alice.id] });
+    for (wanted, expected) in [(threads, vec!["root"]), (own, vec!["root"]), (others, vec![])] {
+        let filter = json!({ "room": { "timeline": wanted } });
+        for since in [None, Some(("since", since.as_str()))] {
+            let inline = filter.to_string();
+            let mut parameters = vec![("filter", inline.as_str())];
+            parameters.extend(since);
+            let synced = alice.sync(&parameters).await;
+            assert_eq!(bodies(timeline(&synced, &room)), expected, "{filter} {since:?}");
+        }
+        // The same when it is stored.
+        let path = format!("/_matrix/client/v3/user/{}/filter", entente_tests::segment(&alice.id));
+        let stored = alice.post(&path, &filter).await.ok();
+        let synced = alice.sync(&[("filter", stored["filter_id"].as_str().unwrap())]).await;
+        assert_eq!(bodies(timeline(&synced, &room)), expected, "{filter}");
+    }
+    // State that nothing relates to is left out too, if that is asked for.
+    let state = json!({ "room": { "state": { "related_by_rel_types": ["m.thread"] },
+        "timeline": { "limit": 1 } } });
+    let synced = alice.sync(&[("filter", &state.to_string())]).await;
+    assert_eq!(joined(&synced, &room)["state"]["events"], json!([]));
+    let path = format!("/_matrix/client/v3/user/{}/filter", entente_tests::segment(&alice.id));
+    let wrong = json!({ "room": { "timeline": { "related_by_senders": 5 } } });
+    alice.post(&path, &wrong).await.refused(400, "M_BAD_JSON");
+}
+
+#[tokio::test]
 async fn account_data_comes_once_and_ignored_users_do_not() {
     let server = Server::open();
     let alice = User::register(&server, "alice").await;
@@ -434,4 +480,120 @@ async fn who_stops_reading_holds_up_nobody_else() {
     let whole = tokio::time::timeout(SOON, bob.sync(&[]));
     let whole = whole.await.expect("those who went away hold up the answer");
     assert_eq!(whole["rooms"]["join"].as_object().unwrap().len(), 10);
+}
+
+/// Reads one answer that says how long it is, and nothing behind it.
+async fn read_answer(stream: &mut TcpStream) -> Value {
+    let mut answer = Vec::new();
+    loop {
+        assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "the server hangs up");
+        let text = String::from_utf8_lossy(&answer);
+        let Some((header, body)) = text.split_once("\r\n\r\n") else { continue };
+        let (_, length) = header.split_once("content-length: ").unwrap();
+        if body.len() == length.lines().next().unwrap().parse::<usize>().unwrap() {
+            assert!(header.starts_with("HTTP/1.1 200"), "{text}");
+            return serde_json::from_str(body).unwrap();
+        }
+    }
+}
+
+/// A connection on which a request waits for news, after another one that did not.
+async fn waiting(address: String, token: String, since: String) -> TcpStream {
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    for timeout in ["0", "600000"] {
+        let request = format!(
+            "GET /_matrix/client/v3/sync?since={since}&timeout={timeout}&set_presence=offline HTTP/1.1\r\nHost: {address}\r\n\
+             User-Agent: a client with a name of usual length (Linux; X11)\r\nAccept: application/json\r\n\
+             Authorization: Bearer {token}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        if timeout == "0" {
+            read_answer(&mut stream).await;
+        }
+    }
+    stream
+}
+
+/// Waits until the server needs no more memory than a moment before.
+async fn settled(server: &Server) -> u64 {
+    let give_up_at = Instant::now() + SOON;
+    let mut before = server.resident_memory();
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = server.resident_memory();
+        if now <= before || Instant::now() > give_up_at {
+            return now;
+        }
+        before = now;
+    }
+}
+
+/// Has so many users wait for news on so many devices each. Answers how much memory the server needs without them and with them.
+async fn wait_on_many_devices(users: usize, devices: usize) -> (u64, u64) {
+    let server = Server::with(&[
+        ("ENTENTE_REGISTRATION__OPEN", "true"),
+        ("ENTENTE_LIMITS__MAX_CONNECTIONS", "20000"),
+        ("ENTENTE_LIMITS__MAX_SYNC_TIMEOUT", "1 h"),
+    ]);
+    let address = server.base_url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let anonymous = server.anonymous();
+    let mut tokens = Vec::new();
+    let mut talking = Vec::new();
+    for number in 0..users {
+        let user = User::register(&server, &format!("user{number}")).await;
+        let room = user.create_room(json!({})).await;
+        for _ in 0..devices {
+            let login = json!({ "type": "m.login.password", "password": "correct horse battery staple",
+                "identifier": { "type": "m.id.user", "user": user.id } });
+            let session = anonymous.post("/_matrix/client/v3/login", &login).await.ok();
+            tokens.push(session["access_token"].as_str().unwrap().to_owned());
+        }
+        talking.push((user, room));
+    }
+    let since = next(&talking[0].0.sync(&[("set_presence", "offline")]).await);
+    let before = settled(&server).await;
+    let mut streams = Vec::new();
+    for tokens in tokens.chunks(64) {
+        let begun = tokens.iter().map(|token| waiting(address.clone(), token.clone(), since.clone()));
+        let begun: Vec<_> = begun.map(tokio::spawn).collect();
+        for stream in begun {
+            streams.push(stream.await.unwrap());
+        }
+    }
+    let with_them = settled(&server).await;
+    for stream in &streams {
+        assert_eq!(
+            stream.try_read(&mut [0]).unwrap_err().kind(),
+            std::io::ErrorKind::WouldBlock,
+            "nobody is answered yet"
+        );
+    }
+    // Every device of one of them hears what is said, and nobody else's does.
+    let (user, room) = &talking[0];
+    user.say(room, "hello").await;
+    for stream in &mut streams[..devices] {
+        let heard = tokio::time::timeout(SOON, read_answer(stream)).await.expect("they are woken");
+        assert_eq!(bodies(timeline(&heard, room)), ["hello"]);
+    }
+    for stream in &streams[devices..] {
+        assert!(stream.try_read(&mut [0]).is_err(), "others are not woken");
+    }
+    (before, with_them)
+}
+
+#[tokio::test]
+async fn whoever_waits_costs_little() {
+    let (before, with_them) = wait_on_many_devices(4, 150).await;
+    let each = (with_them - before) / 600;
+    println!("{each} bytes for each request that waits");
+    assert!(each < 32 * 1_024, "{before} {with_them}");
+}
+
+/// For a figure that means something the program has to be a release build.
+#[tokio::test]
+#[ignore = "takes minutes, and 10 000 connections"]
+async fn ten_thousand_wait_within_300_megabytes() {
+    let (before, with_them) = wait_on_many_devices(100, 100).await;
+    println!("{before} bytes before, {with_them} bytes with 10 000 requests that wait");
+    assert!(with_them < 300_000_000, "{before} {with_them}");
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use serde::{Deserialize, Serialize};
 
 /// A sovereign messaging and calling server: a Matrix homeserver and call bridge in one program.
 #[derive(Debug, Parser)]
@@ -63,7 +64,15 @@ pub(crate) enum AdminCommand {
         /// Its registration: YAML.
         file: PathBuf,
     },
-    /// Removes an application service that was added with `add-appservice`, and what waits for it.
+    #[command(flatten)]
+    Plain(PlainCommand),
+}
+
+/// What reaches the server as it was typed.
+#[derive(Clone, Debug, Deserialize, Serialize, Subcommand)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PlainCommand {
+    /// Removes an application service that was added with `add-appservice`, or by an administrator, and what waits for it.
     RemoveAppservice {
         /// The id in its registration.
         id: String,
@@ -73,6 +82,16 @@ pub(crate) enum AdminCommand {
     /// Tells how the calls that this server forwards fare: for each participant the path its media takes, what is lost on it and how much it
     /// carries.
     Calls,
+    #[command(flatten)]
+    Media(MediaCommand),
+    /// Makes a token with which people can register, and prints it.
+    RegistrationToken(RegistrationTokenArguments),
+}
+
+/// What is done about uploads.
+#[derive(Clone, Debug, Deserialize, Serialize, Subcommand)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum MediaCommand {
     /// Deletes a file that a user uploaded, or the copy of another server's, for everybody.
     DeleteMedia {
         /// `mxc://server/id`.
@@ -91,11 +110,9 @@ pub(crate) enum AdminCommand {
         #[arg(long)]
         release: bool,
     },
-    /// Makes a token with which people can register, and prints it.
-    RegistrationToken(RegistrationTokenArguments),
 }
 
-#[derive(Debug, Args)]
+#[derive(Args, Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct RegistrationTokenArguments {
     /// How many people may use it; without it, any number.
     #[arg(long, value_name = "NUMBER")]

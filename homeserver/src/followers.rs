@@ -1,12 +1,12 @@
 //! What follows the change log inside this process. Each follower reads from its own stored cursor: a crash loses nothing,
 //! and repeats at most what bears to be repeated.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use entente_accounts::{AccountError, Accounts, Change};
 use entente_encryption::{Encryption, EncryptionError};
 use entente_rooms::{Membership, Profile, RoomError, RoomNumber, Rooms, Succession, state::EventNumber};
-use entente_storage::{Follower, LogEntry, StartFrom, StorageError, Store};
+use entente_storage::{Follower, LogEntry, StartFrom, StorageError, Store, keep_following};
 use entente_sync::{Sync, SyncError};
 use ruma::{OwnedUserId, UserId};
 use serde_json::Value;
@@ -15,8 +15,6 @@ use serde_json::Value;
 const MOST_RECORDS: usize = 256;
 /// Records that may pass unnoticed before the cursor is stored: so many are read again after a crash.
 const MOST_PASSED: usize = 4_096;
-/// Before a follower that failed goes on.
-const PAUSE: Duration = Duration::from_secs(1);
 /// The follower that does elsewhere what follows from changes of accounts, and in accounts what follows from those of rooms.
 const NAME: &str = "accounts.consequences";
 
@@ -62,15 +60,7 @@ impl Consequences {
     /// profiles are shown in rooms, who deactivated their account leaves them, who was suspended says nothing later, and who follows a
     /// room into the one that replaced it finds it as the old one was.
     pub(crate) async fn follow(self) {
-        loop {
-            let Err(error) = self.follow_until_failure().await;
-            if error.is_conflict() {
-                tracing::debug!(follower = NAME, "another node was quicker");
-            } else {
-                tracing::warn!(%error, follower = NAME, "a follower of the log failed and begins again at its cursor");
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
+        keep_following(NAME, FollowerError::is_conflict, || self.follow_until_failure()).await;
     }
 
     async fn follow_until_failure(&self) -> Result<std::convert::Infallible, FollowerError> {

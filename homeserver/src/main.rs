@@ -110,17 +110,7 @@ fn admin_request(command: AdminCommand) -> Result<AdminRequest, String> {
                 .map_err(|error| format!("{}: cannot be read: {error}", file.display()))?;
             AdminRequest::AddAppservice { registration: text }
         }
-        AdminCommand::RemoveAppservice { id } => AdminRequest::RemoveAppservice { id },
-        AdminCommand::Appservices => AdminRequest::Appservices,
-        AdminCommand::Calls => AdminRequest::Calls,
-        AdminCommand::DeleteMedia { uri } => AdminRequest::DeleteMedia { uri },
-        AdminCommand::DeleteMediaOf { user } => AdminRequest::DeleteMediaOf { user },
-        AdminCommand::QuarantineMedia { uri, release } => AdminRequest::QuarantineMedia { uri, release },
-        AdminCommand::RegistrationToken(arguments) => AdminRequest::RegistrationToken {
-            uses: arguments.uses,
-            lifetime_seconds: arguments.lifetime,
-            admin: arguments.admin,
-        },
+        AdminCommand::Plain(command) => AdminRequest::Plain { command },
     })
 }
 

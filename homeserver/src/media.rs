@@ -6,6 +6,7 @@ use entente_config::Config;
 use entente_environment::Environment;
 use entente_federation::{Client, FederationError};
 use entente_media::{Media, RemoteError, RemoteFile, RemoteMedia};
+use entente_outbound::Route;
 use entente_storage::Store;
 use ruma::ServerName;
 
@@ -50,10 +51,11 @@ pub(crate) async fn open(
     environment: &Environment,
     store: &Store,
     client: Client,
+    route: Route,
 ) -> Result<Media, String> {
     let remote = std::sync::Arc::new(FromOtherServers(client));
     let (settings, directory) = (config.media.clone(), config.media_path());
-    Media::open(environment.clone(), store.clone(), settings, directory, remote)
+    Media::open(environment.clone(), store.clone(), settings, directory, remote, route)
         .await
         .map_err(|error| format!("the media store: {error}"))
 }

@@ -130,15 +130,29 @@ async fn open(config: &Config, environment: &Environment, store: &Store) -> Resu
     let accounts = open_accounts(config, environment, store).await?;
     let encryption = Encryption::new(store.clone());
     let rooms = open_rooms(config, environment, store).await?;
-    let sync =
-        Sync::new(environment.clone(), store.clone(), accounts.clone(), encryption.clone(), rooms.clone());
-    let federation =
-        Federation::open(store.clone(), environment.clone(), rooms.clone(), config.federation.clone())
-            .await
-            .map_err(|error| error.to_string())?;
+    let sync = Sync::new(
+        environment.clone(),
+        store.clone(),
+        accounts.clone(),
+        encryption.clone(),
+        rooms.clone(),
+        config.limits.max_sync_timeout.duration(),
+    );
+    let route = settings::route(config);
+    let federation = Federation::open(
+        store.clone(),
+        environment.clone(),
+        accounts.clone(),
+        rooms.clone(),
+        config.federation.clone(),
+        &config.identity_servers,
+        &route,
+    )
+    .await
+    .map_err(|error| error.to_string())?;
     let (turn_service, turn_server) = turn::open(config, environment).await?;
     let calls = calls::open(config, environment, &rooms, &federation, turn_service.clone())?;
-    let media = media::open(config, environment, store, federation.client.clone()).await?;
+    let media = media::open(config, environment, store, federation.client.clone(), route.clone()).await?;
     let delivery = Delivery::new(
         environment.clone(),
         store.clone(),
@@ -146,6 +160,7 @@ async fn open(config: &Config, environment: &Environment, store: &Store) -> Resu
         rooms.clone(),
         sync.clone(),
         config.push.clone(),
+        route.clone(),
     )
     .map_err(|error| error.to_string())?;
     let parts = entente_appservices::Parts {
@@ -278,6 +293,10 @@ async fn sweep(
         match store.trim_log(LOG_KEPT).await {
             Ok(deleted) => tracing::debug!(deleted, "records of the log that everybody has read are gone"),
             Err(error) => tracing::warn!(%error, "the log could not be trimmed"),
+        }
+        match rooms.forget_transactions().await {
+            Ok(forgotten) => tracing::debug!(forgotten, "old transaction ids are gone"),
+            Err(error) => tracing::warn!(%error, "old transaction ids could not be forgotten"),
         }
         if let Err(error) = rooms.forget_sticky().await {
             tracing::warn!(%error, "events that were sticky could not be forgotten");

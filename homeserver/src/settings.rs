@@ -9,6 +9,7 @@ use entente_api::{
 };
 use entente_config::{Config, Rate, TimeSpan};
 use entente_environment::Clock;
+use entente_outbound::{ProxyProtocol, ProxySettings, Route};
 use ruma::{OwnedServerName, RoomVersionId, ServerName};
 
 pub(crate) fn server_name(config: &Config) -> Result<OwnedServerName, String> {
@@ -43,6 +44,24 @@ pub(crate) fn accounts(config: &Config) -> entente_accounts::Settings {
         },
         ..entente_accounts::Settings::default()
     }
+}
+
+/// The way that requests to other servers take.
+pub(crate) fn route(config: &Config) -> Route {
+    let settings = &config.outbound;
+    let (Some(proxy), Some(authority)) = (&settings.proxy, settings.proxy_address()) else {
+        return Route::direct();
+    };
+    let protocol = if proxy.scheme() == "socks5" { ProxyProtocol::Socks5 } else { ProxyProtocol::Http };
+    let user = settings.proxy_username.clone();
+    let password = settings.proxy_password.as_ref().map(|password| password.reveal().to_owned());
+    Route::through(ProxySettings {
+        protocol,
+        authority,
+        credentials: user.zip(password),
+        direct: settings.direct_address_ranges.clone(),
+        resolves_names: settings.proxy_resolves_names,
+    })
 }
 
 pub(crate) fn rooms(config: &Config) -> Result<entente_rooms::Settings, String> {

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use entente_config::{Config, Resource, is_private_address};
+use entente_config::{Config, Resource};
 use entente_environment::Environment;
+use entente_outbound::is_private_address;
 use entente_turn::{PeerPolicy, RelayAddress, TurnServer, TurnService, TurnSettings};
 
 use crate::{calls, secrets, settings::as_usize};

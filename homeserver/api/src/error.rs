@@ -374,7 +374,9 @@ impl From<RoomError> for MatrixError {
                 error.retry_after = refusal.retry_after;
                 return error;
             }
-            RoomError::Finalised(_) => (StatusCode::CONFLICT, "M_UNKNOWN"),
+            // MSC4140 has no code of its own for it. Element Call gives a call up for good at any but this one, although it only wants to
+            // replace a delayed leave that was sent while it was away.
+            RoomError::Finalised(_) => (StatusCode::CONFLICT, "M_NOT_FOUND"),
             RoomError::BadState(_) => (StatusCode::BAD_REQUEST, "M_UNKNOWN"),
             error => return Self::internal(error),
         };
@@ -394,6 +396,7 @@ impl From<FederationError> for MatrixError {
             FederationError::OwnServer | FederationError::TooMuch(_) | FederationError::BadEvent(_) => {
                 (StatusCode::BAD_REQUEST, "M_INVALID_PARAM")
             }
+            FederationError::IdentityServerNotTrusted => (StatusCode::FORBIDDEN, "M_SERVER_NOT_TRUSTED"),
             FederationError::IncompatibleVersion(version) => {
                 let mut error = Self::new(StatusCode::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION", message);
                 error.body["room_version"] = json!(version);
@@ -408,7 +411,8 @@ impl From<FederationError> for MatrixError {
             FederationError::BackingOff { .. }
             | FederationError::Unreachable { .. }
             | FederationError::Status { .. }
-            | FederationError::BadAnswer { .. } => (StatusCode::BAD_GATEWAY, "M_UNKNOWN"),
+            | FederationError::BadAnswer { .. }
+            | FederationError::IdentityServer { .. } => (StatusCode::BAD_GATEWAY, "M_UNKNOWN"),
             error => return Self::internal(error),
         };
         Self::new(status, errcode, message)
@@ -422,6 +426,9 @@ impl From<AppServiceError> for MatrixError {
             AppServiceError::Account(error) => error.into(),
             AppServiceError::Encryption(error) => error.into(),
             AppServiceError::Storage(error) => error.into(),
+            AppServiceError::Registration(message) => Self::invalid_param(&message),
+            AppServiceError::Unknown(_) => Self::not_found(&error.to_string()),
+            AppServiceError::InFile(_) => Self::forbidden(&error.to_string()),
             error => Self::internal(error),
         }
     }

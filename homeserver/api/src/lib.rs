@@ -3,6 +3,7 @@
 //! [`router`] is what a public listener serves; [`Server`] serves it on sockets.
 
 mod address;
+mod admin;
 mod client;
 mod endpoint;
 mod error;
@@ -150,6 +151,7 @@ pub fn router(state: ApiState, serves: &[Resource]) -> Router {
     if serves.contains(&Resource::Client) {
         routes = routes
             .merge(client::routes())
+            .merge(admin::routes())
             .merge(media::routes())
             .merge(rtc::routes(&state))
             .merge(landing::routes());

@@ -1,6 +1,7 @@
 //! Serving on sockets: several listeners, IPv4 and IPv6, plain or with TLS, and an end that finishes what was accepted.
 
 mod acme;
+mod begun;
 mod connections;
 mod turn;
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use entente_storage::{Bytes, LogPosition, Snapshot, Transaction};
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, UserId};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, UserId};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -127,11 +127,13 @@ impl Encryption {
     }
 
     /// Keeps signatures of keys (C-S API, `POST /keys/signatures/upload`): whose key, which, and the key with the new signatures.
-    /// Answers which of them were not kept, by their places.
+    /// `elsewhere` are the master keys of other servers' users, as those tell them. Answers which of the signatures were not kept, by
+    /// their places.
     pub async fn upload_signatures(
         &self,
         signer: &UserId,
         signed: &[(&UserId, &str, &RawValue)],
+        elsewhere: &BTreeMap<OwnedUserId, CanonicalJsonObject>,
     ) -> Result<Vec<(usize, SignatureFailure)>, EncryptionError> {
         if signed.len() > MOST_SIGNED_KEYS {
             return Err(EncryptionError::TooLarge("one request has at most 1000 signed keys"));
@@ -145,7 +147,13 @@ impl Encryption {
                 let mut failures = Vec::new();
                 for (place, (owner, key_id, sent)) in signed.iter().enumerate() {
                     let sent = parse(sent.get().as_bytes()).unwrap_or_default();
-                    match find_signatures(&snapshot, signer, &own, owner, key_id, &sent).await? {
+                    let master = if owner.server_name() == signer.server_name() {
+                        stored_master(&snapshot, owner).await?
+                    } else {
+                        elsewhere.get(*owner).cloned()
+                    };
+                    let key = (*owner, *key_id, master);
+                    match find_signatures(&snapshot, signer, &own, key, &sent).await? {
                         Ok(signatures) => {
                             for (signing_key, signature) in signatures {
                                 let row = (owner.as_str(), *key_id, signer.as_str(), signing_key.as_str());
@@ -171,6 +179,26 @@ impl Encryption {
             })
             .await?;
         Ok(failures)
+    }
+
+    /// What a user signed of the keys of some others: the owner, the key, the signing key, and the signature.
+    pub async fn signatures_by(
+        &self,
+        signer: &UserId,
+        owners: &[&str],
+    ) -> Result<Vec<(String, String, String, String)>, EncryptionError> {
+        let snapshot = self.store.snapshot().await?;
+        let mut found = Vec::new();
+        for owner in owners {
+            for ((owner, key, by, signing_key), signature) in
+                snapshot.scan_all(rows::SIGNATURES.scan((*owner,))).await?
+            {
+                if by == signer.as_str() {
+                    found.push((owner, key, signing_key, signature));
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// The keys of local users, as a reader may see them; of some devices, or of all if none is named.
@@ -369,17 +397,18 @@ fn valid_signatures(
     valid
 }
 
-/// The valid signatures of `signer` on a key, each with the key that made it.
+/// The valid signatures of `signer` on a key, each with the key that made it. The key is named by its owner and its id, and comes with
+/// the owner's master key.
 async fn find_signatures(
     snapshot: &Snapshot,
     signer: &UserId,
     own: &CrossSigningKeys,
-    owner: &UserId,
-    key_id: &str,
+    (owner, key_id, master): (&UserId, &str, Option<CanonicalJsonObject>),
     sent: &CanonicalJsonObject,
 ) -> Result<Result<Vec<(String, String)>, SignatureFailure>, EncryptionError> {
     let is_own = owner == signer;
-    let (target, signing_keys) = if let Some(target) = master_named(snapshot, owner, key_id).await? {
+    let is_named = |master: &CanonicalJsonObject| public_keys(master).any(|(_, key)| key == key_id);
+    let (target, signing_keys) = if let Some(target) = master.filter(is_named) {
         let keys =
             if is_own { device_keys_of(snapshot, signer).await? } else { keys_in(own.user_signing.as_ref()) };
         (target, keys)
@@ -406,15 +435,13 @@ async fn find_signatures(
     Ok(Ok(valid))
 }
 
-/// The master key of a user, if it is named by its public key.
-async fn master_named(
+/// The master key of a user of this server.
+async fn stored_master(
     snapshot: &Snapshot,
     owner: &UserId,
-    key_id: &str,
 ) -> Result<Option<CanonicalJsonObject>, EncryptionError> {
     let stored = snapshot.get(&rows::CROSS_SIGNING_KEYS, (owner.localpart(), MASTER)).await?;
-    let master = stored.and_then(|json| parse(&json));
-    Ok(master.filter(|master| public_keys(master).any(|(_, public_key)| public_key == key_id)))
+    Ok(stored.and_then(|json| parse(&json)))
 }
 
 async fn device_keys_of(

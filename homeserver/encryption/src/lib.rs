@@ -11,6 +11,7 @@ mod dehydration;
 mod device_keys;
 mod error;
 mod rows;
+mod superseded;
 mod to_device;
 mod verification;
 

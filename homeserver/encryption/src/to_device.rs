@@ -198,12 +198,12 @@ impl Encryption {
         Ok(())
     }
 
-    /// Deletes what is remembered of requests that nobody will repeat, and the oldest of too many messages for devices that nobody
-    /// wakes. Answers how much.
+    /// Deletes what is remembered of requests that nobody will repeat, changes of device lists that newer ones stand for, and the
+    /// oldest of too many messages for devices that nobody wakes. Answers how much.
     pub async fn delete_expired(&self, now: Timestamp) -> Result<usize, EncryptionError> {
         let sent = self.delete_older(&rows::SENT, now, REMEMBERED_FOR).await?;
         let claimed = self.delete_older(&rows::CLAIMED_KEYS, now, CLAIMS_REMEMBERED_FOR).await?;
-        Ok(sent + claimed + self.trim_dehydrated(now).await?)
+        Ok(sent + claimed + self.delete_superseded().await? + self.trim_dehydrated(now).await?)
     }
 
     /// Deletes the rows of a keyspace of times that lie further back than `lifetime` (ms).

@@ -89,6 +89,9 @@ pub enum Change {
         /// In which room.
         #[n(0)]
         room: u64,
+        /// Its number if nothing else is said of it: it is no part of what comes now, or was not shown before.
+        #[n(1)]
+        number: Option<i64>,
     },
     /// A local user forgot a room.
     #[n(3)]

@@ -8,6 +8,7 @@ mod policy;
 mod receive;
 mod resolve;
 mod servers;
+mod sticky;
 mod take_over;
 
 use std::{
@@ -29,7 +30,9 @@ use crate::{
     chain_store::NewChains,
     policy_server::PolicyAnswers,
     room::{Head, StateKey, state_type},
-    rows::{self, EventHeader, EventPlace, Extremity, HeadRow, SentAs, StoredEvent, TransactionRow},
+    rows::{
+        self, AggregateRow, EventHeader, EventPlace, Extremity, HeadRow, SentAs, StoredEvent, TransactionRow,
+    },
     state::{self, EventNumber, InvalidNode, Node, NodeHash, NodeSource, Partition, StateKeyId, StateRoot},
 };
 
@@ -111,6 +114,8 @@ pub(crate) struct Composer {
     new_chains: NewChains,
     servers: ServerCounts,
     redacted: Vec<EventNumber>,
+    /// What the relations to events come to, of those of which it was changed here.
+    aggregates: HashMap<EventNumber, AggregateRow>,
     /// What the room's policy server said before.
     pub(crate) answers: Arc<PolicyAnswers>,
     /// Events that were made here and signed by it.
@@ -146,6 +151,7 @@ impl Composer {
             new_chains: NewChains::default(),
             servers: ServerCounts::default(),
             redacted: Vec::new(),
+            aggregates: HashMap::new(),
             answers: Arc::default(),
             own_events: 0,
             transaction: Transaction::new(),
@@ -297,6 +303,9 @@ impl Composer {
             vec![Extremity { event_id: event.event_id.to_string(), number, depth: event.depth }];
         let event = Arc::new(Event::new(self.view.room.number, number, stored)?);
         self.note(&event, replaced.as_deref()).await?;
+        if event.state_key.is_some() {
+            self.judge_refused().await?;
+        }
         Ok(event)
     }
 
@@ -532,7 +541,7 @@ fn note_sticky(transaction: &mut Transaction, event: &Event, stored: &StoredEven
     if let Some(until) = stored.header.sticky_until {
         let row = Stamped { position: LogPosition::AT_COMMIT, value: until };
         transaction.put(&rows::STICKY, (event.room.0, event.number.0), &row);
-        Change::Sticky { room: event.room.0 }.log_in(transaction);
+        Change::Sticky { room: event.room.0, number: None }.log_in(transaction);
     }
 }
 

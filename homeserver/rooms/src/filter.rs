@@ -1,9 +1,48 @@
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
+
 use ruma::{
     OwnedRoomId, RoomId,
     api::client::filter::{RoomEventFilter, UrlFilter},
 };
+use serde::Deserialize;
 
-use crate::Event;
+use crate::{
+    Event, RoomError, RoomView,
+    rows::{self, RelationRow},
+    state::EventNumber,
+};
+
+/// Relations that are read at once.
+const PAGE: usize = 200;
+/// So many relations to one event are looked through for one that is wanted.
+const MOST_LOOKED_AT: usize = 5_000;
+
+/// What a filter says of the events that relate to those that are wanted (MSC3440): there is one that meets all of it. `ruma` has
+/// no fields for this in its filters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct RelatedBy {
+    /// One of these users sent it.
+    #[serde(rename = "related_by_senders")]
+    senders: Option<Vec<String>>,
+    /// It relates in one of these ways.
+    #[serde(rename = "related_by_rel_types")]
+    rel_types: Option<Vec<String>>,
+}
+
+impl RelatedBy {
+    /// Whether nothing need relate to an event.
+    fn is_empty(&self) -> bool {
+        self.senders.is_none() && self.rel_types.is_none()
+    }
+
+    fn is_met_by(&self, relation: &RelationRow) -> bool {
+        self.senders.as_ref().is_none_or(|senders| senders.contains(&relation.sender))
+            && self.rel_types.as_ref().is_none_or(|rel_types| rel_types.contains(&relation.rel_type))
+    }
+}
 
 /// Which events of a timeline or a state somebody wants (C-S API, "Filtering", `RoomEventFilter`).
 #[derive(Clone, Debug, Default)]
@@ -12,7 +51,10 @@ pub struct EventFilter {
     not_types: Vec<String>,
     senders: Option<Vec<String>>,
     not_senders: Vec<String>,
+    /// Users whose messages are left out; what they make of the state is not.
+    ignored: Vec<String>,
     contains_url: Option<bool>,
+    related_by: RelatedBy,
     rooms: Option<Vec<OwnedRoomId>>,
     not_rooms: Vec<OwnedRoomId>,
     /// Whether it is asked in a room of which nothing is wanted.
@@ -27,6 +69,8 @@ impl From<&RoomEventFilter> for EventFilter {
             not_types: filter.not_types.clone(),
             senders: filter.senders.as_deref().map(texts),
             not_senders: texts(&filter.not_senders),
+            ignored: Vec::new(),
+            related_by: RelatedBy::default(),
             contains_url: filter.url_filter.as_ref().map(|filter| matches!(filter, UrlFilter::EventsWithUrl)),
             rooms: filter.rooms.clone(),
             not_rooms: filter.not_rooms.clone(),
@@ -42,7 +86,9 @@ impl EventFilter {
             && self.not_types.is_empty()
             && self.senders.is_none()
             && self.not_senders.is_empty()
+            && self.ignored.is_empty()
             && self.contains_url.is_none()
+            && self.related_by.is_empty()
             && !self.passes_nothing
     }
 
@@ -54,18 +100,22 @@ impl EventFilter {
         self
     }
 
-    /// Adds senders whose events are left out.
+    /// Leaves out what is not related to in this way.
     #[must_use]
-    pub fn without_senders(mut self, senders: impl IntoIterator<Item = String>) -> Self {
-        self.not_senders.extend(senders);
+    pub fn related_by(mut self, related_by: RelatedBy) -> Self {
+        self.related_by = related_by;
         self
     }
 
-    /// Whether it lets an event through.
-    pub fn passes(&self, event: &Event) -> bool {
-        if self.passes_all() {
-            return true;
-        }
+    /// Leaves out the messages of these users. What they make of the room's state is the same for all.
+    #[must_use]
+    pub fn without_messages_of(mut self, users: &[String]) -> Self {
+        self.ignored.extend_from_slice(users);
+        self
+    }
+
+    /// Whether it lets an event through, as far as the event itself says.
+    fn passes(&self, event: &Event) -> bool {
         if self.passes_nothing {
             return false;
         }
@@ -79,7 +129,69 @@ impl EventFilter {
             && wanted_sender
             && !self.not_types.iter().any(is_type)
             && !self.not_senders.iter().any(is_sender)
+            && (event.state_key.is_some() || !self.ignored.iter().any(is_sender))
             && self.contains_url.is_none_or(|wanted| has_url(event) == wanted)
+    }
+}
+
+impl RoomView {
+    /// Those of some events that a filter lets through.
+    pub async fn passing(
+        &self,
+        filter: &EventFilter,
+        mut events: Vec<Arc<Event>>,
+    ) -> Result<Vec<Arc<Event>>, RoomError> {
+        if filter.passes_all() {
+            return Ok(events);
+        }
+        events.retain(|event| filter.passes(event));
+        if !filter.related_by.is_empty() {
+            let related = self.related_to(&events, &filter.related_by).await?;
+            events.retain(|event| related.contains(&event.number));
+        }
+        Ok(events)
+    }
+
+    /// Which of these events others relate to in the way that is wanted.
+    async fn related_to(
+        &self,
+        events: &[Arc<Event>],
+        wanted: &RelatedBy,
+    ) -> Result<HashSet<EventNumber>, RoomError> {
+        let room = self.room.number.0;
+        let mut related = HashSet::new();
+        // In the order in which their relations lie.
+        let mut left: BTreeSet<i64> = events.iter().map(|event| event.number.0).collect();
+        let Some(&last) = left.last() else { return Ok(related) };
+        let mut behind = None;
+        let mut looked_at = 0;
+        while let Some(&first) = left.first() {
+            let scan = rows::RELATIONS.scan((room,)).to((room, last, i64::MAX)).limit(PAGE);
+            let scan = match behind {
+                Some(number) => scan.after((room, first, number)),
+                None => scan.from((room, first, i64::MIN)),
+            };
+            let page = self.snapshot.scan(&scan).await?;
+            for ((_, target, _), row) in &page.rows {
+                if left.contains(target) && wanted.is_met_by(row) {
+                    left.remove(target);
+                    related.insert(EventNumber(*target));
+                }
+            }
+            let Some(&((_, reached, number), _)) = page.rows.last() else { break };
+            if page.next.is_none() {
+                break;
+            }
+            looked_at = if reached == first { looked_at + page.rows.len() } else { 0 };
+            // What relates to those before it was read.
+            left = left.split_off(&reached);
+            behind = Some(number).filter(|_| left.contains(&reached));
+            if looked_at >= MOST_LOOKED_AT {
+                left.remove(&reached);
+                (behind, looked_at) = (None, 0);
+            }
+        }
+        Ok(related)
     }
 }
 

@@ -345,6 +345,17 @@ impl RoomView {
         Ok(false)
     }
 
+    /// How an address that was invited under this token may be shown.
+    pub async fn third_party_name(&self, token: &str) -> Result<Option<String>, RoomError> {
+        #[derive(serde::Deserialize)]
+        struct Content {
+            display_name: String,
+        }
+        let invite =
+            self.state_event(self.current_state().await?, "m.room.third_party_invite", token).await?;
+        Ok(invite.and_then(|invite| invite.content_as::<Content>()).map(|content| content.display_name))
+    }
+
     /// Who may do what at present.
     pub async fn powers(&self) -> Result<Powers, RoomError> {
         let keys = [("m.room.create", ""), ("m.room.power_levels", "")];

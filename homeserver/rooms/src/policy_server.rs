@@ -4,13 +4,14 @@ use std::{collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, ServerName,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, RoomId, ServerName,
+    SigningKeyAlgorithm,
     events::room::policy::{POLICY_SERVER_ED25519_SIGNING_KEY_ID, RoomPolicyEventContent},
     room_version_rules::RoomVersionRules,
     signatures::verify_policy_server_signature,
 };
 
-use crate::{Draft, RoomError, Rooms};
+use crate::{Draft, RoomError, Rooms, incoming::VerifiedPdu};
 
 /// An event that a policy server signed has at most this many bytes, like every other (S-S API, "PDUs").
 const MOST_BYTES: usize = 65_535;
@@ -102,9 +103,12 @@ impl Rooms {
         answers: &mut PolicyAnswers,
     ) -> Result<(), RoomError> {
         let server = &inquiry.policy.via;
-        let signed = match self.inner.policy_servers.get() {
-            Some(policy_servers) => policy_servers.sign(server, &inquiry.event).await,
-            None => Err(PolicyRefusal::without_answer("this server asks no policy servers")),
+        let signed = if *server == *self.server_name() {
+            self.own_policy_signature(&inquiry)
+        } else if let Some(policy_servers) = self.inner.policy_servers.get() {
+            policy_servers.sign(server, &inquiry.event).await
+        } else {
+            Err(PolicyRefusal::without_answer("this server asks no policy servers"))
         };
         let signed = signed.and_then(|signatures| with_signature(&inquiry, &signatures));
         if let Err(refusal) = &signed {
@@ -126,6 +130,71 @@ impl Rooms {
             }
         }
         Ok(())
+    }
+}
+
+impl Rooms {
+    /// What this server says as a room's policy server of an event that the room's rules allow: it has no rules of its own.
+    fn own_policy_signature(&self, inquiry: &PolicyInquiry) -> Result<CanonicalJsonObject, PolicyRefusal> {
+        if !self.has_policy_key(&inquiry.policy) {
+            let message = "the room names this server as its policy server, with a key that it does not have";
+            return Err(PolicyRefusal::without_answer(message));
+        }
+        let signed = self.policy_signature(&inquiry.event, &inquiry.rules);
+        signed.map_err(|error| PolicyRefusal::without_answer(&error.to_string()))
+    }
+
+    fn has_policy_key(&self, policy: &RoomPolicyEventContent) -> bool {
+        let (_, own) = self.public_key();
+        let named = policy.public_keys.get(&SigningKeyAlgorithm::Ed25519);
+        named.is_some_and(|named| named.as_bytes() == own.as_bytes())
+    }
+
+    /// This server's signature on an event, as that of a policy server: by server and key id.
+    fn policy_signature(
+        &self,
+        event: &CanonicalJsonObject,
+        rules: &RoomVersionRules,
+    ) -> Result<CanonicalJsonObject, RoomError> {
+        let mut signed = event.clone();
+        signed.remove("signatures");
+        self.cosign(&mut signed, rules)?;
+        let (key_id, own) = (self.public_key().0, self.server_name().as_str());
+        let signature = signed.get("signatures").and_then(|all| all.as_object());
+        let signature = signature.and_then(|all| all.get(own)).and_then(|of_own| of_own.as_object());
+        let signature = signature.and_then(|of_own| of_own.get(&key_id)).cloned();
+        let signature = signature
+            .ok_or_else(|| RoomError::Internal(String::from("the signing key changed meanwhile")))?;
+        let of_own =
+            CanonicalJsonObject::from([(POLICY_SERVER_ED25519_SIGNING_KEY_ID.to_owned(), signature)]);
+        Ok(CanonicalJsonObject::from([(own.to_owned(), CanonicalJsonValue::Object(of_own))]))
+    }
+
+    /// Signs an event of another server as the policy server of its room, if the room's present state allows it (S-S API, "Asking for a
+    /// Policy Server signature on an event"). It does so for rooms that a user of this server put under it: nobody else can have it work
+    /// for them.
+    pub async fn sign_as_policy_server(
+        &self,
+        room_id: &RoomId,
+        pdu: &VerifiedPdu,
+    ) -> Result<CanonicalJsonObject, RoomError> {
+        let view = self.view(room_id).await?;
+        let named = view.state_event(view.current_state().await?, "m.room.policy", "").await?;
+        let named = named.filter(|named| self.local(named.sender.as_str()).is_some());
+        let policy = named.and_then(|named| named.content_as::<RoomPolicyEventContent>());
+        let is_own =
+            policy.is_some_and(|policy| policy.via == self.server_name() && self.has_policy_key(&policy));
+        if !is_own {
+            return Err(RoomError::Forbidden("this server is not the policy server of that room"));
+        }
+        self.change_stored_room(room_id, async |composer| {
+            composer.require_allowed_now(pdu).await?;
+            Ok((composer, ()))
+        })
+        .await?;
+        let event = serde_json::from_slice(&pdu.json)
+            .map_err(|error| RoomError::Internal(format!("an event that was checked: {error}")))?;
+        self.policy_signature(&event, &view.room.rules)
     }
 }
 

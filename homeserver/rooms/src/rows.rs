@@ -15,6 +15,15 @@ pub struct RoomNumber(pub u64);
 
 /// Events with a place in a timeline are numbered from here upwards, those that others are authorised by below it.
 pub(crate) const FIRST_NUMBER: i64 = -(1 << 39);
+/// Behind a gap numbers go on at the next multiple of this: new events count up from it, those that fill the gap down from it, as
+/// history from before the room's beginning here counts down from 0.
+pub(crate) const SEGMENT: i64 = 1 << 32;
+
+/// The number at which events began to be numbered downwards, of one that was: it fills the gap before that.
+pub(crate) fn gap_filled_by(number: i64) -> Option<i64> {
+    let is_filling = number >= 0 && number.rem_euclid(SEGMENT) >= SEGMENT / 2;
+    is_filling.then(|| number - number.rem_euclid(SEGMENT) + SEGMENT)
+}
 
 /// Nodes of state trees, by room and name, in their own encoding.
 pub(crate) const STATE_NODES: Keyspace<(u64, [u8; 16]), Bytes> = Keyspace::new(0x0201, "rooms.state_nodes");
@@ -88,6 +97,9 @@ pub(crate) const TOLD_STATES: Keyspace<(u64, String), Bytes> = Keyspace::new(0x0
 /// Redactions of events that have not come yet, by room and the id of the event: the redaction's number.
 pub(crate) const EARLY_REDACTIONS: Keyspace<(u64, String), NumberRow> =
     Keyspace::new(0x0224, "rooms.early_redactions");
+/// Events that relate to one that has not come yet, by room, the id of that event, and their own numbers.
+pub(crate) const EARLY_RELATIONS: Keyspace<(u64, String, i64), ()> =
+    Keyspace::new(0x0243, "rooms.early_relations");
 
 /// Events that are sent later, by their delay ids.
 pub(crate) const DELAYED: Keyspace<String, DelayedRow> = Keyspace::new(0x0230, "rooms.delayed");
@@ -109,9 +121,11 @@ pub(crate) const LAST_DELAYS: Keyspace<String, String> = Keyspace::new(0x0236, "
 
 /// Events that were sticky when they came, by room and number: until when, in ms since 1970 (MSC4354).
 pub(crate) const STICKY: Keyspace<(u64, i64), Stamped<u64>> = Keyspace::new(0x0237, "rooms.sticky");
+/// Those that were soft-failed, the same way: they are judged again while they are sticky.
+pub(crate) const REFUSED_STICKY: Keyspace<(u64, i64), u64> = Keyspace::new(0x0242, "rooms.refused_sticky");
 
 /// Every keyspace of this crate, for the catalogue.
-pub const KEYSPACES: [KeyspaceInfo; 39] = [
+pub const KEYSPACES: [KeyspaceInfo; 41] = [
     STATE_NODES.info(),
     ROOM_IDS.info(),
     ROOMS.info(),
@@ -143,6 +157,7 @@ pub const KEYSPACES: [KeyspaceInfo; 39] = [
     TOLD_STATES.info(),
     VISITED_ROOMS.info(),
     EARLY_REDACTIONS.info(),
+    EARLY_RELATIONS.info(),
     DELAYED.info(),
     DELAYED_OF_USERS.info(),
     DELAYED_DUE.info(),
@@ -151,6 +166,7 @@ pub const KEYSPACES: [KeyspaceInfo; 39] = [
     DELAY_TRANSACTIONS.info(),
     LAST_DELAYS.info(),
     STICKY.info(),
+    REFUSED_STICKY.info(),
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -209,6 +225,26 @@ pub(crate) struct HeadRow {
     #[n(9)]
     #[cbor(default)]
     pub(crate) joined_elsewhere: u64,
+    /// Where the timeline has gaps: this server was not in the room then, and knows nothing or not all of it.
+    #[n(10)]
+    #[cbor(default)]
+    pub(crate) gaps: Vec<GapRow>,
+    /// Until when there may be sticky events that were soft-failed, in ms since 1970.
+    #[n(11)]
+    #[cbor(default)]
+    pub(crate) refused_sticky_until: u64,
+}
+
+/// A gap in a timeline, which is filled from its newer end: numbers count down from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub(crate) struct GapRow {
+    /// The number of the event behind it: a multiple of [`SEGMENT`].
+    #[n(0)]
+    pub(crate) behind: i64,
+    /// The number of the oldest event of what is known of it; `behind` if nothing is.
+    #[n(1)]
+    pub(crate) first: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]

@@ -1,5 +1,6 @@
 use std::{future::Future, sync::Arc, task::Poll};
 
+use entente_storage::Transaction;
 use ruma::{EventId, OwnedEventId, RoomId, UserId, events::TimelineEventType};
 
 use crate::{
@@ -13,6 +14,10 @@ use crate::{
 
 /// A room that changes under every attempt is given up after so many.
 const MOST_ATTEMPTS: u32 = 64;
+/// Transaction ids are remembered for so long, in ms: over a weekend without a network.
+const REMEMBERED_FOR: u64 = 3 * 24 * 60 * 60 * 1_000;
+/// Rows that are looked at at once.
+const PAGE: usize = 1_000;
 /// So often a policy server is asked about what one change adds to a room.
 const MOST_INQUIRIES: u32 = 16;
 
@@ -71,6 +76,28 @@ impl Rooms {
         );
         let row = snapshot.get(&rows::TRANSACTIONS, key).await?;
         Ok(row.and_then(|row| EventId::parse(row.event_id).ok()))
+    }
+
+    /// Forgets the transaction ids of events that nobody will send again. Answers how many.
+    pub async fn forget_transactions(&self) -> Result<u64, RoomError> {
+        let now = self.inner.environment.now().millis();
+        let mut forgotten = 0;
+        let mut next = Some(rows::TRANSACTIONS.scan(()).limit(PAGE));
+        while let Some(scan) = next {
+            let page = self.store().snapshot().await?.scan(&scan).await?;
+            let mut transaction = Transaction::relaxed();
+            for (key, row) in &page.rows {
+                if row.at.saturating_add(REMEMBERED_FOR) < now {
+                    transaction.delete(&rows::TRANSACTIONS, key);
+                    forgotten += 1;
+                }
+            }
+            if !transaction.is_empty() {
+                self.store().commit(transaction).await?;
+            }
+            next = page.next.map(|at| scan.resume(at));
+        }
+        Ok(forgotten)
     }
 
     /// What the rules of rooms do not check, but a server owes its users.

@@ -45,10 +45,11 @@ pub(crate) fn check_list(content: &CanonicalJsonObject) -> Result<(), RoomError>
     }
 }
 
-/// Whether a room with this access list admits a server. Names are compared without their ports and in either case of letters.
+/// Whether a room with this access list admits a server. Names are compared without their ports and in either case of letters; one that
+/// ends with a dot leads to the same server as the one without.
 pub fn server_is_allowed(content: &RawValue, server: &ServerName) -> bool {
     let list: AccessList = serde_json::from_str(content.get()).unwrap_or_default();
-    let host = server.host().to_ascii_lowercase();
+    let host = server.host().trim_end_matches('.').to_ascii_lowercase();
     let is_literal = host.starts_with('[') || host.parse::<Ipv4Addr>().is_ok();
     if is_literal && list.allow_ip_literals == Some(false) {
         return false;
@@ -106,6 +107,8 @@ mod tests {
         assert!(allows(list.clone(), "evil.example"));
         assert!(!allows(list.clone(), "very.evil.example:8448"));
         assert!(!allows(list.clone(), "BAD1.example"));
+        assert!(!allows(list.clone(), "very.evil.example."));
+        assert!(!allows(list.clone(), "bad1.example.:8448"));
         assert!(allows(list, "bad12.example"));
     }
 

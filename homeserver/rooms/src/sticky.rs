@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use entente_storage::{Position, Transaction};
+use entente_storage::{Keyspace, Position, Transaction, value::Value};
 
 use crate::{Event, RoomError, RoomView, Rooms, rows, state::EventNumber};
 
@@ -38,14 +38,23 @@ impl RoomView {
 impl Rooms {
     /// Forgets which events were sticky and are so no more.
     pub async fn forget_sticky(&self) -> Result<(), RoomError> {
+        self.forget_lapsed(&rows::STICKY, |row| row.value).await?;
+        self.forget_lapsed(&rows::REFUSED_STICKY, |until| *until).await
+    }
+
+    async fn forget_lapsed<V: Value>(
+        &self,
+        keyspace: &Keyspace<(u64, i64), V>,
+        until: impl Fn(&V) -> u64,
+    ) -> Result<(), RoomError> {
         let now = self.inner.environment.now().millis();
-        let mut next = Some(rows::STICKY.scan(()).limit(PAGE));
+        let mut next = Some(keyspace.scan(()).limit(PAGE));
         while let Some(scan) = next {
             let page = self.store().snapshot().await?.scan(&scan).await?;
             let mut transaction = Transaction::relaxed();
             for (key, row) in &page.rows {
-                if row.value <= now {
-                    transaction.delete(&rows::STICKY, key);
+                if until(row) <= now {
+                    transaction.delete(keyspace, key);
                 }
             }
             if !transaction.is_empty() {

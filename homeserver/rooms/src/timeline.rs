@@ -68,7 +68,7 @@ impl RoomView {
             let Some(last) = stored.last() else { return Ok(TimelinePage { events, end: None }) };
             looked_at += stored.len();
             let last = last.number;
-            let passing = stored.into_iter().filter(|event| filter.passes(event)).collect();
+            let passing = self.passing(filter, stored).await?;
             for seen in self.seen_by(reader, passing).await? {
                 let number = seen.event.number;
                 events.push(seen);
@@ -168,7 +168,7 @@ impl RoomView {
 
     /// The same for a position that lies before all events behind `place`. It is found by halves: a client that comes back after
     /// years, or says so, costs no more than a few events. What was fetched of the time before the room was known here came later
-    /// than all of it, and lies before it.
+    /// than all of it, and lies before it; what fills a gap came later than what is behind the gap, and stands with that.
     async fn place_far_back(
         &self,
         position: &Position,
@@ -179,10 +179,13 @@ impl RoomView {
         while low < high {
             let middle = low.midpoint(high);
             let behind = TimelinePlace(EventNumber(middle.saturating_add(1)));
-            match self.newest_before(behind, 1).await?.pop() {
-                Some(event) if event.number.0 >= low && !position.includes(event.position) => {
-                    high = event.number.0;
-                }
+            let found = self.newest_before(behind, 1).await?.pop().filter(|event| event.number.0 >= low);
+            let stands_with = match found.as_ref().and_then(|event| rows::gap_filled_by(event.number.0)) {
+                Some(behind) => self.event(EventNumber(behind)).await?,
+                None => found.clone(),
+            };
+            match (found, stands_with) {
+                (Some(event), Some(other)) if !position.includes(other.position) => high = event.number.0,
                 _ => low = middle.saturating_add(1),
             }
         }

@@ -75,6 +75,18 @@ impl Rooms {
         Ok(joined.map(|room| room.number).collect())
     }
 
+    /// Whether a user of another server is in a room with anybody of this one.
+    pub async fn is_met_here(&self, user_id: &UserId) -> Result<bool, RoomError> {
+        let redactions = self.redactions();
+        let snapshot = self.store().snapshot().await?;
+        for room in self.joined_rooms(&snapshot, user_id.as_str()).await? {
+            if self.view_in(&snapshot, room, redactions).await?.is_resident().await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The localparts of the local users who are in a room.
     pub async fn local_members(
         &self,

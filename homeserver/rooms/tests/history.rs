@@ -58,7 +58,10 @@ async fn backfill(shared: &Shared, limit: usize) -> usize {
         let added = shared
             .other
             .rooms
-            .add_history(&shared.room, &Chapter { events, told: vec![(first.event_id.clone(), told)] })
+            .add_history(
+                &shared.room,
+                &Chapter { events, told: vec![(first.event_id.clone(), told)], gap: None },
+            )
             .await
             .unwrap();
         assert!(added > 0, "nothing was added before {open:?}");

@@ -1,6 +1,6 @@
 //! Everything at once, by the endpoints from before `/sync` (C-S API, `GET /initialSync` and `GET /rooms/{roomId}/initialSync`).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use entente_accounts::AccountDataEntry;
 use entente_rooms::{
@@ -8,7 +8,7 @@ use entente_rooms::{
     UserRoom,
     state::{EventNumber, StateRoot},
 };
-use ruma::{DeviceId, RoomId, UserId, api::client::filter::FilterDefinition};
+use ruma::{DeviceId, RoomId, UserId};
 
 use crate::{
     StateMode, Sync, SyncError, SyncRequest, SyncToken,
@@ -102,7 +102,7 @@ fn whole(user_id: &UserId, device_id: &str) -> SyncRequest {
         timeout: Duration::ZERO,
         full_state: false,
         state_mode: StateMode::Before,
-        filter: FilterDefinition::default().into(),
+        filter: Arc::default(),
     }
 }
 

@@ -22,6 +22,8 @@ use crate::{
 
 /// Events that are looked through for those that a filter lets through.
 const MOST_LOOKED_AT: usize = 2_000;
+/// So many of them at once, if the newest were not enough.
+const PAGE: usize = 100;
 
 /// What a client gets of a room.
 struct RoomUpdate {
@@ -307,13 +309,7 @@ impl Timeline {
         limit: usize,
     ) -> Result<Self, SyncError> {
         let request = making.request;
-        let of_state = request.filter.timeline_of(&view.room.room_id);
-        // What users ignore are messages; a room's state is the same for all.
-        let of_messages = of_state.clone().without_senders(making.ignored.iter().cloned());
-        let passes = |event: &Event| match event.state_key {
-            Some(_) => of_state.passes(event),
-            None => of_messages.passes(event),
-        };
+        let filter = request.filter.timeline_of(&view.room.room_id).without_messages_of(&making.ignored);
         let mut place = span.end;
         let mut newest_first: Vec<Seen> = Vec::new();
         let mut looked_at = 0;
@@ -321,7 +317,9 @@ impl Timeline {
         let mut state_at_since = None;
         let mut oldest_new = span.state_at_end;
         'pages: while looked_at < MOST_LOOKED_AT {
-            let page = view.newest_before(place, limit + 1 - newest_first.len()).await?;
+            let missing = limit + 1 - newest_first.len();
+            let page =
+                view.newest_before(place, if looked_at == 0 { missing } else { PAGE.max(missing) }).await?;
             let Some(oldest) = page.first() else { break };
             place = TimelinePlace(oldest.number);
             looked_at += page.len();
@@ -329,7 +327,7 @@ impl Timeline {
             let mut new = page;
             new.retain(|event| is_new(event, span.since.as_ref()));
             oldest_new = new.first().map_or(oldest_new, |oldest| oldest.room_state_before());
-            let wanted = new.into_iter().filter(|event| passes(event)).collect();
+            let wanted = view.passing(&filter, new).await?;
             for seen in view.seen_by(&request.user_id, wanted).await?.into_iter().rev() {
                 if newest_first.len() == limit {
                     limited = true;
@@ -390,9 +388,7 @@ async fn find_state(
             timeline.events.iter().map(|seen| seen.event.number).collect();
         events.retain(|event| !in_timeline.contains(&event.number));
     }
-    let wanted = filter.state_of(&view.room.room_id);
-    events.retain(|event| wanted.passes(event));
-    Ok(events)
+    Ok(view.passing(&filter.state_of(&view.room.room_id), events).await?)
 }
 
 /// The membership events of those who sent what is in the timeline, and the user's own.

@@ -1,4 +1,6 @@
-use ruma::{DeviceId, OwnedUserId, UserId, api::client::filter::FilterDefinition};
+use std::sync::Arc;
+
+use ruma::{DeviceId, OwnedUserId, UserId};
 
 use crate::{StateMode, Sync, SyncError, SyncRequest, SyncToken, response};
 
@@ -18,7 +20,7 @@ impl Sync {
             timeout: std::time::Duration::ZERO,
             full_state: false,
             state_mode: StateMode::Before,
-            filter: FilterDefinition::default().into(),
+            filter: Arc::default(),
         };
         let redactions = self.inner.rooms.redactions();
         let snapshot = self.inner.store.snapshot().await?;

@@ -43,7 +43,7 @@ pub use self::{
     notifying::{Judgement, Names, Notification, NotificationToken},
     parts::{Answer, Parts},
     peeking::Peeked,
-    request::{StateMode, SyncRequest},
+    request::{StateMode, SyncFilter, SyncRequest},
     rows::KEYSPACES,
     sliding::{
         Dialect, RequiredState, RoomConfig, RoomsOfExtension, SlidingExtensions, SlidingFilters, SlidingList,
@@ -60,8 +60,6 @@ use self::{
     unread::Counted,
 };
 
-/// The longest that a request may wait.
-const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 /// Answers that are made at the same time: each holds its rooms in memory.
 const MOST_AT_ONCE: usize = 32;
 /// Answers of several parts that are made at the same time: each keeps a snapshot of the store until it was sent.
@@ -72,6 +70,10 @@ const MOST_COUNTED: usize = 50_000;
 const MOST_FACTS: usize = 50_000;
 /// Connections of sliding sync that are remembered; others are read when they go on.
 const MOST_CONNECTIONS: usize = 2_000;
+/// Filters that are remembered: most clients of one kind have the same.
+const MOST_FILTERS: usize = 500;
+/// Longer ones are read each time.
+const LONGEST_FILTER: usize = 4_096;
 
 /// The view of every user of one server. Cheap to clone.
 #[derive(Clone)]
@@ -85,6 +87,8 @@ struct Inner {
     accounts: Accounts,
     encryption: Encryption,
     rooms: Rooms,
+    /// The longest that a request may wait.
+    longest_wait: Duration,
     news: News,
     at_once: Semaphore,
     long_answers: Semaphore,
@@ -96,6 +100,8 @@ struct Inner {
     /// What lists ask of rooms: as they are, or as they were at somebody's membership event.
     facts: Cache<(RoomNumber, Option<EventNumber>), Arc<Facts>>,
     connections: Cache<ConnectionKey, SharedConnection>,
+    /// Filters by their JSON. Requests that wait share them.
+    filters: Cache<Box<[u8]>, Arc<SyncFilter>>,
 }
 
 impl std::fmt::Debug for Sync {
@@ -105,13 +111,15 @@ impl std::fmt::Debug for Sync {
 }
 
 impl Sync {
-    /// What users see in `store`. Nobody is woken until [`Sync::follow`] runs.
+    /// What users see in `store`; no request waits longer than `longest_wait` for something new. Nobody is woken until
+    /// [`Sync::follow`] runs.
     pub fn new(
         environment: Environment,
         store: Store,
         accounts: Accounts,
         encryption: Encryption,
         rooms: Rooms,
+        longest_wait: Duration,
     ) -> Self {
         let inner = Inner {
             news: News::new(store.published()),
@@ -121,11 +129,13 @@ impl Sync {
             counted: Cache::new(MOST_COUNTED),
             facts: Cache::new(MOST_FACTS),
             connections: Cache::new(MOST_CONNECTIONS),
+            filters: Cache::new(MOST_FILTERS),
             environment,
             store,
             accounts,
             encryption,
             rooms,
+            longest_wait,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -144,10 +154,27 @@ impl Sync {
         }
     }
 
+    /// A filter as clients send it: a JSON object.
+    pub fn filter(&self, json: &[u8]) -> Result<Arc<SyncFilter>, serde_json::Error> {
+        if let Some(filter) = self.inner.filters.get(json) {
+            return Ok(filter);
+        }
+        let filter = Arc::new(SyncFilter::from_json(json)?);
+        if json.len() <= LONGEST_FILTER {
+            self.inner.filters.insert(json.into(), Arc::clone(&filter));
+        }
+        Ok(filter)
+    }
+
+    /// Until when a request waits.
+    pub(crate) fn deadline(&self, timeout: Duration) -> Instant {
+        Instant::now() + timeout.min(self.inner.longest_wait)
+    }
+
     /// Answers a request (C-S API, `GET /sync`): the body of the answer.
     pub async fn sync(&self, request: &SyncRequest) -> Result<Answer, SyncError> {
         if request.since.is_none() {
-            return parts::begin(self.clone(), request.clone()).await;
+            return Box::pin(parts::begin(self.clone(), request.clone())).await;
         }
         self.news(request).await.map(Answer::Whole)
     }
@@ -159,7 +186,7 @@ impl Sync {
         self.acknowledge(request).await?;
         // What was acknowledged to anybody before this request came is news already.
         inner.news.reached(&inner.store.published()).await?;
-        let deadline = Instant::now() + request.timeout.min(LONGEST_WAIT);
+        let deadline = self.deadline(request.timeout);
         let mut was_woken = false;
         loop {
             let waker = inner.news.attend(localpart);

@@ -234,7 +234,7 @@ impl News {
         accounts: &Accounts,
         rooms: &Rooms,
     ) -> Result<std::convert::Infallible, SyncError> {
-        self.load_presences(store, accounts).await?;
+        self.load_presences(store, accounts, rooms).await?;
         let mut watch = store.watch();
         loop {
             let at = self.known.lock().reached.clone();
@@ -287,6 +287,9 @@ impl News {
                 Ok(entente_accounts::Change::Presence { localparts }) => {
                     self.hear_of_presence(store, accounts, rooms, position, &localparts).await?;
                 }
+                Ok(entente_accounts::Change::PresenceElsewhere { user_ids }) => {
+                    self.hear_of_presence_elsewhere(store, accounts, rooms, position, &user_ids).await?;
+                }
                 Ok(_) => {}
                 Err(error) => unreadable(error),
             },
@@ -316,24 +319,33 @@ impl News {
                 }
                 self.note_room(room, |news| news.events.include(position));
                 let concerned = self.local_members(store, rooms, room).await?;
-                if let Some((user_id, membership)) = member
-                    && let Some(localpart) = rooms.local(user_id)
-                {
-                    let localpart: Arc<str> = Arc::from(localpart);
-                    self.note_member(room, &localpart, *membership);
+                if let Some((user_id, membership)) = member {
+                    let local = rooms.local(user_id);
+                    let name: Arc<str> = Arc::from(local.unwrap_or(user_id));
                     if *membership == Membership::Join {
-                        self.presences.note_join(&localpart, position, room);
+                        self.presences.note_join(&name, position, room);
+                    } else if local.is_none() {
+                        self.presences.note_leave_elsewhere(user_id, room);
                     }
-                    self.tell(position, [localpart], awake, |user| {
-                        user.rooms = None;
-                        user.memberships.include(position);
-                    });
+                    if local.is_some() {
+                        self.note_member(room, &name, *membership);
+                        self.tell(position, [name], awake, |user| {
+                            user.rooms = None;
+                            user.memberships.include(position);
+                        });
+                    }
                 }
                 self.tell(position, concerned, awake, |_| ());
             }
-            // The event itself is told of too, and wakes.
-            Change::Sticky { room } => {
-                self.note_room(RoomNumber(*room), |news| news.sticky.include(position));
+            Change::Sticky { room, number } => {
+                let room = RoomNumber(*room);
+                self.note_room(room, |news| news.sticky.include(position));
+                // Else the event itself is told of too, and wakes.
+                if let Some(number) = number {
+                    rooms.forget_redacted(room, entente_rooms::state::EventNumber(*number));
+                    let members = self.local_members(store, rooms, room).await?;
+                    self.tell(position, members, awake, |_| ());
+                }
             }
             Change::Receipt { room, user_id, private } => {
                 let room = RoomNumber(*room);

@@ -15,7 +15,6 @@ use entente_rooms::{
 use memchr::memmem;
 use ruma::{
     EventId, OwnedRoomId, UserId,
-    api::client::filter::FilterDefinition,
     events::room::power_levels::UserPowerLevel,
     push::{Action, Ruleset},
 };
@@ -350,7 +349,7 @@ fn as_request(user_id: &UserId) -> SyncRequest {
         timeout: Duration::ZERO,
         full_state: false,
         state_mode: StateMode::After,
-        filter: FilterDefinition::default().into(),
+        filter: Arc::default(),
     }
 }
 

@@ -4,7 +4,7 @@ use entente_rooms::{Direction, EventFilter, Membership, Reader, RoomView, Seen, 
 use ruma::RoomId;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{LONGEST_WAIT, Sync, SyncError, SyncToken};
+use crate::{Sync, SyncError, SyncToken};
 
 /// Events of one answer.
 const MOST_EVENTS: usize = 100;
@@ -32,7 +32,7 @@ impl Sync {
         from: Option<SyncToken>,
         timeout: Duration,
     ) -> Result<Peeked, SyncError> {
-        let deadline = Instant::now() + timeout.min(LONGEST_WAIT);
+        let deadline = self.deadline(timeout);
         let mut watch = self.inner.store.watch();
         let start = from.unwrap_or_else(|| SyncToken::new(self.inner.store.published()));
         loop {
@@ -71,7 +71,7 @@ impl Sync {
         timeout: Duration,
     ) -> Result<Peeked, SyncError> {
         let inner = &self.inner;
-        let deadline = Instant::now() + timeout.min(LONGEST_WAIT);
+        let deadline = self.deadline(timeout);
         let start = from.unwrap_or_else(|| SyncToken::new(inner.store.published()));
         let localpart = reader.user_id.localpart();
         // What was acknowledged to anybody before this request came is news already.

@@ -1,5 +1,5 @@
-//! Who sees whom come and go. What is told of presence is known in memory, of everybody; who shares rooms with whom is found from
-//! what is remembered of rooms. Those who wait are woken some seconds late, for all that happened meanwhile, and never more of them in
+//! Who sees whom come and go. What is told of presence is known in memory, of everybody, other servers' users included; who shares
+//! rooms with whom is found from what is remembered of rooms. Those who wait are woken some seconds late, for all that happened meanwhile, and never more of them in
 //! a second than the server bears: a large room costs time, not work.
 
 use std::{
@@ -42,6 +42,8 @@ pub(crate) struct Presences {
 struct Known {
     /// Local users of whom something is known.
     users: HashMap<Arc<str>, Shown>,
+    /// The same of other servers' users, by their whole ids, with the rooms in which they are.
+    elsewhere: HashMap<Arc<str>, (Shown, BTreeSet<RoomNumber>)>,
     /// The newest changes, the newest last.
     recent: VecDeque<Recent>,
     recent_rooms: usize,
@@ -64,7 +66,7 @@ struct Shown {
 #[derive(Debug)]
 struct Recent {
     position: LogPosition,
-    localpart: Arc<str>,
+    name: Name,
     /// The rooms in which that is seen, in their order.
     rooms: Vec<RoomNumber>,
 }
@@ -80,13 +82,21 @@ pub(crate) enum Quiet {
 }
 
 /// Somebody as others see them.
-pub(crate) type Seen = (Arc<str>, Arc<Presence>);
+pub(crate) type Seen = (Name, Arc<Presence>);
+
+/// The localpart of a user of this server, or the whole id of another one's, which begins with a sigil that no localpart has.
+pub(crate) type Name = Arc<str>;
+
+fn is_elsewhere(name: &str) -> bool {
+    name.starts_with('@')
+}
 
 impl Presences {
     pub(crate) fn new(reached: Position) -> Self {
         Self {
             known: Mutex::new(Known {
                 users: HashMap::new(),
+                elsewhere: HashMap::new(),
                 recent: VecDeque::new(),
                 recent_rooms: 0,
                 recent_since: reached,
@@ -98,27 +108,34 @@ impl Presences {
     }
 
     /// Notes a change that is seen in these rooms.
-    fn note(
-        &self,
-        localpart: &Arc<str>,
-        position: LogPosition,
-        presence: Option<Presence>,
-        rooms: Vec<RoomNumber>,
-    ) {
+    fn note(&self, name: &Name, position: LogPosition, presence: Option<Presence>, rooms: Vec<RoomNumber>) {
         let mut known = self.known.lock();
         // Whoever is forgotten is gone.
-        let presence = Arc::new(presence.unwrap_or_default());
-        known.users.insert(Arc::clone(localpart), Shown { presence, position });
-        known.remember(Recent { position, localpart: Arc::clone(localpart), rooms });
+        let shown = Shown { presence: Arc::new(presence.unwrap_or_default()), position };
+        if is_elsewhere(name) {
+            known.elsewhere.insert(Arc::clone(name), (shown, rooms.iter().copied().collect()));
+        } else {
+            known.users.insert(Arc::clone(name), shown);
+        }
+        known.remember(Recent { position, name: Arc::clone(name), rooms });
     }
 
     /// Notes that somebody came into a room, where they are seen from now on.
-    pub(crate) fn note_join(&self, localpart: &Arc<str>, position: LogPosition, room: RoomNumber) {
+    pub(crate) fn note_join(&self, name: &Name, position: LogPosition, room: RoomNumber) {
         let mut known = self.known.lock();
-        let is_here =
-            known.users.get(localpart).is_some_and(|shown| shown.presence.state != PresenceState::Offline);
+        if let Some((_, rooms)) = known.elsewhere.get_mut(name) {
+            rooms.insert(room);
+        }
+        let is_here = known.shown(name).is_some_and(|shown| shown.presence.state != PresenceState::Offline);
         if is_here {
-            known.remember(Recent { position, localpart: Arc::clone(localpart), rooms: vec![room] });
+            known.remember(Recent { position, name: Arc::clone(name), rooms: vec![room] });
+        }
+    }
+
+    /// Notes that a user of another server is not in a room any more.
+    pub(crate) fn note_leave_elsewhere(&self, user_id: &str, room: RoomNumber) {
+        if let Some((_, rooms)) = self.known.lock().elsewhere.get_mut(user_id) {
+            rooms.remove(&room);
         }
     }
 
@@ -134,27 +151,32 @@ impl Presences {
         for recent in known.recent.iter().filter(|recent| !since.includes(recent.position)) {
             let is_seen = recent.rooms.iter().any(|room| rooms.binary_search(room).is_ok());
             if is_seen
-                && met.insert(&recent.localpart)
-                && let Some(shown) = known.users.get(&recent.localpart)
+                && met.insert(&recent.name)
+                && let Some(shown) = known.shown(&recent.name)
             {
-                seen.push((Arc::clone(&recent.localpart), Arc::clone(&shown.presence)));
+                seen.push((Arc::clone(&recent.name), Arc::clone(&shown.presence)));
             }
         }
         Some(seen)
     }
 
     /// Those of these users who changed behind `since`; without it, those who are here.
-    fn among(&self, localparts: &BTreeSet<Arc<str>>, since: Option<&Position>) -> Vec<Seen> {
+    fn among(&self, names: &BTreeSet<Name>, since: Option<&Position>) -> Vec<Seen> {
         let known = self.known.lock();
-        let shown = localparts.iter().filter_map(|localpart| Some((localpart, known.users.get(localpart)?)));
-        let is_wanted = |shown: &Shown| match since {
-            Some(since) => !since.includes(shown.position),
-            None => shown.presence.state != PresenceState::Offline,
-        };
+        let shown = names.iter().filter_map(|name| Some((name, known.shown(name)?)));
         shown
-            .filter(|(_, shown)| is_wanted(shown))
-            .map(|(localpart, shown)| (Arc::clone(localpart), Arc::clone(&shown.presence)))
+            .filter(|(_, shown)| shown.is_wanted(since))
+            .map(|(name, shown)| (Arc::clone(name), Arc::clone(&shown.presence)))
             .collect()
+    }
+
+    /// The same of other servers' users in these rooms, which are in their order.
+    fn elsewhere_in(&self, rooms: &[RoomNumber], since: Option<&Position>) -> Vec<Seen> {
+        let known = self.known.lock();
+        let shown = known.elsewhere.iter().filter(|(_, (shown, their_rooms))| {
+            shown.is_wanted(since) && their_rooms.iter().any(|room| rooms.binary_search(room).is_ok())
+        });
+        shown.map(|(user_id, (shown, _))| (Arc::clone(user_id), Arc::clone(&shown.presence))).collect()
     }
 
     fn take_dirty(&self) -> HashSet<RoomNumber> {
@@ -183,7 +205,25 @@ impl Presences {
     }
 }
 
+impl Shown {
+    /// Whether it changed behind `since`; without it, whether they are here.
+    fn is_wanted(&self, since: Option<&Position>) -> bool {
+        match since {
+            Some(since) => !since.includes(self.position),
+            None => self.presence.state != PresenceState::Offline,
+        }
+    }
+}
+
 impl Known {
+    fn shown(&self, name: &str) -> Option<&Shown> {
+        if is_elsewhere(name) {
+            self.elsewhere.get(name).map(|(shown, _)| shown)
+        } else {
+            self.users.get(name)
+        }
+    }
+
     fn remember(&mut self, recent: Recent) {
         self.dirty.extend(recent.rooms.iter().copied());
         self.recent_rooms += recent.rooms.len();
@@ -198,13 +238,25 @@ impl Known {
 
 impl News {
     /// Reads what is known of everybody, before anything newer is heard.
-    pub(crate) async fn load_presences(&self, store: &Store, accounts: &Accounts) -> Result<(), SyncError> {
+    pub(crate) async fn load_presences(
+        &self,
+        store: &Store,
+        accounts: &Accounts,
+        rooms: &Rooms,
+    ) -> Result<(), SyncError> {
         if !accounts.settings().presence {
             return Ok(());
         }
         let snapshot = store.snapshot().await?;
         let all = accounts.all_presences(&snapshot).await?;
+        let mut elsewhere = HashMap::new();
+        for (user_id, presence, position) in accounts.all_presences_elsewhere(&snapshot).await? {
+            let rooms = rooms.joined_rooms(&snapshot, &user_id).await?.into_iter().collect();
+            let shown = Shown { presence: Arc::new(presence), position };
+            elsewhere.insert(Arc::from(user_id), (shown, rooms));
+        }
         let mut known = self.presences.known.lock();
+        known.elsewhere = elsewhere;
         for (localpart, presence, position) in all {
             let shown = Shown { presence: Arc::new(presence), position };
             known.users.insert(Arc::from(localpart), shown);
@@ -239,6 +291,30 @@ impl News {
                 }
             }
             self.presences.note(&Arc::from(localpart.as_str()), position, presence, seen_in);
+        }
+        Ok(())
+    }
+
+    /// Hears that users of other servers came or went.
+    pub(crate) async fn hear_of_presence_elsewhere(
+        &self,
+        store: &Store,
+        accounts: &Accounts,
+        rooms: &Rooms,
+        position: LogPosition,
+        user_ids: &[String],
+    ) -> Result<(), SyncError> {
+        if !accounts.settings().presence {
+            return Ok(());
+        }
+        let snapshot = store.snapshot().await?;
+        let found = accounts.presences_elsewhere(&snapshot, user_ids).await?;
+        for (user_id, presence) in user_ids.iter().zip(found) {
+            let seen_in = rooms.joined_rooms(&snapshot, user_id).await?;
+            for room in &seen_in {
+                self.know_members(store, rooms, *room).await?;
+            }
+            self.presences.note(&Arc::from(user_id.as_str()), position, presence, seen_in);
         }
         Ok(())
     }
@@ -304,13 +380,18 @@ impl Sync {
     fn render_presences(&self, seen: Vec<Seen>, filter: &SyncFilter, ignored: &[String]) -> Vec<Vec<u8>> {
         let server_name = self.inner.rooms.server_name();
         let mut events = Vec::new();
-        for (localpart, presence) in seen {
-            let Ok(user_id) = UserId::parse_with_server_name(&*localpart, server_name) else { continue };
+        for (name, presence) in seen {
+            let user_id = if is_elsewhere(&name) {
+                UserId::parse(&*name)
+            } else {
+                UserId::parse_with_server_name(&*name, server_name)
+            };
+            let Ok(user_id) = user_id else { continue };
             let is_ignored = ignored.iter().any(|ignored| ignored == user_id.as_str());
             if is_ignored || !wants_sender(filter, &user_id) {
                 continue;
             }
-            let presence = self.inner.accounts.refreshed(&localpart, Presence::clone(&presence));
+            let presence = self.inner.accounts.refreshed(&name, Presence::clone(&presence));
             events.push(self.render_presence(&user_id, &presence));
             if events.len() >= MOST_EVENTS {
                 break;
@@ -352,29 +433,29 @@ impl Making<'_> {
         let rooms = self.user_rooms().await?;
         let remembered = since.and_then(|since| inner.news.presences.changed_in(&joined(&rooms), since));
         let is_new = |room: &UserRoom| since.is_none_or(|since| !since.includes(room.position));
-        let mut seen = match &remembered {
-            Some(seen) => seen.clone(),
-            None => inner.news.presences.among(&self.people_in(&rooms, |_| true).await?, since),
-        };
+        let is_remembered = remembered.is_some();
+        let mut seen = remembered.unwrap_or_default();
+        if !is_remembered {
+            seen = inner.news.presences.among(&self.people_in(&rooms, |_| true).await?, since);
+            seen.extend(inner.news.presences.elsewhere_in(&joined(&rooms), since));
+        }
         if since.is_some() {
-            let met: HashSet<Arc<str>> = seen.iter().map(|(localpart, _)| Arc::clone(localpart)).collect();
-            let mut new = self.people_in(&rooms, is_new).await?;
-            if let Some(since) = since.filter(|_| remembered.is_none()) {
-                new.extend(self.people_since(&rooms, since).await?);
+            let mut met: HashSet<Name> = seen.iter().map(|(name, _)| Arc::clone(name)).collect();
+            let mut people = self.people_in(&rooms, is_new).await?;
+            if let Some(since) = since.filter(|_| !is_remembered) {
+                people.extend(self.people_since(&rooms, since).await?);
             }
-            let new = inner.news.presences.among(&new, None);
-            seen.extend(new.into_iter().filter(|(localpart, _)| !met.contains(localpart)));
+            let mut new = inner.news.presences.among(&people, None);
+            let new_rooms: Vec<UserRoom> = rooms.iter().filter(|room| is_new(room)).copied().collect();
+            new.extend(inner.news.presences.elsewhere_in(&joined(&new_rooms), None));
+            seen.extend(new.into_iter().filter(|(name, _)| met.insert(Arc::clone(name))));
         }
         response.presence = self.sync.render_presences(seen, filter, &self.ignored);
         Ok(())
     }
 
     /// Who came into these rooms, as their states tell it.
-    async fn people_since(
-        &self,
-        rooms: &[UserRoom],
-        since: &Position,
-    ) -> Result<BTreeSet<Arc<str>>, SyncError> {
+    async fn people_since(&self, rooms: &[UserRoom], since: &Position) -> Result<BTreeSet<Name>, SyncError> {
         let inner = &self.sync.inner;
         let mut people = BTreeSet::new();
         for room in rooms.iter().filter(|room| room.membership == Membership::Join) {
@@ -386,7 +467,9 @@ impl Making<'_> {
             for event in view.state_changes(before, after).await? {
                 let joined = event.membership().filter(|membership| *membership == Membership::Join);
                 let user_id = event.state_key.as_deref().filter(|_| joined.is_some());
-                people.extend(user_id.and_then(|user_id| inner.rooms.local(user_id)).map(Arc::from));
+                people.extend(
+                    user_id.map(|user_id| inner.rooms.local(user_id).unwrap_or(user_id)).map(Arc::from),
+                );
             }
         }
         Ok(people)

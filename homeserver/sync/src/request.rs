@@ -1,10 +1,11 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use entente_rooms::EventFilter;
+use entente_rooms::{EventFilter, RelatedBy};
 use ruma::{
     OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId,
     api::client::filter::{Filter, FilterDefinition, RoomEventFilter},
 };
+use serde::Deserialize;
 
 use crate::{SyncToken, event_form::EventForm};
 
@@ -28,8 +29,8 @@ pub struct SyncRequest {
     pub full_state: bool,
     /// Of which point of the timeline the state is.
     pub state_mode: StateMode,
-    /// What the client wants.
-    pub filter: SyncFilter,
+    /// What the client wants, see [`Sync::filter`](crate::Sync::filter).
+    pub filter: Arc<SyncFilter>,
 }
 
 impl SyncRequest {
@@ -92,7 +93,38 @@ impl From<FilterDefinition> for SyncFilter {
     }
 }
 
+impl Default for SyncFilter {
+    fn default() -> Self {
+        FilterDefinition::default().into()
+    }
+}
+
+/// What `ruma` leaves out of a filter.
+#[derive(Default, Deserialize)]
+struct Relations {
+    #[serde(default)]
+    room: RelationsOfRooms,
+}
+
+#[derive(Default, Deserialize)]
+struct RelationsOfRooms {
+    #[serde(default)]
+    timeline: RelatedBy,
+    #[serde(default)]
+    state: RelatedBy,
+}
+
 impl SyncFilter {
+    /// Reads a filter as clients send it: a JSON object.
+    pub fn from_json(json: &[u8]) -> Result<Self, serde_json::Error> {
+        let definition: FilterDefinition = serde_json::from_slice(json)?;
+        let Relations { room } = serde_json::from_slice(json)?;
+        let mut filter = Self::from(definition);
+        filter.timeline = filter.timeline.related_by(room.timeline);
+        filter.state = filter.state.related_by(room.state);
+        Ok(filter)
+    }
+
     /// Whether the client wants to hear of a room.
     pub(crate) fn wants_room(&self, room_id: &RoomId) -> bool {
         self.rooms.as_ref().is_none_or(|rooms| rooms.contains(room_id)) && !self.not_rooms.contains(room_id)

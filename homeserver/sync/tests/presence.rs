@@ -20,7 +20,7 @@ use entente_storage::{
 };
 use entente_sync::{Answer, StateMode, Sync, SyncRequest, SyncToken};
 use futures_util::future::BoxFuture;
-use ruma::{UserId, api::client::filter::FilterDefinition, server_name, user_id};
+use ruma::{UserId, server_name, user_id};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -103,14 +103,15 @@ async fn home() -> Home {
     let rooms = Rooms::open(store.clone(), environment.clone(), name, entente_rooms::Settings::default())
         .await
         .unwrap();
-    let sync = Sync::new(environment, store.clone(), accounts.clone(), Encryption::new(store), rooms.clone());
+    let encryption = Encryption::new(store.clone());
+    let minute = Duration::from_secs(60);
+    let sync = Sync::new(environment, store, accounts.clone(), encryption, rooms.clone(), minute);
     tokio::spawn(sync.clone().follow());
     Home { accounts, rooms, sync, reads }
 }
 
 impl Home {
     async fn sync(&self, user_id: &UserId, since: Option<&str>, filter: Value) -> Value {
-        let filter: FilterDefinition = serde_json::from_value(filter).unwrap();
         let request = SyncRequest {
             user_id: user_id.to_owned(),
             device_id: "PHONE".into(),
@@ -118,7 +119,7 @@ impl Home {
             timeout: Duration::from_secs(60),
             full_state: false,
             state_mode: StateMode::Before,
-            filter: filter.into(),
+            filter: self.sync.filter(filter.to_string().as_bytes()).unwrap(),
         };
         let Answer::Whole(json) = self.sync.sync(&request).await.unwrap() else {
             panic!("a long answer");

@@ -16,6 +16,7 @@ use super::{
     remote,
     room_aliases::check_may_have,
     room_send::require_invitable,
+    third_party_invites,
 };
 use crate::{ApiState, MatrixError};
 
@@ -29,12 +30,10 @@ pub(super) async fn create_room(
     request: Request,
 ) -> Result<Response, MatrixError> {
     active(&session)?;
-    if !request.invite_3pid.is_empty() {
-        return Err(MatrixError::forbidden(
-            "this server has no identity server by which to invite addresses",
-        ));
+    for address in &request.invite_3pid {
+        state.federation.identity_servers.check(&address.id_server)?;
     }
-    if request.invite.len() > MOST_INVITES {
+    if request.invite.len() + request.invite_3pid.len() > MOST_INVITES {
         return Err(MatrixError::invalid_param("a room begins with at most 1000 invites"));
     }
     let preset = match (&request.preset, &request.visibility) {
@@ -88,6 +87,11 @@ pub(super) async fn create_room(
         // The room is there: who could not be invited can be again.
         if let Err(error) = state.federation.rooms.invite(&room_id, &invite).await {
             tracing::info!(%room_id, %invitee, %error, "somebody could not be invited to a new room");
+        }
+    }
+    for address in &request.invite_3pid {
+        if let Err(error) = third_party_invites::invite(&state, &session, &room_id, address).await {
+            tracing::info!(%room_id, ?error, "an address could not be invited to a new room");
         }
     }
     Ok(Response::new(room_id))

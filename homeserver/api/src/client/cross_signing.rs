@@ -5,13 +5,13 @@ use entente_accounts::{Operation, Session};
 use entente_encryption::{CrossSigningUpload, EncryptionError, SignatureFailure};
 use entente_rooms::ObjectWriter;
 use ruma::{
-    UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, UserId,
     api::client::keys::{upload_signatures, upload_signing_keys},
     serde::Raw,
 };
 use serde_json::{Value, json, value::RawValue};
 
-use super::interactive::prove;
+use super::{interactive::prove, remote};
 use crate::{ApiState, MatrixError, endpoint::Json};
 
 /// `POST /keys/device_signing/upload`. The first keys need no proof (MSC3967).
@@ -52,7 +52,8 @@ pub(super) async fn upload_signatures(
         .flat_map(|(user_id, keys)| keys.iter().map(|(key_id, key)| (&**user_id, key_id, key)))
         .collect();
     let mut failures: BTreeMap<&UserId, BTreeMap<&str, Value>> = BTreeMap::new();
-    for (place, failure) in state.encryption.upload_signatures(&session.user_id, &signed).await? {
+    let masters = remote_masters(&state, &signed).await;
+    for (place, failure) in state.encryption.upload_signatures(&session.user_id, &signed, &masters).await? {
         let Some((user_id, key_id, _)) = signed.get(place) else { continue };
         failures.entry(user_id).or_default().insert(key_id, render(&failure));
     }
@@ -61,6 +62,29 @@ pub(super) async fn upload_signatures(
     writer.value("failures", failures);
     writer.end();
     Ok(Json(json))
+}
+
+/// The master keys of those who are users of other servers, as those servers tell them.
+async fn remote_masters(
+    state: &ApiState,
+    signed: &[(&UserId, &str, &RawValue)],
+) -> BTreeMap<OwnedUserId, CanonicalJsonObject> {
+    let here = state.accounts.server_name();
+    let all_devices = || CanonicalJsonValue::Array(Vec::new());
+    let owners: BTreeMap<&UserId, CanonicalJsonValue> = signed
+        .iter()
+        .filter(|(owner, ..)| owner.server_name() != here)
+        .map(|(owner, ..)| (*owner, all_devices()))
+        .collect();
+    if owners.is_empty() {
+        return BTreeMap::new();
+    }
+    let told = remote::keys(state, "query", "device_keys", owners.into_iter().collect(), None).await;
+    let master = |(owner, key): (String, Value)| {
+        let CanonicalJsonValue::Object(key) = CanonicalJsonValue::try_from(key).ok()? else { return None };
+        Some((OwnedUserId::try_from(owner).ok()?, key))
+    };
+    told.of("master_keys").into_iter().filter_map(master).collect()
 }
 
 fn render(failure: &SignatureFailure) -> Value {

@@ -4,8 +4,8 @@ use axum::{
     routing::{get, post},
 };
 use entente_accounts::Session;
-use ruma::{UserId, api::client::filter::FilterDefinition};
-use serde::Deserialize;
+use entente_sync::SyncFilter;
+use ruma::UserId;
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
@@ -31,7 +31,7 @@ async fn create(
 ) -> Result<Json<Value>, MatrixError> {
     check_own(&session, &user_id)?;
     let filter: Value = serde_json::from_slice(&body).map_err(MatrixError::not_json)?;
-    FilterDefinition::deserialize(&filter).map_err(MatrixError::bad_json)?;
+    SyncFilter::from_json(&body).map_err(MatrixError::bad_json)?;
     let user_id: &UserId = &session.user_id;
     let filter_id = state.accounts.create_filter(user_id, filter.to_string().into()).await?;
     Ok(Json(json!({ "filter_id": filter_id })))

@@ -11,7 +11,7 @@ use ruma::{
     serde::Raw,
 };
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::remote;
 use crate::{ApiState, MatrixError, endpoint::Json};
@@ -70,6 +70,9 @@ pub(super) async fn query(
         (*user_id, CanonicalJsonValue::Array(devices.collect()))
     });
     let elsewhere = remote::keys(&state, "query", "device_keys", asked.collect(), request.timeout).await;
+    // What the reader signed of other servers' users only this server has.
+    let owners: Vec<&str> = remote.iter().map(|(user_id, _)| user_id.as_str()).collect();
+    let signatures = state.encryption.signatures_by(&session.user_id, &owners).await?;
     let mut json = Vec::new();
     let mut writer = ObjectWriter::begin(&mut json);
     writer.value("failures", &elsewhere.failures);
@@ -82,11 +85,34 @@ pub(super) async fn query(
         keys.extend(local);
         keys
     };
-    writer.value("master_keys", of_kind("master_keys", |keys| keys.master.as_ref()));
+    let mut masters = of_kind("master_keys", |keys| keys.master.as_ref());
+    add_signatures(&session.user_id, signatures, &mut masters);
+    writer.value("master_keys", masters);
     writer.value("self_signing_keys", of_kind("self_signing_keys", |keys| keys.self_signing.as_ref()));
     writer.value("user_signing_keys", of_kind("user_signing_keys", |keys| keys.user_signing.as_ref()));
     writer.end();
     Ok(Json(json))
+}
+
+/// Adds signatures to master keys: the owner, the key, the signing key and the signature of each.
+fn add_signatures(
+    signer: &UserId,
+    signatures: Vec<(String, String, String, String)>,
+    masters: &mut Map<String, Value>,
+) {
+    for (owner, key, signing_key, signature) in signatures {
+        let Some(master) = masters.get_mut(&owner).and_then(Value::as_object_mut) else { continue };
+        let keys = master.get("keys").and_then(Value::as_object);
+        if !keys.is_some_and(|keys| keys.contains_key(&format!("ed25519:{key}"))) {
+            continue;
+        }
+        let all = master.entry("signatures").or_insert_with(|| json!({}));
+        let Some(all) = all.as_object_mut() else { continue };
+        let of_signer = all.entry(signer.as_str()).or_insert_with(|| json!({}));
+        if let Some(of_signer) = of_signer.as_object_mut() {
+            of_signer.insert(signing_key, Value::String(signature));
+        }
+    }
 }
 
 /// Names of devices are shown beside their keys, unsigned.

@@ -6,14 +6,15 @@ use ruma::{
     api::client::{
         knock::knock_room,
         membership::{
-            ban_user, forget_room, invite_user, join_room_by_id, join_room_by_id_or_alias, joined_rooms,
-            kick_user, leave_room, unban_user,
+            ban_user, forget_room,
+            invite_user::{self, v3::InvitationRecipient},
+            join_room_by_id, join_room_by_id_or_alias, joined_rooms, kick_user, leave_room, unban_user,
         },
     },
 };
 use serde_json::Value;
 
-use super::remote;
+use super::{remote, third_party_invites};
 use crate::{ApiState, MatrixError};
 
 /// Reasons have at most this many bytes.
@@ -77,18 +78,32 @@ pub(super) async fn invite(
     request: invite_user::v3::Request,
 ) -> Result<invite_user::v3::Response, MatrixError> {
     active(&session)?;
-    let invite_user::v3::InvitationRecipient::UserId(invite) = request.recipient else {
-        return Err(MatrixError::forbidden(
-            "this server has no identity server by which to invite addresses",
-        ));
-    };
-    let target = invite.user_id;
-    remote::look_for_user(&state, &target).await?;
-    state.accounts.require_invitable(&target).await?;
-    let profile = profile_of(&state, &target).await?;
-    let invite = MembershipRequest::others(&session.user_id, &target, profile, short(invite.reason)?);
-    remote::invite(&state, &request.room_id, &invite).await?;
+    match request.recipient {
+        InvitationRecipient::UserId(invite) => {
+            let reason = short(invite.reason)?;
+            invite_by_id(&state, &session, &request.room_id, &invite.user_id, reason).await?;
+        }
+        InvitationRecipient::ThirdPartyId(address) => {
+            third_party_invites::invite(&state, &session, &request.room_id, &address).await?;
+        }
+        _ => return Err(MatrixError::invalid_param("a user or an address is invited")),
+    }
     Ok(invite_user::v3::Response::new())
+}
+
+/// Invites a user of this server or another.
+pub(super) async fn invite_by_id(
+    state: &ApiState,
+    session: &Session,
+    room_id: &RoomId,
+    target: &UserId,
+    reason: Option<String>,
+) -> Result<(), MatrixError> {
+    remote::look_for_user(state, target).await?;
+    state.accounts.require_invitable(target).await?;
+    let profile = profile_of(state, target).await?;
+    let invite = MembershipRequest::others(&session.user_id, target, profile, reason);
+    remote::invite(state, room_id, &invite).await
 }
 
 /// `POST /rooms/{roomId}/leave`.
@@ -164,7 +179,7 @@ fn of_other(
 }
 
 /// How a user appears in rooms. One of whom nothing is known appears by their id.
-pub(super) async fn profile_of(state: &ApiState, user_id: &UserId) -> Result<Profile, MatrixError> {
+pub(crate) async fn profile_of(state: &ApiState, user_id: &UserId) -> Result<Profile, MatrixError> {
     if user_id.server_name() != state.accounts.server_name() {
         return Ok(remote::profile_in_room(state, user_id).await);
     }

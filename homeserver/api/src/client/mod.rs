@@ -45,6 +45,7 @@ mod sync;
 mod tags;
 mod third_party;
 mod third_party_identifiers;
+mod third_party_invites;
 mod threads;
 mod to_device;
 mod turn_server;
@@ -60,7 +61,7 @@ use axum::{
 
 pub(crate) use self::{
     keys::add_names,
-    membership::active,
+    membership::{active, profile_of},
     remote::{look_for_user, resolve_here},
     room_directory::directory_body,
     to_device::devices_of,

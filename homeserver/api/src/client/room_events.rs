@@ -3,32 +3,69 @@
 use axum::extract::State;
 use entente_accounts::Session;
 use entente_rooms::{
-    Direction, Event, EventFilter, Membership, ObjectWriter, Reader, RoomError, RoomView, Seen, Shape,
-    TimelinePage, TimelinePlace, Unsigned, state::StateRoot,
+    Direction, Event, EventFilter, Membership, ObjectWriter, Reader, RelatedBy, RoomError, RoomView, Seen,
+    Shape, TimelinePage, TimelinePlace, Unsigned, state::StateRoot,
 };
+use http::request::Parts;
 use ruma::{
-    api::client::{
-        context::get_context,
-        filter::{LazyLoadOptions, RoomEventFilter},
-        membership::{get_member_events, joined_members},
-        message::get_message_events,
-        room::get_room_event,
-        state::{get_state_event_for_key, get_state_events},
+    RoomId,
+    api::{
+        auth_scheme::AccessToken,
+        client::{
+            context::get_context,
+            filter::{LazyLoadOptions, RoomEventFilter},
+            membership::{get_member_events, joined_members},
+            message::get_message_events,
+            room::get_room_event,
+            state::{get_state_event_for_key, get_state_events},
+        },
     },
     events::room::member::MembershipState,
 };
 
-use crate::{ApiState, MatrixError, endpoint::Json};
+use crate::{
+    ApiState, MatrixError,
+    endpoint::{Caller, Json},
+};
 
 /// A page has at most this many events.
 const MOST_EVENTS: usize = 1_000;
 
+/// Whoever reads a timeline.
+#[derive(Debug)]
+pub(super) struct TimelineReader {
+    session: Session,
+    /// What `ruma` leaves out of their filter.
+    related_by: RelatedBy,
+}
+
+impl Caller<AccessToken> for TimelineReader {
+    async fn identify(state: &ApiState, parts: &Parts, rate_limited: bool) -> Result<Self, MatrixError> {
+        let session = <Session as Caller<AccessToken>>::identify(state, parts, rate_limited).await?;
+        let mut pairs = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+        let related_by = match pairs.find(|(name, _)| name == "filter") {
+            Some((_, filter)) => serde_json::from_str(&filter)
+                .map_err(|error| MatrixError::invalid_param(&format!("the filter: {error}")))?,
+            None => RelatedBy::default(),
+        };
+        Ok(Self { session, related_by })
+    }
+}
+
+impl TimelineReader {
+    /// Which events of a room are wanted.
+    fn filter(&self, filter: &RoomEventFilter, room_id: &RoomId) -> EventFilter {
+        EventFilter::from(filter).in_room(room_id).related_by(self.related_by.clone())
+    }
+}
+
 /// `GET /rooms/{roomId}/messages`.
 pub(super) async fn messages(
     State(state): State<ApiState>,
-    session: Session,
+    reader: TimelineReader,
     request: get_message_events::v3::Request,
 ) -> Result<Json, MatrixError> {
+    let session = &reader.session;
     let view = state.rooms.view(&request.room_id).await?;
     view.require_reader(&session.user_id).await?;
     let direction = match request.dir {
@@ -45,11 +82,19 @@ pub(super) async fn messages(
         None => None,
     };
     let limit = usize::try_from(u64::from(request.limit)).unwrap_or(MOST_EVENTS).clamp(1, MOST_EVENTS);
-    let filter = EventFilter::from(&request.filter).in_room(&request.room_id);
+    let filter = reader.filter(&request.filter, &request.room_id);
     let mut view = view;
+    if direction == Direction::Backward && view.gap_before(from).await?.is_some() {
+        // What was said while this server was out of the room is fetched when somebody reads so far.
+        match state.federation.rooms.fill_gap(&request.room_id, from, limit).await {
+            Ok(false) => {}
+            Ok(true) => view = state.rooms.view(&request.room_id).await?,
+            Err(error) => tracing::info!(room_id = %request.room_id, %error, "a gap cannot be filled"),
+        }
+    }
     let mut page = view.timeline(&session.user_id, from, to, direction, limit, &filter).await?;
     if page.end.is_none() && direction == Direction::Backward && page.events.len() < limit {
-        // What came before the room's beginning here is fetched when somebody reads so far.
+        // So is what came before the room's beginning here.
         match state.federation.rooms.fetch_past(&request.room_id, limit).await {
             Ok(0) => {}
             Ok(_) => {
@@ -60,7 +105,7 @@ pub(super) async fn messages(
         }
     }
     let members = lazy_members(&view, &request.filter, &page.events, view.current_state().await?).await?;
-    let page_writer = PageWriter::new(&view, &session, &[&page.events]).await?;
+    let page_writer = PageWriter::new(&view, session, &[&page.events]).await?;
     let mut json = Vec::with_capacity(1_024 * (page.events.len() + 1));
     let mut writer = ObjectWriter::begin(&mut json);
     writer.value("start", from_token(request.from.as_deref(), from));
@@ -92,13 +137,14 @@ pub(super) async fn place(view: &RoomView, token: &str) -> Result<TimelinePlace,
 /// `GET /rooms/{roomId}/context/{eventId}`.
 pub(super) async fn context(
     State(state): State<ApiState>,
-    session: Session,
+    reader: TimelineReader,
     request: get_context::v3::Request,
 ) -> Result<Json, MatrixError> {
+    let session = &reader.session;
     let view = state.rooms.view(&request.room_id).await?;
     let events = [view.visible_event(&session.user_id, &request.event_id).await?];
     let limit = usize::try_from(u64::from(request.limit)).unwrap_or(MOST_EVENTS).min(MOST_EVENTS);
-    let filter = EventFilter::from(&request.filter).in_room(&request.room_id);
+    let filter = reader.filter(&request.filter, &request.room_id);
     let (before, after) = view.around(&session.user_id, &events[0].event, limit, &filter).await?;
     let newest = after.events.last().unwrap_or(&events[0]);
     let root = newest.event.state_after();
@@ -110,7 +156,7 @@ pub(super) async fn context(
         settings.extend(lazy_members(&view, &request.filter, &all, root).await?);
         settings
     };
-    let page_writer = PageWriter::new(&view, &session, &[&all]).await?;
+    let page_writer = PageWriter::new(&view, session, &[&all]).await?;
     let mut json = Vec::new();
     let mut writer = ObjectWriter::begin(&mut json);
     let oldest = before.events.last().unwrap_or(&events[0]);

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -7,10 +7,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use entente_sync::{Answer, Parts, StateMode, SyncRequest, SyncToken};
+use entente_accounts::Session;
+use entente_sync::{Answer, Parts, StateMode, SyncFilter, SyncRequest, SyncToken};
 use futures_util::TryStreamExt;
 use http::{HeaderValue, header};
-use ruma::api::client::filter::FilterDefinition;
 use serde::Deserialize;
 
 use super::presence::wanted;
@@ -45,6 +45,22 @@ async fn sync(
     parameters: Result<Query<Parameters>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, MatrixError> {
     let Query(parameters) = parameters.map_err(|error| MatrixError::invalid_param(&error.body_text()))?;
+    let presence = wanted(parameters.set_presence.as_deref())?;
+    // On the heap: a request that waits does not hold the place for what was read of it.
+    let request = Box::pin(as_request(&state, session, parameters)).await?;
+    // The user is here as long as the request waits.
+    let _attendance = state.accounts.attend(&request.user_id, request.device_id.as_str(), presence);
+    Ok(match state.sync.sync(&request).await? {
+        Answer::Whole(json) => Json(json).into_response(),
+        Answer::Parts(parts) => json_in_parts(parts).into_response(),
+    })
+}
+
+async fn as_request(
+    state: &ApiState,
+    session: Session,
+    parameters: Parameters,
+) -> Result<SyncRequest, MatrixError> {
     let since = match parameters.since.as_deref().filter(|since| !since.is_empty()) {
         Some(since) => Some(
             SyncToken::parse(since)
@@ -53,17 +69,11 @@ async fn sync(
         None => None,
     };
     let filter = match parameters.filter.as_deref() {
-        None | Some("") => FilterDefinition::default(),
-        Some(filter) if filter.starts_with('{') => parse_filter(filter.as_bytes())?,
-        // On the heap: a request that waits does not hold the place for it.
-        Some(filter_id) => {
-            parse_filter(&Box::pin(state.accounts.filter(&session.user_id, filter_id)).await?)?
-        }
+        None | Some("") => parse_filter(state, b"{}")?,
+        Some(filter) if filter.starts_with('{') => parse_filter(state, filter.as_bytes())?,
+        Some(filter_id) => parse_filter(state, &state.accounts.filter(&session.user_id, filter_id).await?)?,
     };
-    let presence = wanted(parameters.set_presence.as_deref())?;
-    // The user is here as long as the request waits.
-    let _attendance = state.accounts.attend(&session.user_id, session.device_id.as_str(), presence);
-    let request = SyncRequest {
+    Ok(SyncRequest {
         user_id: session.user_id,
         device_id: session.device_id,
         since,
@@ -74,11 +84,7 @@ async fn sync(
             (false, true) => StateMode::AfterUnstable,
             (false, false) => StateMode::Before,
         },
-        filter: filter.into(),
-    };
-    Ok(match state.sync.sync(&request).await? {
-        Answer::Whole(json) => Json(json).into_response(),
-        Answer::Parts(parts) => json_in_parts(parts).into_response(),
+        filter,
     })
 }
 
@@ -88,6 +94,6 @@ fn json_in_parts(parts: Parts) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], Body::from_stream(parts))
 }
 
-fn parse_filter(json: &[u8]) -> Result<FilterDefinition, MatrixError> {
-    serde_json::from_slice(json).map_err(|error| MatrixError::invalid_param(&format!("the filter: {error}")))
+fn parse_filter(state: &ApiState, json: &[u8]) -> Result<Arc<SyncFilter>, MatrixError> {
+    state.sync.filter(json).map_err(|error| MatrixError::invalid_param(&format!("the filter: {error}")))
 }

@@ -1,10 +1,6 @@
 use std::{net::SocketAddr, sync::Arc};
 
-use axum::{
-    extract::{ConnectInfo, Request},
-    middleware::Next,
-    response::Response,
-};
+use axum::extract::{ConnectInfo, Request};
 use ipnet::IpNet;
 
 use crate::address::{ClientAddress, client_address};
@@ -20,11 +16,10 @@ impl From<Vec<IpNet>> for TrustedProxies {
 }
 
 /// Notes where a request comes from.
-pub(super) async fn find(mut request: Request, next: Next) -> Response {
+pub(super) fn note(request: &mut Request) {
     if let Some(&ConnectInfo(peer)) = request.extensions().get::<ConnectInfo<SocketAddr>>() {
         let trusted = request.extensions().get::<TrustedProxies>().map_or(&[][..], |proxies| &proxies.0);
         let address = client_address(peer, request.headers(), trusted);
         request.extensions_mut().insert(ClientAddress(address));
     }
-    next.run(request).await
 }

@@ -1,11 +1,6 @@
 use std::sync::Arc;
 
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::MatrixError;
 
@@ -18,16 +13,9 @@ impl InFlight {
     pub fn new(places: usize) -> Self {
         Self(Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))))
     }
-}
 
-/// Answers 503 when there is no place left: better at once than late. Long polls take none: most of them wait, and those that
-/// do not take places of their own.
-pub(super) async fn limit(State(in_flight): State<InFlight>, request: Request, next: Next) -> Response {
-    if super::is_long_poll(&request) {
-        return next.run(request).await;
-    }
-    match in_flight.0.try_acquire() {
-        Ok(_place) => next.run(request).await,
-        Err(_) => MatrixError::unavailable("the server has too much to do").into_response(),
+    /// A place, as long as it is held. If there is none left it is better to say so at once than to answer late.
+    pub(super) fn take(&self) -> Result<SemaphorePermit<'_>, MatrixError> {
+        self.0.try_acquire().map_err(|_| MatrixError::unavailable("the server has too much to do"))
     }
 }

@@ -1,5 +1,5 @@
-//! What every request goes through, from the outside in: panics are caught, the request gets its id and its log line, CORS
-//! headers, its place among those in flight, the client's address, a time limit, and compression of the answer.
+//! What every request goes through, from the outside in: the request gets its id and its log line, panics are caught, CORS
+//! headers, the client's address, its place among those in flight, a time limit, and compression of the answer.
 
 mod address;
 mod cors;
@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use axum::{
     Router,
-    extract::{MatchedPath, Request},
-    middleware::{from_fn, from_fn_with_state},
+    extract::{MatchedPath, Request, State},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
 };
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -60,18 +61,30 @@ fn is_long_poll(request: &Request) -> bool {
     })
 }
 
-/// Puts the layers around the routes.
+/// Notes where a request comes from, and gives it its place and its time. Long polls take no place among those in flight: most
+/// of them wait, and those that do not take places of their own.
+async fn admit(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
+    address::note(&mut request);
+    if is_long_poll(&request) {
+        return next.run(request).await;
+    }
+    let _place = match state.in_flight.take() {
+        Ok(place) => place,
+        Err(error) => return error.into_response(),
+    };
+    // On the heap: a long poll does not hold the place for it.
+    Box::pin(timeout::limit(&state, request, next)).await
+}
+
+/// Puts the layers around the routes: all at once, and few that wait on their own, since a long poll holds every one of them.
 pub(crate) fn around(routes: Router<ApiState>, state: &ApiState) -> Router<ApiState> {
-    routes
-        .layer(
-            CompressionLayer::new()
-                .gzip(true)
-                .compress_when(SizeAbove::new(COMPRESS_FROM_BYTES).and(NotUncompressed)),
-        )
-        .layer(from_fn_with_state(state.clone(), timeout::limit))
-        .layer(from_fn(address::find))
-        .layer(from_fn_with_state(state.in_flight.clone(), in_flight::limit))
-        .layer(cors::layer())
-        .layer(CatchPanicLayer::custom(panics::respond))
-        .layer(from_fn_with_state(state.clone(), observe::observe))
+    routes.layer((
+        from_fn_with_state(state.clone(), observe::observe),
+        CatchPanicLayer::custom(panics::respond),
+        cors::layer(),
+        from_fn_with_state(state.clone(), admit),
+        CompressionLayer::new()
+            .gzip(true)
+            .compress_when(SizeAbove::new(COMPRESS_FROM_BYTES).and(NotUncompressed)),
+    ))
 }

@@ -1,17 +1,13 @@
-use std::{
-    future::Future,
-    io,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{future::Future, io, pin::Pin, time::Duration};
 
 use axum_server::accept::Accept;
 use entente_turn::{TurnServer, begins_stun};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::TcpStream,
 };
+
+use super::begun::Begun;
 
 /// Who says nothing at all for this long is hung up on; what comes after has times of its own.
 const FIRST_BYTE_WITHIN: Duration = Duration::from_secs(30);
@@ -42,100 +38,18 @@ where
         Box::pin(async move {
             let (client, server) = addresses?;
             let (mut stream, service) = accepted.await?;
-            let Some(turn) = turn else { return Ok((Begun { first: None, stream }, service)) };
+            let Some(turn) = turn else { return Ok((Begun::for_http(None, stream), service)) };
             let first = tokio::time::timeout(FIRST_BYTE_WITHIN, stream.read_u8());
             let first = first.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-            let stream = Begun { first: Some(first), stream };
             if !begins_stun(first) {
-                return Ok((stream, service));
+                return Ok((Begun::for_http(Some(first), stream), service));
             }
             tokio::spawn(async move {
-                turn.serve_stream(stream, client, server).await;
+                turn.serve_stream(Begun::new(first, stream), client, server).await;
                 // The connection's place is in it.
                 drop(service);
             });
             Err(io::Error::other("the connection is for TURN"))
         })
-    }
-}
-
-/// A connection whose first byte was looked at.
-#[derive(Debug)]
-pub(super) struct Begun<S> {
-    first: Option<u8>,
-    stream: S,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let Some(first) = self.first.filter(|_| buffer.remaining() > 0) else {
-            return Pin::new(&mut self.stream).poll_read(context, buffer);
-        };
-        buffer.put_slice(&[first]);
-        self.first = None;
-        // What came with it, if it is there: whoever reads should see as much of the beginning as there is.
-        match Pin::new(&mut self.stream).poll_read(context, buffer) {
-            Poll::Pending | Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-        }
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, buffer)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::AsyncWriteExt;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn what_was_looked_at_is_read_all_the_same() {
-        let (mut near, far) = tokio::io::duplex(64);
-        near.write_all(b"ET / HTTP/1.1").await.unwrap();
-        let mut begun = Begun { first: Some(b'G'), stream: far };
-        let mut buffer = [0; 5];
-        assert_eq!(begun.read(&mut buffer).await.unwrap(), 5);
-        assert_eq!(&buffer, b"GET /");
-        begun.write_all(b"answer").await.unwrap();
-        drop(near);
-        let mut rest = Vec::new();
-        begun.read_to_end(&mut rest).await.unwrap();
-        assert_eq!(rest, b" HTTP/1.1");
-        // Nothing more is there to come: the byte alone.
-        let mut begun = Begun { first: Some(b'G'), stream: tokio::io::duplex(1).0 };
-        assert_eq!(begun.read(&mut buffer).await.unwrap(), 1);
     }
 }

@@ -11,8 +11,8 @@ use super::{
 use crate::{
     Change, Event, RoomError,
     incoming::{Chapter, Received, ToldState, VerifiedPdu},
-    rows::{EventHeader, FIRST_NUMBER, StoredEvent},
-    state::StateRoot,
+    rows::{EventHeader, FIRST_NUMBER, SEGMENT, StoredEvent},
+    state::{EventNumber, StateRoot},
 };
 
 impl Composer {
@@ -43,7 +43,7 @@ impl Composer {
         self.place(event, stored, verdict, &auth_events).await
     }
 
-    /// Puts history before the room's beginning.
+    /// Puts history before the room's beginning, or into a gap.
     pub(crate) async fn add_history(&mut self, chapter: &Chapter) -> Result<usize, RoomError> {
         let mut told = HashMap::new();
         // Before the first event of all there is no state.
@@ -59,8 +59,17 @@ impl Composer {
             }
         }
         let count = i64::try_from(unknown.len()).unwrap_or(i64::MAX);
-        let first = self.head.row.first_event.saturating_sub(count);
-        if first < FIRST_NUMBER {
+        let gaps = &self.head.row.gaps;
+        let (end, least) = match chapter.gap {
+            None => (self.head.row.first_event, FIRST_NUMBER),
+            Some(gap) => match gaps.iter().find(|row| row.behind == gap.0) {
+                Some(row) => (row.first, row.behind - SEGMENT / 2),
+                // It was closed meanwhile.
+                None => return Ok(0),
+            },
+        };
+        let first = end.saturating_sub(count);
+        if first < least {
             return Err(RoomError::TooLarge("this room has more history than it can have"));
         }
         let mut added = 0;
@@ -70,11 +79,23 @@ impl Composer {
                 added += 1;
             }
         }
-        if added > 0 {
-            self.head.row.first_event = first;
+        match chapter.gap {
+            _ if added == 0 => {}
+            None => self.head.row.first_event = first,
+            Some(gap) => {
+                for row in self.head.row.gaps.iter_mut().filter(|row| row.behind == gap.0) {
+                    row.first = first;
+                }
+            }
         }
         Change::Past { room: self.view.room.number.0 }.log_in(&mut self.transaction);
         Ok(added)
+    }
+
+    /// Forgets that there is a gap.
+    pub(crate) fn close_gap(&mut self, gap: EventNumber) {
+        self.head.row.gaps.retain(|row| row.behind != gap.0);
+        Change::Past { room: self.view.room.number.0 }.log_in(&mut self.transaction);
     }
 
     async fn add_past_event(
@@ -102,6 +123,9 @@ impl Composer {
         let (event, mut stored) = self.unplaced(pdu, number, known_as, state_before)?;
         let verdict = self.judge_past(&event, &auth_events, state_before).await?;
         stored.header.rejected = matches!(verdict, Verdict::Rejected(_));
+        if stored.header.sticky_until.is_some() && !self.is_allowed_now(&event).await? {
+            stored.header.sticky_until = None;
+        }
         if event.state_key.is_some() && !stored.header.rejected {
             let after = self.with_event(state_before, &event).await?;
             stored.header.state_after = Some(after.encode());
@@ -117,7 +141,12 @@ impl Composer {
         let event = Arc::new(Event::new(self.view.room.number, number, stored)?);
         self.keep(&event);
         if event.is_shown() {
+            if event.sticky_duration().is_some() {
+                let (room, number) = (self.view.room.number.0, Some(number));
+                Change::Sticky { room, number }.log_in(&mut self.transaction);
+            }
             self.note_relation(&event).await?;
+            self.note_early_relations(&event).await?;
             let redacted = self.apply_redaction(&event).await?;
             self.redacted.extend(redacted.map(crate::state::EventNumber));
             self.apply_early_redaction(&event).await?;

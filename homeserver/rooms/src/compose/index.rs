@@ -105,33 +105,73 @@ impl Composer {
     /// Indexes the event under the event that it relates to.
     pub(super) async fn note_relation(&mut self, event: &Event) -> Result<(), RoomError> {
         let Some(relation) = Relation::of(event) else { return Ok(()) };
-        let Some(target) = self.find(&relation.event_id).await? else { return Ok(()) };
-        let (room, target_number) = (self.view.room.number.0, target.number.0);
+        let Some(target) = self.find(&relation.event_id).await? else {
+            let key = (self.view.room.number.0, relation.event_id.as_str(), event.number.0);
+            self.transaction.put(&rows::EARLY_RELATIONS, key, &());
+            return Ok(());
+        };
+        self.relate(event, &relation, &target).await
+    }
+
+    /// Indexes the events that relate to this one and came before it, as those do that stand behind history.
+    pub(super) async fn note_early_relations(&mut self, event: &Event) -> Result<(), RoomError> {
+        let room = self.view.room.number.0;
+        let early = rows::EARLY_RELATIONS.scan((room, event.event_id.as_str()));
+        for ((_, event_id, number), ()) in self.view.snapshot.scan_all(early).await? {
+            self.transaction.delete(&rows::EARLY_RELATIONS, (room, event_id.as_str(), number));
+            let Some(other) = self.event(EventNumber(number)).await? else { continue };
+            // One that was redacted meanwhile relates to nothing.
+            if let Some(relation) = Relation::of(&other) {
+                self.relate(&other, &relation, event).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn relate(&mut self, event: &Event, relation: &Relation, target: &Event) -> Result<(), RoomError> {
         let row = RelationRow {
             rel_type: relation.rel_type.clone(),
             event_type: event.event_type.to_string(),
             sender: event.sender.to_string(),
         };
-        self.transaction.put(&rows::RELATIONS, (room, target_number, event.number.0), &row);
-        let old = self.view.snapshot.get(&rows::AGGREGATES, (room, target_number)).await?;
+        let place = (self.view.room.number.0, target.number.0, event.number.0);
+        self.transaction.put(&rows::RELATIONS, place, &row);
+        let old = self.aggregate(target.number).await?;
         let mut aggregate = old.clone().unwrap_or_default();
         match relation.rel_type.as_str() {
-            "m.replace" if crate::relations::is_edit_of(event, &target) => {
+            "m.replace" if crate::relations::is_edit_of(event, target) => {
                 let newest = aggregate.edit.unwrap_or((i64::MIN, 0));
                 let edit = (event.number.0, event.origin_server_ts);
                 if (edit.1, edit.0) > (newest.1, newest.0) {
                     aggregate.edit = Some(edit);
                 }
             }
-            "m.thread" => self.note_thread(event, &target, &mut aggregate),
+            "m.thread" => self.note_thread(event, target, &mut aggregate),
             "m.reference" if aggregate.references.len() < MOST_REFERENCES => {
                 aggregate.references.push(event.number.0);
             }
             _ => return Ok(()),
         }
-        self.transaction.check_unchanged(&rows::AGGREGATES, (room, target_number), old.as_ref());
-        self.transaction.put(&rows::AGGREGATES, (room, target_number), &aggregate);
+        self.put_aggregate(target.number, old.as_ref(), aggregate);
         Ok(())
+    }
+
+    /// What the relations to an event come to, as it will be behind what was made here so far.
+    async fn aggregate(&self, target: EventNumber) -> Result<Option<AggregateRow>, RoomError> {
+        if let Some(changed) = self.aggregates.get(&target) {
+            return Ok(Some(changed.clone()));
+        }
+        let key = (self.view.room.number.0, target.0);
+        Ok(self.view.snapshot.get(&rows::AGGREGATES, key).await?)
+    }
+
+    fn put_aggregate(&mut self, target: EventNumber, old: Option<&AggregateRow>, new: AggregateRow) {
+        let key = (self.view.room.number.0, target.0);
+        if !self.aggregates.contains_key(&target) {
+            self.transaction.check_unchanged(&rows::AGGREGATES, key, old);
+        }
+        self.transaction.put(&rows::AGGREGATES, key, &new);
+        self.aggregates.insert(target, new);
     }
 
     fn note_thread(&mut self, event: &Event, root: &Event, aggregate: &mut AggregateRow) {
@@ -231,11 +271,9 @@ impl Composer {
     async fn unnote_relation(&mut self, event: &Event) -> Result<(), RoomError> {
         let Some(relation) = Relation::of(event) else { return Ok(()) };
         let Some(target) = self.find(&relation.event_id).await? else { return Ok(()) };
-        let (room, target_number) = (self.view.room.number.0, target.number.0);
-        self.transaction.delete(&rows::RELATIONS, (room, target_number, event.number.0));
-        let Some(old) = self.view.snapshot.get(&rows::AGGREGATES, (room, target_number)).await? else {
-            return Ok(());
-        };
+        let room = self.view.room.number.0;
+        self.transaction.delete(&rows::RELATIONS, (room, target.number.0, event.number.0));
+        let Some(old) = self.aggregate(target.number).await? else { return Ok(()) };
         let mut aggregate = old.clone();
         let others = self.others_related(&target, &relation.rel_type, event.number).await?;
         match relation.rel_type.as_str() {
@@ -258,8 +296,7 @@ impl Composer {
             "m.reference" => aggregate.references.retain(|number| *number != event.number.0),
             _ => return Ok(()),
         }
-        self.transaction.check_unchanged(&rows::AGGREGATES, (room, target_number), Some(&old));
-        self.transaction.put(&rows::AGGREGATES, (room, target_number), &aggregate);
+        self.put_aggregate(target.number, Some(&old), aggregate);
         Ok(())
     }
 

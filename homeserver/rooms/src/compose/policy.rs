@@ -12,7 +12,7 @@ use ruma::{
 use super::{Composer, Draft, receive::Verdict};
 use crate::{
     Event, RoomError,
-    incoming::Pdu,
+    incoming::{Pdu, VerifiedPdu},
     policy_server::{PolicyInquiry, SignedDraft},
     rows::{SentAs, StoredEvent},
 };
@@ -145,6 +145,14 @@ impl Composer {
         self.required_event(number).await
     }
 
+    /// Refuses an event that the room's present state does not allow.
+    pub(crate) async fn require_allowed_now(&self, pdu: &VerifiedPdu) -> Result<(), RoomError> {
+        let state = self.head.state();
+        let (event, _) = self.unplaced(pdu, self.head.row.next_event, None, state)?;
+        let rules = self.view.room.rules.authorization.clone();
+        self.authorisation_of(&event, state).await?.check(&rules, &event)
+    }
+
     /// What becomes of an event of another server by the room's policy server. Its signature is kept with the event, for whoever gets
     /// that from here.
     pub(super) async fn heed_policy(
@@ -169,6 +177,13 @@ impl Composer {
             Some(None) => Ok(Verdict::SoftFailed),
             None => Err(self.awaits(policy, event.event_id.clone(), object, None)),
         }
+    }
+
+    /// Whether the room's policy server signed an event, if it has one.
+    pub(super) async fn has_policy_signature(&mut self, event: &Event) -> Result<bool, RoomError> {
+        let Some(policy) = self.policy_server().await? else { return Ok(true) };
+        let object = parsed(event.json())?;
+        Ok(verify_policy_server_signature(&policy, &object, &self.view.room.rules).is_ok())
     }
 }
 

@@ -91,15 +91,17 @@ impl Composer {
         state_before: StateRoot,
     ) -> Result<Verdict, RoomError> {
         let verdict = self.judge_past(event, auth_events, state_before).await?;
-        let present = self.head.state();
-        let rules = self.view.room.rules.authorization.clone();
-        if matches!(verdict, Verdict::Accepted)
-            && present != state_before
-            && self.authorisation_of(event, present).await?.check(&rules, event).is_err()
-        {
+        let is_past = self.head.state() != state_before;
+        if matches!(verdict, Verdict::Accepted) && is_past && !self.is_allowed_now(event).await? {
             return Ok(Verdict::SoftFailed);
         }
         Ok(verdict)
+    }
+
+    /// Whether the room's present state allows an event.
+    pub(super) async fn is_allowed_now(&self, event: &Event) -> Result<bool, RoomError> {
+        let rules = &self.view.room.rules.authorization;
+        Ok(self.authorisation_of(event, self.head.state()).await?.check(rules, event).is_ok())
     }
 
     /// Whether an event may be where it stands, whatever the room has become since.
@@ -191,7 +193,13 @@ impl Composer {
         self.keep(&placed);
         if matches!(verdict, Verdict::Accepted) {
             self.note_received(&placed, present, after).await?;
+            if present != after {
+                self.judge_refused().await?;
+            }
         } else {
+            if matches!(verdict, Verdict::SoftFailed) {
+                self.note_refused(&placed);
+            }
             let (room, number) = (self.view.room.number.0, number.0);
             Change::NotShown { room, number }.log_in(&mut self.transaction);
         }
@@ -265,6 +273,7 @@ impl Composer {
             }
         }
         self.note_relation(event).await?;
+        self.note_early_relations(event).await?;
         let redacted = self.apply_redaction(event).await?;
         self.redacted.extend(redacted.map(EventNumber));
         self.apply_early_redaction(event).await?;

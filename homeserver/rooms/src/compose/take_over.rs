@@ -13,12 +13,14 @@ use super::{Composer, receive::check_by_auth_events, room_id_of_create};
 use crate::{
     Event, RoomError,
     incoming::{JoinedRoom, ToldState, VerifiedPdu},
-    rows::{EventHeader, Extremity, FIRST_NUMBER, StoredEvent},
+    rows::{EventHeader, Extremity, FIRST_NUMBER, GapRow, SEGMENT, StoredEvent},
     state::{self, EventNumber, StateKeyId, StateRoot},
 };
 
 /// Outliers are numbered from here upwards.
 const FIRST_OUTLIER: i64 = 2 * FIRST_NUMBER;
+/// Gaps of one room that can be filled. Of more the oldest stay as they are.
+const MOST_GAPS: usize = 50;
 
 impl Composer {
     /// Puts the room where it stands behind a join, whatever was known of it.
@@ -26,7 +28,7 @@ impl Composer {
         self.add_outliers(&joined.told, Some(&joined.event.event_id)).await?;
         let state = self.state_of_events(&joined.told.state).await?;
         let before = self.head.state();
-        let number = self.head.row.next_event;
+        let number = self.number_behind_gap(&joined.event).await?;
         let header = EventHeader {
             event_id: joined.event.event_id.to_string(),
             state_before: state.encode(),
@@ -57,6 +59,26 @@ impl Composer {
         self.head.row.state = after.encode();
         self.head.current.clear();
         self.note_received(&event, before, after).await
+    }
+
+    /// The number of an event by which this server comes into a room. If it was there before, there is a gap between what it heard then
+    /// and this, unless everything before the event is known.
+    async fn number_behind_gap(&mut self, join: &VerifiedPdu) -> Result<i64, RoomError> {
+        let next = self.head.row.next_event;
+        let (known, missing) = self.find_all(&join.prev_events).await?;
+        if next == 0 || missing.is_empty() && known.iter().all(|event| !event.is_outlier()) {
+            return Ok(next);
+        }
+        let behind = next
+            .checked_add(SEGMENT)
+            .map(|next| next - next.rem_euclid(SEGMENT))
+            .ok_or(RoomError::TooLarge("this room has more gaps than it can have"))?;
+        let gaps = &mut self.head.row.gaps;
+        if gaps.len() >= MOST_GAPS {
+            gaps.remove(0);
+        }
+        gaps.push(GapRow { behind, first: behind });
+        Ok(behind)
     }
 
     /// Stores what is known only because other events are authorised by it, each behind what authorises it.

@@ -45,6 +45,9 @@ impl Pdu {
             return Err(RoomError::TooLarge("an event has at most 65535 bytes"));
         }
         check_pdu_format(&object, &rules.event_format).map_err(RoomError::BadEvent)?;
+        if !matches!(object.get("content"), Some(CanonicalJsonValue::Object(_))) {
+            return Err(RoomError::BadEvent(String::from("the content of an event is an object")));
+        }
         // One that is stored and cannot be read again would be in the way of those around it.
         check_readable(&json)?;
         let event_id = event_id(&object, rules)?;

@@ -7,10 +7,19 @@ use std::{
 
 use ruma::{EventId, OwnedEventId};
 
-use crate::{Event, RoomError, RoomView, rows, state::EventNumber};
+use crate::{Direction, Event, RoomError, RoomView, TimelinePlace, rows, state::EventNumber};
 
 /// Events that are looked for at once.
 const AT_ONCE: usize = 1_000;
+
+/// A gap in a room's timeline: this server was not in the room then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The event behind it.
+    pub behind: EventNumber,
+    /// The oldest event of what is known of it, or the one behind it.
+    pub first: EventNumber,
+}
 
 /// An event on the way, the deepest first.
 struct OnTheWay(Arc<Event>);
@@ -148,9 +157,33 @@ impl RoomView {
         Ok(unplaced)
     }
 
+    /// The newest gap that somebody meets who reads back from here.
+    pub async fn gap_before(&self, place: TimelinePlace) -> Result<Option<Gap>, RoomError> {
+        let gaps = &self.head().await?.gaps;
+        let met = gaps.iter().filter(|gap| gap.first < place.0.0).max_by_key(|gap| gap.behind);
+        Ok(met.map(|gap| Gap { behind: EventNumber(gap.behind), first: EventNumber(gap.first) }))
+    }
+
+    /// The oldest events that are known of a gap, up to the one behind it.
+    pub async fn oldest_of_gap(&self, gap: Gap, limit: usize) -> Result<Vec<Arc<Event>>, RoomError> {
+        let end = TimelinePlace(EventNumber(gap.behind.0.saturating_add(1)));
+        self.stored_timeline(TimelinePlace(gap.first), Some(end), Direction::Forward, limit).await
+    }
+
+    /// The events behind which this server knows the room, and before which it does not: those by which it came in, or the oldest that it
+    /// has fetched since. What they name came before them, whoever tells of it later.
+    pub async fn events_at_edges(&self, limit: usize) -> Result<Vec<Arc<Event>>, RoomError> {
+        let mut events = self.oldest_events(limit).await?;
+        for gap in &self.head().await?.gaps {
+            let gap = Gap { behind: EventNumber(gap.behind), first: EventNumber(gap.first) };
+            events.extend(self.oldest_of_gap(gap, limit).await?);
+        }
+        Ok(events)
+    }
+
     /// The oldest events that have a place in the timeline.
     pub async fn oldest_events(&self, limit: usize) -> Result<Vec<Arc<Event>>, RoomError> {
-        let first = crate::TimelinePlace(EventNumber(rows::FIRST_NUMBER));
-        self.stored_timeline(first, None, crate::Direction::Forward, limit).await
+        let first = TimelinePlace(EventNumber(rows::FIRST_NUMBER));
+        self.stored_timeline(first, None, Direction::Forward, limit).await
     }
 }

@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use ruma::{CanonicalJsonObject, OwnedUserId, ServerName, UserId, canonical_json::redact_in_place};
 
-pub use self::state::StateIds;
+pub use self::{history::Gap, state::StateIds};
 use crate::{
     Event, Membership, RoomError, RoomView, rows,
     server_acl::server_is_allowed,
@@ -32,6 +32,12 @@ impl RoomView {
     pub async fn has_server(&self, server: &ServerName) -> Result<bool, RoomError> {
         let key = (self.room.number.0, server.as_str());
         Ok(self.snapshot.get(&rows::SERVERS, key).await?.is_some())
+    }
+
+    /// How many users of another server are in the room.
+    pub async fn users_of(&self, server: &ServerName) -> Result<u64, RoomError> {
+        let key = (self.room.number.0, server.as_str());
+        Ok(self.snapshot.get(&rows::SERVERS, key).await?.unwrap_or_default())
     }
 
     /// Refuses a server that has no users in the room.

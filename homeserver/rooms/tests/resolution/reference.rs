@@ -1,4 +1,4 @@
-//! State resolution of room versions 1, 2 and 12, written after the spec's text: slow and simple.
+//! State resolution of room versions 1 to 12, written after the spec's text: slow and simple.
 
 use std::{
     cmp::Reverse,
@@ -7,12 +7,10 @@ use std::{
 };
 
 use ruma::OwnedEventId;
-use serde_json::Value;
-
 use sha1::{Digest, Sha1};
 
 use crate::{
-    authorization::{auth_keys, is_allowed},
+    authorization::{auth_keys, creators, is_allowed, level},
     event::{Events, Key, MadeEvent, State},
 };
 
@@ -168,16 +166,16 @@ impl Reference<'_> {
         let named =
             |event_type| event.auth_events.iter().map(|id| self.event(id)).find(|event| event.is(event_type));
         let create = self.events.values().find(|event| event.is("m.room.create")).expect("rooms are created");
-        let creator = if self.version < 11 { create.text("creator") } else { create.sender.as_str() };
-        let is_creator = event.sender == creator;
+        let is_creator = creators(self.version, create).iter().any(|creator| event.sender == *creator);
         if self.version >= 12 && is_creator {
             return i64::MAX;
         }
         let Some(levels) = named("m.room.power_levels") else {
             return if is_creator && !event.is("m.room.create") { 100 } else { 0 };
         };
-        let level = levels.content.get("users").and_then(|users| users.get(event.sender.as_str()));
-        level.or(levels.content.get("users_default")).and_then(Value::as_i64).unwrap_or(0)
+        let of_user = levels.content.get("users").and_then(|users| users.get(event.sender.as_str()));
+        let of_user = of_user.or(levels.content.get("users_default"));
+        of_user.and_then(|value| level(self.version, value)).unwrap_or(0)
     }
 
     /// Reverse topological power ordering.

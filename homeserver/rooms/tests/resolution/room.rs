@@ -3,28 +3,72 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use proptest::{prelude::*, sample::Index};
-use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId, events::TimelineEventType};
+use ruma::{
+    CanonicalJsonObject, EventId, OwnedEventId, OwnedUserId, RoomId, UserId,
+    events::TimelineEventType,
+    signatures::{Ed25519KeyPair, sign_json},
+    third_party_invite::IdentityServerBase64PublicKey,
+};
 use serde_json::{Value, json};
 
 use crate::{
-    authorization::auth_keys,
+    authorization::{AUTHORISED_VIA, TRULY_SIGNED_BY, auth_keys},
     event::{Events, MadeEvent, State},
     reference::Reference,
 };
 
 const MEMBERSHIPS: [&str; 5] = ["join", "leave", "ban", "invite", "knock"];
-const JOIN_RULES: [&str; 3] = ["public", "invite", "knock"];
+const JOIN_RULES: [&str; 6] = ["public", "invite", "knock", "restricted", "knock_restricted", "private"];
 const LEVELS: [i64; 5] = [0, 25, 50, 75, 100];
 const USERS: usize = 5;
+/// Addresses that are invited, and keys with which identity servers vouch for them.
+const TOKENS: usize = 2;
+const KEYS: usize = 2;
+/// What precedes the seed of an Ed25519 key in PKCS #8 (RFC 8410).
+const PKCS8_PREFIX: [u8; 16] =
+    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
 /// What somebody does.
 #[derive(Clone, Debug)]
 pub(crate) enum Deed {
-    Membership { target: usize, membership: usize },
-    Own { membership: usize },
-    PowerLevel { target: usize, level: usize },
-    PowerField { field: usize, level: usize },
-    JoinRules { rule: usize },
+    Membership {
+        target: usize,
+        membership: usize,
+    },
+    Own {
+        membership: usize,
+    },
+    /// Joins because somebody who is there lets them in.
+    JoinVia {
+        via: usize,
+    },
+    /// Invites whoever shows that an address is theirs, to an identity server with this key.
+    InviteAddress {
+        token: usize,
+        key: usize,
+    },
+    /// Invites somebody who has.
+    Redeem {
+        target: usize,
+        token: usize,
+        key: usize,
+        signed: usize,
+    },
+    PowerLevel {
+        target: usize,
+        level: usize,
+        as_text: bool,
+    },
+    PowerField {
+        field: usize,
+        level: usize,
+    },
+    JoinRules {
+        rule: usize,
+    },
+    Aliases {
+        server: usize,
+    },
     Topic,
 }
 
@@ -38,17 +82,28 @@ pub(crate) struct Step {
     rejected: bool,
 }
 
+/// Mostly the same, so that much of what is signed is signed rightly.
+fn key() -> impl Strategy<Value = usize> {
+    prop_oneof![3 => Just(0), 1 => 0..KEYS]
+}
+
 pub(crate) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
     let deed = prop_oneof![
         4 => (0..USERS, 0..MEMBERSHIPS.len()).prop_map(|(target, membership)| Deed::Membership { target, membership }),
-        2 => (0..2_usize).prop_map(|membership| Deed::Own { membership }),
-        3 => (0..USERS, 0..LEVELS.len()).prop_map(|(target, level)| Deed::PowerLevel { target, level }),
+        3 => prop::sample::select(vec![0, 1, 4, 4]).prop_map(|membership| Deed::Own { membership }),
+        2 => (0..USERS).prop_map(|via| Deed::JoinVia { via }),
+        2 => (0..TOKENS, key()).prop_map(|(token, key)| Deed::InviteAddress { token, key }),
+        3 => (0..USERS, 0..TOKENS, key(), prop_oneof![2 => Just(0), 1 => 2..4_usize])
+            .prop_map(|(target, token, key, signed)| Deed::Redeem { target, token, key, signed }),
+        3 => (0..USERS, 0..LEVELS.len(), prop::bool::weighted(0.2))
+            .prop_map(|(target, level, as_text)| Deed::PowerLevel { target, level, as_text }),
         1 => (0..5_usize, 0..LEVELS.len()).prop_map(|(field, level)| Deed::PowerField { field, level }),
-        1 => (0..JOIN_RULES.len()).prop_map(|rule| Deed::JoinRules { rule }),
+        3 => (0..JOIN_RULES.len()).prop_map(|rule| Deed::JoinRules { rule }),
+        1 => (0..3_usize).prop_map(|server| Deed::Aliases { server }),
         3 => Just(Deed::Topic),
     ];
     let after = prop::collection::vec(any::<Index>(), 1..4);
-    let sender = prop_oneof![2 => Just(0), 2 => Just(1), 3 => 0..USERS];
+    let sender = prop_oneof![2 => Just(0), 2 => Just(1), 1 => Just(USERS - 1), 3 => 0..USERS];
     let step = (after, sender, deed, 0..20_u32, prop::bool::weighted(0.03))
         .prop_map(|(after, sender, deed, clock, rejected)| Step { after, sender, deed, clock, rejected });
     prop::collection::vec(step, 5..most)
@@ -56,6 +111,38 @@ pub(crate) fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
 
 pub(crate) fn user(number: usize) -> OwnedUserId {
     UserId::parse(format!("@user{number}:server{}.example", number % 3)).expect("it is a user id")
+}
+
+/// The key of an identity server.
+fn identity_key(number: usize) -> Ed25519KeyPair {
+    let seed = blake3::hash(format!("identity server {number}").as_bytes());
+    let document = [&PKCS8_PREFIX[..], seed.as_bytes()].concat();
+    Ed25519KeyPair::from_der(&document, "0".to_owned()).expect("it is a key")
+}
+
+/// The public half of one, as rooms have it.
+fn public_key(key: &Ed25519KeyPair) -> String {
+    IdentityServerBase64PublicKey::new(&key.public_key()).0
+}
+
+/// What an identity server says of whoever an address belongs to: true, with a signature of something else, or of somebody else.
+fn redeemed(target: usize, token: usize, key: usize, signed: usize) -> Value {
+    let named = if signed == 3 { (target + 1) % USERS } else { target };
+    let mut object: CanonicalJsonObject =
+        serde_json::from_value(json!({ "mxid": user(named), "token": format!("token{token}") }))
+            .expect("it is canonical");
+    let key = identity_key(key);
+    sign_json("vouching.example", &key, &mut object).expect("it can be signed");
+    let is_altered = signed == 2;
+    if is_altered {
+        object.insert("token".to_owned(), format!("token{}", (token + 1) % TOKENS).into());
+    }
+    let truly_signed_by = if is_altered { "nobody".to_owned() } else { public_key(&key) };
+    json!({
+        "membership": "invite",
+        "third_party_invite": { "display_name": "somebody", "signed": object },
+        TRULY_SIGNED_BY: truly_signed_by,
+    })
 }
 
 /// A place in the graph: the events up to here, and the state behind them.
@@ -79,7 +166,12 @@ impl Room {
     pub(crate) fn new(version: u8, seed: u64) -> Self {
         let mut room = Self { version, events: Events::new(), order: Vec::new(), places: Vec::new(), seed };
         let creator = user(0);
-        let content = if version < 11 { json!({ "creator": creator }) } else { json!({}) };
+        let content = match version {
+            ..=10 => json!({ "creator": creator }),
+            // Somebody who comes later may be one of those who made the room.
+            12 if seed % 2 == 1 => json!({ "additional_creators": [user(2)] }),
+            _ => json!({}),
+        };
         room.begin("m.room.create", 0, "", content);
         room.begin("m.room.member", 0, creator.as_str(), json!({ "membership": "join" }));
         let users =
@@ -88,6 +180,11 @@ impl Room {
         room.begin("m.room.join_rules", 0, "", json!({ "join_rule": "public" }));
         for number in 1..USERS - 1 {
             room.begin("m.room.member", number, user(number).as_str(), json!({ "membership": "join" }));
+        }
+        // Not everybody may come whenever they like.
+        let rule = JOIN_RULES[usize::try_from(seed % JOIN_RULES.len() as u64).expect("there are few")];
+        if rule != "public" {
+            room.begin("m.room.join_rules", 0, "", json!({ "join_rule": rule }));
         }
         room
     }
@@ -140,8 +237,29 @@ impl Room {
             Deed::Own { membership } => {
                 ("m.room.member", sender.to_string(), json!({ "membership": MEMBERSHIPS[membership] }))
             }
-            Deed::PowerLevel { target, level } => {
-                levels["users"][user(target).as_str()] = json!(LEVELS[level]);
+            Deed::JoinVia { via } => {
+                let content = json!({ "membership": "join", AUTHORISED_VIA: user(via) });
+                ("m.room.member", sender.to_string(), content)
+            }
+            Deed::InviteAddress { token, key } => {
+                let key = public_key(&identity_key(key));
+                let url = "https://vouching.example/valid";
+                let keys = json!([{ "public_key": key, "key_validity_url": url }]);
+                let content = json!({ "display_name": "somebody", "public_key": key, "key_validity_url": url,
+                    "public_keys": keys });
+                ("m.room.third_party_invite", format!("token{token}"), content)
+            }
+            Deed::Redeem { target, token, key, signed } => {
+                ("m.room.member", user(target).to_string(), redeemed(target, token, key, signed))
+            }
+            Deed::Aliases { server } => {
+                let aliases = json!({ "aliases": [format!("#room:server{server}.example")] });
+                ("m.room.aliases", format!("server{server}.example"), aliases)
+            }
+            Deed::PowerLevel { target, level, as_text } => {
+                let level = LEVELS[level];
+                let level = if as_text { json!(level.to_string()) } else { json!(level) };
+                levels["users"][user(target).as_str()] = level;
                 ("m.room.power_levels", String::new(), levels)
             }
             Deed::PowerField { field, level } => {

@@ -19,11 +19,7 @@ use std::{
 
 use entente_rooms::{Membership, ObjectWriter};
 use entente_storage::Position;
-use ruma::api::client::filter::FilterDefinition;
-use tokio::{
-    sync::Mutex,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::Mutex, time::timeout_at};
 
 use self::{
     connection::{Connection, ConnectionKey, Sent, SlidingToken},
@@ -38,7 +34,7 @@ pub use self::{
     },
     required_state::{RequiredState, StateSelector},
 };
-use crate::{LONGEST_WAIT, StateMode, Sync, SyncError, SyncRequest, SyncToken, response::Making, rows};
+use crate::{StateMode, Sync, SyncError, SyncRequest, SyncToken, response::Making, rows};
 
 /// Connections of one device.
 const MOST_CONNECTIONS: usize = 16;
@@ -60,7 +56,7 @@ impl Sync {
     pub async fn sliding_sync(&self, request: &SlidingRequest) -> Result<Vec<u8>, SyncError> {
         let (connection, token) = self.connect(request).await?;
         self.acknowledge_sliding(request).await?;
-        let deadline = Instant::now() + request.timeout.min(LONGEST_WAIT);
+        let deadline = self.deadline(request.timeout);
         let localpart = request.user_id.localpart();
         let fingerprint = fingerprint(request);
         loop {
@@ -236,7 +232,7 @@ impl Sync {
             timeout: request.timeout,
             full_state: false,
             state_mode: StateMode::After,
-            filter: FilterDefinition::default().into(),
+            filter: Arc::default(),
         };
         let mut making = Making::new(self, &inner_request, snapshot, position.clone(), redactions);
         making.find_ignored().await?;
