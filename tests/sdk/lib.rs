@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test fails by panicking")]
 
 pub mod bot;
+pub mod verifying;
 
 use std::{
     future::Future,
@@ -79,12 +80,17 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, look: impl
 impl Person {
     /// Logs in on a new device and begins to sync. The account is there already.
     pub async fn log_in(server: &Server, name: &str, device: &str) -> Self {
+        Self::log_in_at(&server.base_url, name, device).await
+    }
+
+    /// The same at any homeserver.
+    pub async fn log_in_at(base_url: &str, name: &str, device: &str) -> Self {
         let settings = EncryptionSettings {
             auto_enable_cross_signing: true,
             backup_download_strategy: BackupDownloadStrategy::AfterDecryptionFailure,
             auto_enable_backups: false,
         };
-        let builder = Client::builder().homeserver_url(&server.base_url).with_encryption_settings(settings);
+        let builder = Client::builder().homeserver_url(base_url).with_encryption_settings(settings);
         let client = builder.build().await.unwrap();
         let login = client.matrix_auth().login_username(name, PASSWORD).initial_device_display_name(device);
         login.send().await.unwrap();

@@ -9,7 +9,7 @@ use std::{
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use tempfile::TempDir;
 
-use crate::{Server, Settings};
+use crate::{Server, Settings, synapse};
 
 /// A port that is free, below those that the system gives to whoever asks for any. No other caller in this process gets it.
 pub fn free_port() -> u16 {
@@ -40,12 +40,24 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let certificate = parameters.self_signed(&key).unwrap();
         std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
+        synapse::write_crowd(directory.path());
         Self { directory, issuer: Issuer::new(parameters, key) }
     }
 
     /// The file with its certificate.
     pub fn ca_file(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
+    }
+
+    /// The registration of an application service, with the token `as-crowd`, for users `@crowd_…` who fill rooms.
+    pub fn crowd_file(&self) -> PathBuf {
+        self.directory.path().join("crowd.yaml")
+    }
+
+    /// Speaks to servers with its certificates.
+    pub fn client(&self) -> reqwest::Client {
+        let root = reqwest::Certificate::from_pem(&std::fs::read(self.ca_file()).unwrap()).unwrap();
+        reqwest::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap()
     }
 
     /// Writes `certificate.pem` and `key.pem` for `localhost` into a directory.
@@ -88,6 +100,15 @@ impl Authority {
             ("ENTENTE_ACCOUNTS__ARGON2__ITERATIONS", "1"),
         ];
         Server::start(directory, &[&settings, more].concat())
+    }
+}
+
+impl Server {
+    /// Its name, by which other servers know it.
+    pub fn name(&self) -> String {
+        let settings = self.command(&[]);
+        let mut found = settings.get_envs().filter(|(key, _)| *key == "ENTENTE_SERVER_NAME");
+        found.next().unwrap().1.unwrap().to_str().unwrap().to_owned()
     }
 }
 

@@ -6,15 +6,21 @@
 mod federation;
 mod http;
 mod keys;
+mod peer;
 mod service;
+mod synapse;
 mod users;
+mod wire;
 
 pub use self::{
     federation::{Authority, free_port},
     http::{Answer, Caller},
     keys::Key,
+    peer::{Peer, PeerAnswer, PeerRequest, PeerRoom},
     service::{Service, ServiceRequest},
+    synapse::Synapse,
     users::{User, bodies, fresh_id, segment},
+    wire::Wire,
 };
 
 use std::{
@@ -151,6 +157,11 @@ impl Server {
     /// Its working directory; the data is under `data`.
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Its process.
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
     }
 
     /// How much memory it has, in bytes.
