@@ -25,6 +25,20 @@ pub(crate) struct Allocation<K> {
 /// An improvement must leave this share of the budget free, in percent: who goes up at the limit comes down at once.
 const HEADROOM: u64 = 10;
 
+/// By how much what is sent exceeds the budget when it is a flood, in percent. Estimates waver by less.
+const FLOOD: u64 = 50;
+
+/// Whether so much more is being sent than the budget, in bits per second, that it must not go on until keyframes of smaller layers come:
+/// it would fill the queues in which they wait, and the sound.
+pub(crate) fn floods<K>(budget: u64, wishes: &[Wish<K>]) -> bool {
+    let of_current = |wish: &Wish<K>| {
+        let current = wish.layers.iter().find(|(layer, _)| wish.current == Some(*layer));
+        current.map(|(_, rate)| *rate)
+    };
+    let sent: u64 = wishes.iter().filter_map(of_current).sum();
+    sent > budget.saturating_add(budget / 100 * FLOOD)
+}
+
 /// Divides a budget, in bits per second, among videos: the lowest layer for each, in the order of their priority, before any goes up.
 ///
 /// Without `may_pause` everybody gets the lowest layer, whatever it costs.
@@ -113,6 +127,14 @@ mod tests {
         assert_eq!(layers(310, &[wish(1, 0, Some(0))], true), [(1, Some(0))]);
         assert_eq!(layers(310, &[wish(1, 0, Some(1))], true), [(1, Some(1))]);
         assert_eq!(layers(320, &[wish(1, 0, Some(0))], true), [(1, Some(1))]);
+    }
+
+    #[test]
+    fn much_too_much_is_a_flood() {
+        let sent = [wish(1, 0, Some(2)), wish(2, 0, Some(1)), wish(3, 0, None)];
+        assert!(!floods(1_300, &sent) && !floods(900, &sent));
+        assert!(floods(800, &sent));
+        assert!(!floods(0, &[wish(3, 0, None)]), "nothing is sent");
     }
 
     #[test]

@@ -60,6 +60,13 @@ impl Forwarder {
         }
     }
 
+    /// Sends nothing any more until the keyframe of the wanted layer, if that is a smaller one.
+    pub(crate) fn break_off_larger(&mut self) {
+        if self.current > self.target {
+            self.current = None;
+        }
+    }
+
     /// The layer that is being sent.
     pub(crate) fn current(&self) -> Option<usize> {
         self.current
@@ -220,6 +227,7 @@ mod tests {
             extensions: str0m::rtp::ExtensionValues::default(),
             received_at: at,
             clock: None,
+            is_encrypted: false,
         }
     }
 
@@ -244,6 +252,25 @@ mod tests {
         assert!(forwarder.forward(0, &packet(later, 8, 10_000, 10, false)).is_none());
         let next = forwarder.forward(1, &packet(later, 902, 83_000, 302, false)).unwrap();
         assert_eq!((next.sequence, next.timestamp), (103, 19_000));
+    }
+
+    #[test]
+    fn what_is_broken_off_goes_on_with_a_smaller_layer_only() {
+        let start = SystemClock.monotonic();
+        let mut forwarder = Forwarder::new(99);
+        forwarder.set_target(Some(1));
+        forwarder.forward(1, &packet(start, 5, 1_000, 7, true)).unwrap();
+        forwarder.break_off_larger();
+        assert!(forwarder.forward(1, &packet(start, 6, 4_000, 8, false)).is_some(), "it is the wanted one");
+        forwarder.set_target(Some(0));
+        forwarder.break_off_larger();
+        assert_eq!((forwarder.current(), forwarder.waits_for()), (None, Some(0)));
+        assert!(forwarder.forward(1, &packet(start, 7, 7_000, 9, true)).is_none());
+        let smaller = forwarder.forward(0, &packet(start, 50, 90_000, 40, true)).unwrap();
+        assert_eq!(smaller.sequence, 102, "nothing is missing in between");
+        forwarder.set_target(Some(1));
+        forwarder.break_off_larger();
+        assert_eq!(forwarder.current(), Some(0), "who waits for a larger one keeps what there is");
     }
 
     #[test]

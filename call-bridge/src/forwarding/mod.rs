@@ -7,7 +7,7 @@ mod layers;
 mod sequence;
 
 pub(crate) use self::{
-    allocation::{Wish, allocate},
+    allocation::{Wish, allocate, floods},
     forwarder::Forwarder,
     layers::Layers,
 };

@@ -47,6 +47,7 @@ pub(super) fn packet(at: Instant, codec: u8, sequence: u64, timestamp: u32, payl
         extensions: str0m::rtp::ExtensionValues::default(),
         received_at: at,
         clock: None,
+        is_encrypted: false,
     }
 }
 

@@ -1,6 +1,6 @@
 use super::{Command, Moment, ParticipantKey, Room, TrackKey};
 use crate::{
-    forwarding::{Wish, allocate},
+    forwarding::{Wish, allocate, floods},
     proto::{StreamState, StreamStateInfo, StreamStateUpdate, signal_response::Message},
     transport::MediaKind,
 };
@@ -54,6 +54,7 @@ impl Room {
             (bandwidth - bandwidth * RESERVE / 100).saturating_sub(sounds * AUDIO_RATE)
         });
         let may_pause = participant.client.allow_pause;
+        let floods = floods(budget, &wishes);
         let allocation = allocate(budget, wishes, may_pause);
         let for_sounds = sounds * AUDIO_RATE;
         for track in silent {
@@ -63,6 +64,9 @@ impl Room {
         let mut states = Vec::new();
         for (track, layer) in &allocation.layers {
             self.set_target(now, key, *track, *layer);
+            if floods {
+                self.break_off_larger(key, *track);
+            }
             states.extend(self.pause_or_resume(key, *track, layer.is_none()));
         }
         if !states.is_empty() {
@@ -93,6 +97,13 @@ impl Room {
         let is_video = self.tracks.get(&track).is_some_and(|track| track.kind == MediaKind::Video);
         if let Some(layer) = waits_for.filter(|_| is_video) {
             self.request_keyframe(now, track, layer);
+        }
+    }
+
+    fn break_off_larger(&mut self, key: ParticipantKey, track: TrackKey) {
+        let participant = self.participants.get_mut(&key);
+        if let Some(subscription) = participant.and_then(|known| known.subscriptions.get_mut(&track)) {
+            subscription.forwarder.break_off_larger();
         }
     }
 

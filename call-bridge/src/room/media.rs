@@ -1,7 +1,7 @@
 use super::{Command, Moment, Output, ParticipantKey, PeerKind, Room, TrackKey};
 use crate::{
     CallEvent,
-    proto::{DisconnectReason, TrackSource, leave_request::Action, participant_info::State},
+    proto::{DisconnectReason, EncryptionType, TrackSource, leave_request::Action, participant_info::State},
     session::Path,
     transport::{MediaPacket, Mid, Rid, TransportEvent},
 };
@@ -76,12 +76,14 @@ impl Room {
         {
             self.speakers.hear(now.at, key, if track.info.muted { 127 } else { level });
         }
+        let is_encrypted = track.info.encryption() != EncryptionType::None;
         for subscriber in &track.subscribers {
             let Some(participant) = self.participants.get_mut(subscriber) else { continue };
             let peer = participant.receiving_peer();
             let Some(subscription) = participant.subscriptions.get_mut(&track_key) else { continue };
             let Some(mid) = subscription.mid else { continue };
             if let Some(packet) = subscription.forwarder.forward(layer, packet) {
+                let packet = MediaPacket { is_encrypted, ..packet };
                 self.outputs.push(Output::Media(*subscriber, peer, mid, packet));
             }
         }

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::{Command, Moment, ParticipantKey, PeerKind, Room, TrackKey, participant::Unclaimed};
 use crate::{
     proto::{SessionDescription, signal_response::Message},
-    session::{Path, Section, SectionKind},
+    session::{self, Path, Section, SectionKind},
     transport::{Mid, Offer, TransportError},
 };
 
@@ -77,6 +77,13 @@ impl Room {
             }
         };
         let (sdp, mid_to_track_id) = participant.answering.finish(&answer);
+        let tracks = &self.tracks;
+        let redundant = participant.tracks.iter().filter_map(|(track, mid)| {
+            let track = tracks.get(track)?;
+            (!track.info.disable_red).then(|| mid.to_string())
+        });
+        let redundant: BTreeSet<String> = redundant.collect();
+        let sdp = session::with_plain_sound(&sdp, |mid| redundant.contains(mid));
         let answer = SessionDescription { r#type: "answer".to_owned(), sdp, id, mid_to_track_id };
         self.say(key, Message::Answer(answer));
         for (track, mid) in placed {

@@ -7,8 +7,8 @@ use crate::{
     CallEvent,
     forwarding::Layers,
     proto::{
-        AddTrackRequest, SimulcastCodecInfo, TrackInfo, TrackPublishedResponse, TrackSource, TrackType,
-        TrackUnpublishedResponse, VideoLayer,
+        AddTrackRequest, EncryptionType, SimulcastCodecInfo, TrackInfo, TrackPublishedResponse, TrackSource,
+        TrackType, TrackUnpublishedResponse, VideoLayer,
         request_response::{Reason, Request},
         signal_response::Message,
     },
@@ -110,8 +110,8 @@ impl Room {
             codecs: codecs.into_iter().collect(),
             layers,
             stereo: request.stereo,
-            // Redundant audio is not negotiated, so nobody is to expect it.
-            disable_red: true,
+            // To what is encrypted nothing can be added on the way.
+            disable_red: request.disable_red || request.encryption() != EncryptionType::None,
             encryption: request.encryption,
             stream,
             audio_features: request.audio_features.iter().copied().take(16).collect(),

@@ -99,6 +99,10 @@ impl Room {
             return;
         }
         participant.refresh_token_at = now.at + REFRESH_TOKEN_EVERY;
+        let mut video = participant.grant.clone().with_permission(&participant.permission);
+        // Who was in the room comes back even if the room is gone, because this program was started again: not everybody's clients can
+        // wait for who may make it. Only a token with an owner, for whom admission is asked again, is good for nothing else.
+        video.room_create |= !participant.owner.is_empty();
         let claims = Claims {
             sub: participant.identity.clone(),
             name: participant.name.clone(),
@@ -106,7 +110,7 @@ impl Room {
             attributes: participant.attributes.clone(),
             owner: participant.owner.clone(),
             quota_user: participant.quota_user.clone(),
-            video: participant.grant.clone().with_permission(&participant.permission),
+            video,
             ..Claims::default()
         };
         let token = self.settings.api_key.sign(claims, now.time, self.settings.token_lifetime);

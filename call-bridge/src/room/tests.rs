@@ -250,6 +250,7 @@ fn vp8(at: Instant, sequence: u64, keyframe: bool) -> MediaPacket {
         extensions: str0m::rtp::ExtensionValues::default(),
         received_at: at,
         clock: None,
+        is_encrypted: false,
     }
 }
 
@@ -313,6 +314,27 @@ fn relaying_is_on_the_account_that_the_token_names() {
     let said = scene.said(key);
     let Some(Message::Join(welcome)) = said.first() else { panic!("{said:?}") };
     assert_eq!(welcome.ice_servers.first().unwrap().username, "1060:alone");
+}
+
+/// A room is not there any more after the program was started again, and who comes back first may be one who may not make it.
+#[test]
+fn who_was_there_comes_back_to_a_room_that_is_gone() {
+    let mut scene = Scene::new();
+    for (identity, owner) in [("of a user", "@alice:a"), ("of another program", "")] {
+        let join = |newcomer: &mut Newcomer| {
+            newcomer.claims.owner = owner.to_owned();
+            newcomer.claims.video.room_create = false;
+        };
+        let key = scene.try_join(identity, join).unwrap();
+        let said = scene.said(key);
+        let token = said.iter().find_map(|message| match message {
+            Message::RefreshToken(token) => Some(token),
+            _ => None,
+        });
+        let claims = scene.room.settings.api_key.verify(token.unwrap(), scene.clock.now()).unwrap();
+        // A token without an owner would let its holder make and end rooms by RoomService.
+        assert_eq!(claims.video.room_create, !owner.is_empty(), "{identity}");
+    }
 }
 
 #[test]

@@ -9,5 +9,5 @@ pub(crate) use self::{
     answering::Answering,
     join::{JoinError, JoinParameters, Path, V0Query},
     offering::Offering,
-    sdp::{MAXIMUM_SDP, MediaLabel, Section, SectionKind},
+    sdp::{MAXIMUM_SDP, MediaLabel, Section, SectionKind, with_plain_sound},
 };

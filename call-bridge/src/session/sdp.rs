@@ -1,7 +1,7 @@
 //! As much of session descriptions (RFC 8866) as negotiating takes beyond what the WebRTC stack does: which sections there are, and
 //! what they are called.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::transport::MediaKind;
 
@@ -184,6 +184,29 @@ fn put(output: &mut String, line: &str) {
     output.push_str("\r\n");
 }
 
+/// An answer by which sound is sent with earlier packets in it (RFC 2198) only in the sections that `redundant` names: clients send what
+/// comes first in the list. They may receive it everywhere.
+pub(crate) fn with_plain_sound(answer: &str, redundant: impl Fn(&str) -> bool) -> String {
+    let wrapping = |line: &str| {
+        let (payload_type, name) = line.strip_prefix("a=rtpmap:")?.split_once(' ')?;
+        name.starts_with("red/").then(|| payload_type.to_owned())
+    };
+    let wrapping: BTreeSet<String> = answer.lines().filter_map(wrapping).collect();
+    let mut output = String::with_capacity(answer.len());
+    rewrite(answer, &mut output, |section, line, output| {
+        let is_sound = line.starts_with("m=audio ");
+        if !is_sound || section.is_none_or(|section| redundant(&section.mid)) {
+            return put(output, line);
+        }
+        // Before the payload types are the kind, the port and the protocol.
+        let words: Vec<&str> = line.split(' ').collect();
+        let (before, types) = words.split_at(words.len().min(3));
+        let (last, first): (Vec<&str>, Vec<&str>) = types.iter().partition(|one| wrapping.contains(**one));
+        put(output, &[before, &first, &last].concat().join(" "));
+    });
+    output
+}
+
 /// Calls `each` with every line and the section it is in.
 fn rewrite(sdp: &str, output: &mut String, each: impl Fn(Option<&Section>, &str, &mut String)) {
     let (session, media) = split(sdp);
@@ -245,6 +268,19 @@ mod tests {
         assert!(!narrow.contains("candidate"));
         assert!(narrowed(OFFER, |mid| mid == "1").contains("a=recvonly"));
         assert_eq!(narrow.matches("m=").count(), 4);
+    }
+
+    #[test]
+    fn sound_is_sent_plainly_but_where_it_may_be_redundant() {
+        let section = |mid: u8, types: &str| {
+            format!(
+                "m=audio 63 X {types}\r\na=mid:{mid}\r\na=rtpmap:63 red/48000/2\r\na=rtpmap:111 opus/48000/2\r\n"
+            )
+        };
+        let answer = |first: &str| format!("v=0\r\n{}{}", section(1, first), section(2, "63 111"));
+        assert_eq!(with_plain_sound(&answer("63 111 0"), |mid| mid == "2"), answer("111 0 63"));
+        let without = "v=0\r\nm=audio 9 X 111 63\r\na=mid:1\r\nm=video 9 X 63\r\na=mid:2\r\n";
+        assert_eq!(with_plain_sound(without, |_| false), without);
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod dependency_descriptor;
 mod guard;
 mod packet;
 mod peer;
+mod red;
 
 use std::{
     net::SocketAddr,

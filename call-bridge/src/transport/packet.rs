@@ -91,6 +91,8 @@ pub(crate) struct MediaPacket {
     pub(crate) received_at: Instant,
     /// From the newest report of its sender.
     pub(crate) clock: Option<SenderClock>,
+    /// Whether its payload is encrypted between the clients.
+    pub(crate) is_encrypted: bool,
 }
 
 impl std::fmt::Debug for MediaPacket {

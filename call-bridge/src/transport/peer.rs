@@ -1,5 +1,5 @@
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,16 +13,17 @@ use str0m::{
     channel::{ChannelConfig, ChannelId, Reliability},
     config::{CryptoProvider, DtlsCert},
     crypto::from_feature_flags,
-    format::PayloadParams,
+    format::{CodecConfig, PayloadParams},
     media::{Direction, KeyframeRequestKind, MediaKind, Pt},
     net::{Protocol, Receive, TcpType},
-    rtp::{Extension, RtpPacket, RtpWrite, Ssrc},
+    rtp::{Extension, ExtensionValues, RtpPacket, RtpWrite, Ssrc},
     stats::PeerStats,
 };
 
 use super::{
     Carrier, DataChannel, Figures, MediaPacket, Mid, Offer, OfferChanges, Output, Rid, SenderClock,
     Transport, TransportError, TransportEvent, dependency_descriptor,
+    red::{self, Arrivals, Redundancy},
 };
 
 /// With what the estimate of a path begins, in bits per second: enough for a few small pictures.
@@ -37,6 +38,13 @@ const MAXIMUM_MESSAGE: u32 = 256 * 1_024;
 const MAXIMUM_PAYLOAD: usize = 1_480;
 /// Streams of one peer that are told apart; a browser has three a section and one for repairs.
 const MAXIMUM_SOURCES: usize = 1_024;
+/// Who is not heard for this long is away. All clients ask whether we are there more often, at the latest every six seconds (RFC 7675);
+/// the stack itself waits for twice as long, which leaves those in a call for too long who are gone.
+const SILENT_AFTER: Duration = Duration::from_secs(8);
+/// From this share of lost packets on, sound carries the packets before it along.
+const LOSSY_FROM: f32 = 0.01;
+/// And does so as long as more than this is lost.
+const LOSSY_UNTIL: f32 = 0.002;
 /// A time that does not come.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -79,9 +87,16 @@ pub(crate) struct Peer {
     channels: Vec<(DataChannel, ChannelId)>,
     sources: HashMap<Ssrc, (Mid, Option<Rid>)>,
     senders: HashMap<Mid, Sender>,
+    /// Of streams of sound that carry earlier packets along.
+    arrivals: HashMap<Ssrc, Arrivals>,
+    /// Packets that came along with others.
+    recovered: VecDeque<TransportEvent>,
     /// The worst since figures were told.
     jitter: Option<Duration>,
     now: Instant,
+    /// When something came last.
+    heard: Instant,
+    is_silent: bool,
     closed: bool,
 }
 
@@ -90,6 +105,24 @@ struct Sender {
     ssrc: Ssrc,
     parameters: Option<PayloadParams>,
     payload_type: Option<Pt>,
+    /// The payload type of sound with earlier packets, where the receiver can read that.
+    redundant: Option<Pt>,
+    /// Whether what is sent gets lost on the way.
+    is_lossy: bool,
+    redundancy: Redundancy,
+}
+
+impl Sender {
+    fn new(ssrc: Ssrc) -> Self {
+        Self {
+            ssrc,
+            parameters: None,
+            payload_type: None,
+            redundant: None,
+            is_lossy: false,
+            redundancy: Redundancy::default(),
+        }
+    }
 }
 
 impl Peer {
@@ -103,7 +136,7 @@ impl Peer {
             .set_ice_lite(true)
             .set_rtp_mode(true)
             .clear_codecs()
-            .enable_opus(true, false)
+            .enable_opus(true, true)
             .enable_vp8(true)
             .enable_h264(true)
             .enable_vp9(true)
@@ -116,6 +149,7 @@ impl Peer {
             .set_sctp_max_message_size(MAXIMUM_MESSAGE);
         // Video comes with gaps whenever nobody watches or the camera is off.
         config = config.set_pause_threshold(Duration::from_secs(5));
+        leave_audio_out_of_estimates(config.codec_config());
         let mut rtc = config.build(now);
         for address in settings.addresses {
             // Fails for addresses that nobody can connect to, such as the unspecified one.
@@ -132,8 +166,12 @@ impl Peer {
             channels: Vec::new(),
             sources: HashMap::new(),
             senders: HashMap::new(),
+            arrivals: HashMap::new(),
+            recovered: VecDeque::new(),
             jitter: None,
             now,
+            heard: now,
+            is_silent: false,
             closed: false,
         }
     }
@@ -194,6 +232,12 @@ impl Peer {
                 self.jitter = self.jitter.max(Some(jitter));
                 None
             }
+            Event::MediaEgressStats(stats) => {
+                if let Some((sender, loss)) = self.senders.get_mut(&stats.mid).zip(stats.loss) {
+                    sender.is_lossy = loss > if sender.is_lossy { LOSSY_UNTIL } else { LOSSY_FROM };
+                }
+                None
+            }
             Event::PeerStats(stats) => {
                 let figures = figures(&stats);
                 Some(TransportEvent::Figures(Figures { jitter: self.jitter.take(), ..figures }))
@@ -206,9 +250,13 @@ impl Peer {
         if packet.payload.len() > MAXIMUM_PAYLOAD {
             return None;
         }
-        let (mid, rid) = self.source(packet.header.ssrc)?;
-        let parameters =
-            *self.rtc.codec_config().find(|parameters| parameters.pt() == packet.header.payload_type)?;
+        let ssrc = packet.header.ssrc;
+        let (mid, rid) = self.source(ssrc)?;
+        let payload_type = packet.header.payload_type;
+        let parameters = *self
+            .rtc
+            .codec_config()
+            .find(|parameters| parameters.pt() == payload_type || parameters.red() == Some(payload_type))?;
         let mut extensions = packet.header.ext_vals;
         let audio_level = extensions.audio_level.map(i8::unsigned_abs);
         // These are between two hops.
@@ -234,8 +282,45 @@ impl Peer {
             extensions,
             received_at: packet.timestamp,
             clock,
+            is_encrypted: false,
         };
+        let packet =
+            if parameters.pt() == payload_type { packet } else { self.unwrap(ssrc, mid, rid, packet)? };
         Some(TransportEvent::Media { mid, rid, packet })
+    }
+
+    /// Takes what came along with a packet of sound out of it. What had not come yet is handed on first.
+    fn unwrap(&mut self, ssrc: Ssrc, mid: Mid, rid: Option<Rid>, packet: MediaPacket) -> Option<MediaPacket> {
+        let payload_type = *packet.parameters?.pt();
+        let red::Unwrapped { newest, earlier } = red::unwrap(&packet.payload, payload_type)?;
+        if self.arrivals.len() >= MAXIMUM_SOURCES {
+            self.arrivals.clear();
+        }
+        let arrivals = self.arrivals.entry(ssrc).or_default();
+        let is_first = *arrivals == Arrivals::default();
+        let is_new = arrivals.note(packet.sequence);
+        for (place, (back, payload)) in (0..).zip(&earlier) {
+            let distance = u64::try_from(earlier.len()).ok()? - place;
+            // What came before the first packet belongs to nothing that was begun.
+            let Some(sequence) = packet.sequence.checked_sub(distance).filter(|_| !is_first) else {
+                continue;
+            };
+            if !arrivals.note(sequence) {
+                continue;
+            }
+            let packet = MediaPacket {
+                sequence,
+                timestamp: packet.timestamp.wrapping_sub(*back),
+                marker: false,
+                payload: (*payload).into(),
+                audio_level: None,
+                extensions: ExtensionValues::default(),
+                ..packet.clone()
+            };
+            self.recovered.push_back(TransportEvent::Media { mid, rid, packet });
+        }
+        let payload = newest.into();
+        is_new.then_some(MediaPacket { payload, ..packet })
     }
 
     fn source(&mut self, ssrc: Ssrc) -> Option<(Mid, Option<Rid>)> {
@@ -253,26 +338,45 @@ impl Peer {
     }
 
     /// The stream of a section, with the payload type that the other side gave to these parameters.
-    fn sender(&mut self, mid: Mid, parameters: Option<PayloadParams>) -> Option<(Ssrc, Pt)> {
+    fn sender(&mut self, mid: Mid, parameters: Option<PayloadParams>) -> Option<(&mut Sender, Pt)> {
         if !self.senders.contains_key(&mid) {
             let ssrc = self.rtc.direct_api().stream_tx_by_mid(mid, None)?.ssrc();
-            self.senders.insert(mid, Sender { ssrc, parameters: None, payload_type: None });
+            self.senders.insert(mid, Sender::new(ssrc));
         }
         let sender = self.senders.get_mut(&mid)?;
         if sender.payload_type.is_none() || sender.parameters != parameters {
             sender.parameters = parameters;
-            sender.payload_type = payload_type(&self.rtc, mid, &parameters?);
+            let known = payload_type(&self.rtc, mid, &parameters?);
+            sender.payload_type = known.map(|known| known.pt());
+            sender.redundant = known.and_then(|known| known.red());
         }
-        Some((sender.ssrc, sender.payload_type?))
+        let payload_type = sender.payload_type?;
+        Some((sender, payload_type))
     }
 
     fn take<E>(&mut self, now: Instant, datagram: Result<Receive<'_>, E>) {
         self.now = now;
         // What is none of STUN, DTLS, RTP and RTCP is nothing.
         let Ok(datagram) = datagram else { return };
+        self.heard = now;
         if let Err(error) = self.rtc.handle_input(Input::Receive(now, datagram)) {
             self.break_off(&error);
         }
+    }
+
+    /// Whether the other side just fell silent, or is heard again.
+    fn silence(&mut self) -> Option<TransportEvent> {
+        let is_silent = self.now.saturating_duration_since(self.heard) >= SILENT_AFTER;
+        if is_silent == self.is_silent || !self.rtc.is_connected() {
+            return None;
+        }
+        self.is_silent = is_silent;
+        Some(if is_silent { TransportEvent::Disconnected } else { TransportEvent::Connected })
+    }
+
+    /// When there is something to do, if the stack has nothing to do before `at`.
+    fn next(&self, at: Instant) -> Instant {
+        if self.is_silent || !self.rtc.is_connected() { at } else { at.min(self.heard + SILENT_AFTER) }
     }
 
     fn break_off(&mut self, error: &dyn std::fmt::Display) {
@@ -369,14 +473,20 @@ impl Transport for Peer {
 
     fn poll(&mut self) -> Output {
         loop {
+            if let Some(event) = self.recovered.pop_front() {
+                return Output::Event(event);
+            }
             if self.closed || !self.rtc.is_alive() {
                 if std::mem::replace(&mut self.closed, true) {
                     return Output::Wait(self.now + NEVER);
                 }
                 return Output::Event(TransportEvent::Closed);
             }
+            if let Some(event) = self.silence() {
+                return Output::Event(event);
+            }
             match self.rtc.poll_output() {
-                Ok(str0m::Output::Timeout(at)) => return Output::Wait(at),
+                Ok(str0m::Output::Timeout(at)) => return Output::Wait(self.next(at)),
                 Ok(str0m::Output::Transmit(transmit)) => {
                     let carrier = match transmit.proto {
                         Protocol::Udp => Carrier::Datagrams,
@@ -400,13 +510,23 @@ impl Transport for Peer {
     }
 
     fn send(&mut self, mid: Mid, packet: MediaPacket) {
-        let Some((ssrc, payload_type)) = self.sender(mid, packet.parameters) else { return };
+        let Some((sender, payload_type)) = self.sender(mid, packet.parameters) else { return };
+        let ssrc = sender.ssrc;
+        // Nothing can be added to what is encrypted between the clients.
+        let redundant = sender.redundant.filter(|_| sender.is_lossy && !packet.is_encrypted);
+        let (payload_type, payload) = match redundant {
+            Some(redundant) => {
+                let payload = sender.redundancy.wrap(*payload_type, packet.timestamp, &packet.payload);
+                (redundant, payload)
+            }
+            None => (payload_type, packet.payload),
+        };
         let mut write = RtpWrite::new(
             payload_type,
             packet.sequence.into(),
             packet.timestamp,
             packet.received_at,
-            packet.payload,
+            payload,
         )
         .marker(packet.marker)
         .ext_vals(packet.extensions)
@@ -451,12 +571,22 @@ impl Transport for Peer {
     }
 }
 
+/// What the stack sends to find out what a path can carry belongs to no stream if no video is sent yet: it would go into the first section
+/// that takes part in estimates. A browser that decrypts what it receives stays deaf to an audio section into which that came.
+fn leave_audio_out_of_estimates(codecs: &mut CodecConfig) {
+    let mut parameters = codecs.params().to_vec();
+    for audio in parameters.iter_mut().filter(|parameters| parameters.spec().codec.is_audio()) {
+        audio.set_fb_transport_cc(false);
+    }
+    *codecs = CodecConfig::new_from_payload_params(parameters);
+}
+
 fn new_credentials(prefix: &str, randomness: &Randomness) -> IceCreds {
     IceCreds { ufrag: format!("{prefix}{}", randomness.alphanumeric(16)), pass: randomness.alphanumeric(32) }
 }
 
-/// The payload type that a receiver gave to what a publisher sends: the same parameters, or at least the same codec.
-fn payload_type(rtc: &Rtc, mid: Mid, parameters: &PayloadParams) -> Option<Pt> {
+/// How a receiver knows what a publisher sends: by the same parameters, or at least the same codec.
+fn payload_type(rtc: &Rtc, mid: Mid, parameters: &PayloadParams) -> Option<PayloadParams> {
     let media = rtc.media(mid)?;
     let wanted = parameters.spec();
     let offered = || {
@@ -469,7 +599,7 @@ fn payload_type(rtc: &Rtc, mid: Mid, parameters: &PayloadParams) -> Option<Pt> {
     let packetization = |offered: &&PayloadParams| {
         offered.spec().format.packetization_mode == wanted.format.packetization_mode
     };
-    exact.or_else(|| offered().find(packetization)).or_else(|| offered().next()).map(PayloadParams::pt)
+    exact.or_else(|| offered().find(packetization)).or_else(|| offered().next()).copied()
 }
 
 fn figures(stats: &PeerStats) -> Figures {
@@ -487,62 +617,4 @@ fn figures(stats: &PeerStats) -> Figures {
 }
 
 #[cfg(test)]
-mod tests {
-    use entente_environment::{Clock, SystemClock};
-
-    use super::*;
-
-    /// Datagrams go nowhere: all that connects is TCP.
-    #[test]
-    fn a_client_that_sends_no_datagrams_connects_by_a_stream() {
-        let mut now = SystemClock.monotonic();
-        let address = |text: &str| -> SocketAddr { text.parse().unwrap() };
-        let (ours, theirs) = (address("192.0.2.1:7881"), address("198.51.100.1:5000"));
-        let certificate = Certificate::generate().unwrap();
-        let settings = PeerSettings {
-            certificate: &certificate,
-            addresses: &[address("192.0.2.1:7882")],
-            prefix: "0000",
-            randomness: Randomness::from_seed(7),
-        };
-        let mut peer = Peer::new(&settings, now);
-        peer.offer_streams(&[ours]);
-        let mut client = Rtc::builder().set_crypto_provider(certificate.provider.clone()).build(now);
-        let candidate = Candidate::builder().tcp().host(theirs).tcptype(TcpType::Active).build().unwrap();
-        client.add_local_candidate(candidate);
-        let mut api = client.sdp_api();
-        api.add_channel(DataChannel::Reliable.label().to_owned());
-        let (offer, pending) = api.apply().unwrap();
-        let answer = peer.answer(&offer.to_sdp_string()).unwrap();
-        assert!(answer.contains("tcptype passive"), "{answer}");
-        client.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&answer).unwrap()).unwrap();
-
-        let mut opened = false;
-        for _ in 0..1_000 {
-            client.handle_input(Input::Timeout(now)).unwrap();
-            peer.advance(now);
-            loop {
-                match client.poll_output().unwrap() {
-                    str0m::Output::Timeout(_) => break,
-                    str0m::Output::Transmit(sent) if sent.proto == Protocol::Tcp => {
-                        peer.receive_by_stream(now, sent.source, sent.destination, &sent.contents);
-                    }
-                    _ => {}
-                }
-            }
-            loop {
-                match peer.poll() {
-                    Output::Wait(_) => break,
-                    Output::Datagram { carrier, source, destination, bytes } => {
-                        assert_eq!((carrier, source, destination), (Carrier::Stream, ours, theirs));
-                        let datagram = Receive::new(Protocol::Tcp, source, destination, &bytes).unwrap();
-                        client.handle_input(Input::Receive(now, datagram)).unwrap();
-                    }
-                    Output::Event(event) => opened |= matches!(event, TransportEvent::ChannelOpen),
-                }
-            }
-            now += Duration::from_millis(10);
-        }
-        assert!(opened, "the data channel does not open");
-    }
-}
+mod tests;

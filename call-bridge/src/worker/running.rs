@@ -30,6 +30,8 @@ use crate::{
 const IDLE: Duration = Duration::from_secs(60);
 /// Batches of datagrams that are worked off before the clock is looked at again.
 const BATCHES: usize = 16;
+/// Packets of media that one peer connection may send before the others have their turn.
+const PACKETS_AT_ONCE: usize = 64;
 
 /// What a worker is made of.
 pub(super) struct Parts {
@@ -287,9 +289,16 @@ impl Worker {
 
     /// Does what a peer connection wants until it waits.
     fn drain(&mut self, now: Moment, key: PeerKey) {
+        let mut at_once = 0;
         loop {
             let Some(entry) = self.peers.get(key) else { return };
             match entry.peer.poll() {
+                // The stack gives one packet of media each time that it is told the time. What goes to one address stays together
+                // if that is done here, and leaves by one system call.
+                Output::Wait(at) if at <= now.at && at_once < PACKETS_AT_ONCE => {
+                    at_once += 1;
+                    entry.peer.advance(now.at);
+                }
                 Output::Datagram { carrier, source, destination, bytes } => {
                     match carrier {
                         Carrier::Datagrams => self.outgoing.push(source, destination, &bytes),

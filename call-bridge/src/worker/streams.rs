@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     sync::Arc,
     time::Duration,
 };
@@ -35,7 +35,7 @@ const BACKLOG: i32 = 256;
 /// Before connections are accepted again, after that failed.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The listening sockets: one a family, on one port.
+/// The listening sockets: one an address, on one port. What else is on the machine may have that port of other addresses.
 pub(super) struct Listeners {
     sockets: Vec<TcpListener>,
     addresses: Vec<MediaAddress>,
@@ -46,13 +46,17 @@ impl Listeners {
     /// `None` if media is not received over TCP.
     pub(super) fn bind(settings: &Settings) -> io::Result<Option<Self>> {
         let Some(mut port) = settings.tcp_port else { return Ok(None) };
+        let mut locals: Vec<IpAddr> = settings.addresses.iter().map(|address| address.local).collect();
+        locals.sort_unstable();
+        locals.dedup();
+        // One that stands for all of its family takes the place of the others.
+        let all: Vec<IpAddr> = locals.iter().copied().filter(IpAddr::is_unspecified).collect();
+        locals.retain(|local| all.contains(local) || !all.iter().any(|all| all.is_ipv6() == local.is_ipv6()));
         let mut sockets = Vec::new();
-        for ipv6 in [false, true] {
-            if settings.addresses.iter().any(|address| address.local.is_ipv6() == ipv6) {
-                let socket = listen(ipv6, port)?;
-                port = socket.local_addr()?.port();
-                sockets.push(socket);
-            }
+        for local in locals {
+            let socket = listen(local, port)?;
+            port = socket.local_addr()?.port();
+            sockets.push(socket);
         }
         Ok(Some(Self { sockets, addresses: settings.addresses.clone(), port }))
     }
@@ -103,19 +107,15 @@ impl Listeners {
     }
 }
 
-fn listen(ipv6: bool, port: u16) -> io::Result<TcpListener> {
-    let (domain, any): (_, IpAddr) = if ipv6 {
-        (Domain::IPV6, Ipv6Addr::UNSPECIFIED.into())
-    } else {
-        (Domain::IPV4, Ipv4Addr::UNSPECIFIED.into())
-    };
-    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-    if ipv6 {
+fn listen(address: IpAddr, port: u16) -> io::Result<TcpListener> {
+    let address = SocketAddr::new(address, port);
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&SocketAddr::new(any, port).into())?;
+    socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

@@ -1,0 +1,174 @@
+use entente_environment::{Clock, SystemClock};
+
+use super::*;
+
+const OURS: &str = "192.0.2.1:7881";
+const THEIRS: &str = "198.51.100.1:5000";
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// A peer and its client. Datagrams go nowhere: all that connects them is TCP.
+struct Pair {
+    peer: Peer,
+    client: Rtc,
+    now: Instant,
+    /// Packets of media that came from the peer, by their SSRC.
+    media: HashMap<[u8; 4], usize>,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let now = SystemClock.monotonic();
+        let certificate = Certificate::generate().unwrap();
+        let settings = PeerSettings {
+            certificate: &certificate,
+            addresses: &[address("192.0.2.1:7882")],
+            prefix: "0000",
+            randomness: Randomness::from_seed(7),
+        };
+        let mut peer = Peer::new(&settings, now);
+        peer.offer_streams(&[address(OURS)]);
+        let mut client = Rtc::builder().set_crypto_provider(certificate.provider.clone()).build(now);
+        let theirs = Candidate::builder().tcp().host(address(THEIRS)).tcptype(TcpType::Active).build();
+        client.add_local_candidate(theirs.unwrap());
+        let mut api = client.sdp_api();
+        api.add_channel(DataChannel::Reliable.label().to_owned());
+        api.add_media(MediaKind::Audio, Direction::RecvOnly, None, None, None);
+        let (offer, pending) = api.apply().unwrap();
+        let answer = peer.answer(&offer.to_sdp_string()).unwrap();
+        assert!(answer.contains("tcptype passive"), "{answer}");
+        client.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&answer).unwrap()).unwrap();
+        Self { peer, client, now, media: HashMap::new() }
+    }
+
+    /// Lets ten milliseconds pass, in which the client is there or not. Answers what happened on the peer.
+    fn step(&mut self, client_is_there: bool) -> Vec<TransportEvent> {
+        self.client.handle_input(Input::Timeout(self.now)).unwrap();
+        self.peer.advance(self.now);
+        loop {
+            match self.client.poll_output().unwrap() {
+                str0m::Output::Timeout(_) => break,
+                str0m::Output::Transmit(sent) if sent.proto == Protocol::Tcp && client_is_there => {
+                    self.peer.receive_by_stream(self.now, sent.source, sent.destination, &sent.contents);
+                }
+                _ => {}
+            }
+        }
+        let mut events = Vec::new();
+        loop {
+            match self.peer.poll() {
+                Output::Wait(_) => break,
+                Output::Datagram { carrier, source, destination, bytes } => {
+                    let way = (carrier, source, destination);
+                    assert_eq!(way, (Carrier::Stream, address(OURS), address(THEIRS)));
+                    self.count(&bytes);
+                    let datagram = Receive::new(Protocol::Tcp, source, destination, &bytes).unwrap();
+                    if client_is_there {
+                        self.client.handle_input(Input::Receive(self.now, datagram)).unwrap();
+                    }
+                }
+                Output::Event(event) => events.push(event),
+            }
+        }
+        self.now += Duration::from_millis(10);
+        events
+    }
+
+    fn count(&mut self, bytes: &[u8]) {
+        let [first, second, ..] = bytes else { return };
+        // RTP, and not RTCP (RFC 5761).
+        let is_media = (128..192).contains(first) && !(64..96).contains(&(second & 127));
+        if let Some(ssrc) = bytes.get(8..12).filter(|_| is_media) {
+            *self.media.entry(ssrc.try_into().unwrap()).or_default() += 1;
+        }
+    }
+
+    /// Lets time pass until something happens that is looked for.
+    fn until(&mut self, client_is_there: bool, looked_for: fn(&TransportEvent) -> bool) -> Option<Duration> {
+        let began = self.now;
+        while self.now - began < Duration::from_secs(20) {
+            if self.step(client_is_there).iter().any(looked_for) {
+                return Some(self.now - began);
+            }
+        }
+        None
+    }
+}
+
+#[test]
+fn a_client_that_sends_no_datagrams_connects_by_a_stream() {
+    let mut pair = Pair::new();
+    let opened = pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen));
+    assert!(opened.is_some(), "the data channel does not open");
+}
+
+#[test]
+fn who_falls_silent_is_away_until_heard_again() {
+    let mut pair = Pair::new();
+    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen)).unwrap();
+    let is_away = |event: &TransportEvent| matches!(event, TransportEvent::Disconnected);
+    assert_eq!(pair.until(true, is_away), None, "somebody who only asks whether we are there is away");
+    let after = pair.until(false, is_away).unwrap();
+    assert!(after <= SILENT_AFTER + Duration::from_millis(20), "away after {after:?}");
+    let back = pair.until(true, |event| matches!(event, TransportEvent::Connected));
+    assert!(back.is_some(), "nobody noticed that it is back");
+    assert_eq!(pair.until(true, is_away), None);
+}
+#[test]
+fn nothing_comes_into_an_audio_section_but_its_stream() {
+    let mut pair = Pair::new();
+    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen)).unwrap();
+    pair.peer.set_bitrates(1_000_000, 5_000_000);
+    pair.until(true, |_| false);
+    assert_eq!(pair.media, HashMap::new());
+}
+
+#[test]
+fn what_is_lost_comes_along_with_what_follows() {
+    let Pair { mut peer, now, .. } = Pair::new();
+    let opus = *peer.rtc.codec_config().find(|known| known.spec().codec.is_audio()).unwrap();
+    let mut redundancy = Redundancy::default();
+    let sent = (100..105_u32).map(|sequence| {
+        let text: Arc<[u8]> = sequence.to_string().into_bytes().into();
+        MediaPacket {
+            codec: opus.spec().codec.into(),
+            parameters: Some(opus),
+            sequence: sequence.into(),
+            timestamp: sequence * 960,
+            marker: false,
+            payload: redundancy.wrap(*opus.pt(), sequence * 960, &text),
+            patch: None,
+            audio_level: Some(10),
+            extensions: ExtensionValues::default(),
+            received_at: now,
+            clock: None,
+            is_encrypted: false,
+        }
+    });
+    let sent: Vec<MediaPacket> = sent.collect();
+    let (ssrc, mid) = (Ssrc::from(7), Mid::from("0"));
+    let mut came = Vec::new();
+    // The third and the fourth are missing; the fourth was only late, and comes twice.
+    for index in [0, 1, 4, 3, 3] {
+        let unwrapped = peer.unwrap(ssrc, mid, None, sent[index].clone());
+        for event in peer.recovered.drain(..) {
+            let TransportEvent::Media { packet, .. } = event else { panic!("{event:?}") };
+            came.push(packet);
+        }
+        came.extend(unwrapped);
+    }
+    let came: Vec<(u64, u32, &[u8])> =
+        came.iter().map(|packet| (packet.sequence, packet.timestamp / 960, &packet.payload[..])).collect();
+    assert_eq!(
+        came,
+        [
+            (100, 100, &b"100"[..]),
+            (101, 101, &b"101"[..]),
+            (102, 102, &b"102"[..]),
+            (103, 103, &b"103"[..]),
+            (104, 104, &b"104"[..]),
+        ]
+    );
+}
