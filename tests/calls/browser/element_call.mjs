@@ -1,177 +1,102 @@
-// Three users hold an encrypted call with Element Call in headless Chromium, embedded as clients embed it, against the whole program.
+// Three users hold an encrypted call with Element Call in headless Chromium, embedded as clients embed it, against the whole program: on
+// one server, or on two that federate.
 //
-// node element_call.mjs --program target/debug/entente
-// Prints one JSON object; exits with 1 if not everybody sees everybody.
+// node element_call.mjs --program target/debug/entente [--servers 2] [--screenshot call.png] [--logs directory]
+// Prints one JSON object: for each thing that happened the seconds until everyone knew. Exits with 1 if something is not as it should be.
 
-import { spawn } from 'node:child_process';
-import { createSocket } from 'node:dgram';
-import { once } from 'node:events';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { createServer } from 'node:http';
-import { createServer as createTcpServer } from 'node:net';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 
-import { chromium } from 'playwright-core';
+import { Call } from './element_call/call.mjs';
+import { Participant } from './element_call/participant.mjs';
+import * as scenarios from './element_call/scenarios.mjs';
+import { Authority, Server } from './element_call/server.mjs';
+import { serve } from './element_call/web.mjs';
 
 const { values: options } = parseArgs({
-  options: { program: { type: 'string' }, chromium: { type: 'string', default: '/usr/bin/chromium' } },
+  options: {
+    program: { type: 'string' },
+    servers: { type: 'string', default: '1' },
+    screenshot: { type: 'string' },
+    logs: { type: 'string' },
+    chromium: { type: 'string', default: '/usr/bin/chromium' },
+  },
 });
-const ASSETS = new URL('node_modules/@element-hq/element-call-embedded/dist/', import.meta.url);
-const HOST = new URL('element_call_host.html', import.meta.url);
-const TYPES = { html: 'text/html', js: 'text/javascript', css: 'text/css', json: 'application/json', wasm: 'application/wasm' };
-const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-async function freePort(socket, listen) {
-  listen();
-  await once(socket, 'listening');
-  const { port } = socket.address();
-  socket.close();
-  return port;
-}
-
-async function startServer(directory) {
-  const tcp = createTcpServer();
-  const port = await freePort(tcp, () => tcp.listen(0, '127.0.0.1'));
-  const udp = createSocket('udp4');
-  const udpPort = await freePort(udp, () => udp.bind(0, '127.0.0.1'));
-  const base = `http://localhost:${port}`;
-  const settings = {
-    SERVER_NAME: `localhost:${port}`,
-    PUBLIC_BASE_URL: base,
-    LISTENERS: `[{ address = "127.0.0.1:${port}", serves = ["client", "federation"] }]`,
-    REGISTRATION__OPEN: 'true',
-    REGISTRATION__TOKENS: 'false',
-    RATE_LIMITS__ENABLED: 'false',
-    ACCOUNTS__ARGON2__MEMORY_KIB: '64',
-    ACCOUNTS__ARGON2__ITERATIONS: '1',
-    CALLS__ENABLED: 'true',
-    CALLS__ADDRESSES: '["127.0.0.1"]',
-    CALLS__UDP_PORT: `${udpPort}`,
+/** An encrypted room in which all users may be in the call. */
+async function createRoom([creator, ...others]) {
+  const body = {
+    preset: 'private_chat',
+    invite: others.map(({ id }) => id),
+    power_level_content_override: { events: { 'org.matrix.msc3401.call.member': 0 } },
+    initial_state: [{ type: 'm.room.encryption', state_key: '', content: { algorithm: 'm.megolm.v1.aes-sha2' } }],
   };
-  const env = { PATH: process.env.PATH };
-  for (const [name, value] of Object.entries(settings)) env[`ENTENTE_${name}`] = value;
-  const child = spawn(resolve(options.program), ['serve'], { cwd: directory, env });
-  const log = [];
-  for (const stream of [child.stdout, child.stderr]) stream.on('data', (text) => log.push(text));
-  for (let tries = 0; tries < 150; tries += 1) {
-    const answer = await fetch(`${base}/health/ready`).catch(() => undefined);
-    if (answer?.ok) return { base, child, log };
-    if (child.exitCode !== null) break;
-    await pause(200);
+  const { room_id: room } = await creator.server.api('POST', 'createRoom', creator.token, body);
+  for (const { server, token } of others) {
+    const via = new URLSearchParams({ server_name: creator.server.name, via: creator.server.name });
+    await server.api('POST', `join/${encodeURIComponent(room)}?${via}`, token, {});
   }
-  child.kill();
-  throw new Error(`the program did not start: ${log.join('')}`);
+  return room;
 }
 
-async function api(base, path, body, token) {
-  const headers = { 'Content-Type': 'application/json', ...(token && { Authorization: `Bearer ${token}` }) };
-  const answer = await fetch(`${base}/_matrix/client/v3/${path}`, { method: 'POST', headers, body: JSON.stringify(body) });
-  const json = await answer.json();
-  if (!answer.ok) throw new Error(`${path}: ${answer.status} ${JSON.stringify(json)}`);
-  return json;
+async function onOneServer(call, took) {
+  const [server] = call.servers;
+  const [alice, bob, carol] = call.participants;
+  took.join = await scenarios.everyoneJoins(call);
+  if (options.screenshot) await alice.screenshot(options.screenshot);
+  took.mute = await scenarios.mutes(call, bob);
+  took.camera = await scenarios.turnsCameraOff(call, carol);
+  took.screen = await scenarios.sharesScreen(call, bob);
+  took.leave = await scenarios.leavesAndComesBack(call, bob);
+  took.reload = await scenarios.reloads(call, alice);
+  took.server_killed = await scenarios.serverIsKilled(call, server);
+  took.browser_killed = await scenarios.browserIsKilled(call, carol);
 }
 
-async function furnish(base) {
-  const users = [];
-  for (const username of ['alice', 'bob', 'carol']) {
-    users.push(await api(base, 'register', { username, password: 'correct horse', auth: { type: 'm.login.dummy' } }));
-  }
-  const [alice, ...others] = users;
-  const { room_id: room } = await api(
-    base,
-    'createRoom',
-    {
-      preset: 'private_chat',
-      invite: others.map((user) => user.user_id),
-      power_level_content_override: { events: { 'org.matrix.msc3401.call.member': 0 } },
-      initial_state: [
-        { type: 'm.room.encryption', state_key: '', content: { algorithm: 'm.megolm.v1.aes-sha2' } },
-      ],
-    },
-    alice.access_token,
-  );
-  for (const user of others) await api(base, `rooms/${encodeURIComponent(room)}/join`, {}, user.access_token);
-  return { users, room };
-}
-
-// Pages on localhost may use cameras and workers without TLS.
-const web = createServer(async (request, response) => {
-  const path = request.url.split(/[?#]/)[0];
-  const asset = path.startsWith('/element-call/') ? path.slice('/element-call/'.length) : undefined;
-  try {
-    const body = await readFile(asset === undefined ? HOST : new URL(asset, ASSETS));
-    const type = asset === undefined ? 'text/html' : TYPES[path.split('.').pop()];
-    response.setHeader('content-type', type ?? 'application/octet-stream');
-    response.end(body);
-  } catch {
-    response.statusCode = 404;
-    response.end();
-  }
-});
-
-async function open(browser, origin, base, room, user) {
-  const context = await browser.newContext({ permissions: ['camera', 'microphone'], viewport: { width: 800, height: 600 } });
-  const page = await context.newPage();
-  const log = [];
-  page.on('console', (message) => log.push(message.text().slice(0, 300)));
-  const settings = { base, room, token: user.access_token, user: user.user_id, device: user.device_id };
-  await page.goto(`${origin}/?${new URLSearchParams(settings)}`);
-  return { page, log };
-}
-
-// The frames that each video of a page has shown.
-async function frames({ page }) {
-  const call = page.frames().find((frame) => frame.url().includes('/element-call/'));
-  if (!call) return [];
-  return call.evaluate(() =>
-    [...document.querySelectorAll('video')].map((video) => video.getVideoPlaybackQuality().totalVideoFrames),
-  );
+async function onTwoServers(call, took) {
+  const [, bob, carol] = call.participants;
+  took.join = await scenarios.everyoneJoins(call);
+  if (options.screenshot) await bob.screenshot(options.screenshot);
+  took.mute = await scenarios.mutes(call, bob);
+  took.leave = await scenarios.leavesAndComesBack(call, bob);
+  took.server_killed = await scenarios.serverIsKilled(call, bob.user.server);
+  took.browser_killed = await scenarios.browserIsKilled(call, carol);
 }
 
 const directory = await mkdtemp(join(tmpdir(), 'entente-element-call-'));
-const server = await startServer(directory);
-const browser = await chromium.launch({
-  executablePath: options.chromium,
-  args: [
-    '--no-sandbox',
-    '--use-fake-device-for-media-stream',
-    '--use-fake-ui-for-media-stream',
-    '--autoplay-policy=no-user-gesture-required',
-  ],
-});
-const pages = [];
+const servers = [];
+const participants = [];
+const took = {};
+let web;
 try {
-  web.listen(0, 'localhost');
-  await once(web, 'listening');
-  const { users, room } = await furnish(server.base);
-  for (const user of users) {
-    pages.push(await open(browser, `http://localhost:${web.address().port}`, server.base, room, user));
+  web = await serve();
+  const authority = await Authority.create(directory);
+  while (servers.length < Number(options.servers)) {
+    servers.push(await Server.start(resolve(options.program), directory, authority));
   }
-  const began = Date.now();
-  let seen = [];
-  const everybody = () => seen.every((videos) => videos.filter((count) => count > 30).length >= users.length);
-  while (seen.length === 0 || !everybody()) {
-    if (Date.now() - began > 90_000) throw new Error(`not everybody sees everybody: ${JSON.stringify(seen)}`);
-    await pause(500);
-    seen = await Promise.all(pages.map(frames));
+  const users = [];
+  for (const [index, name] of ['Alice', 'Bob', 'Carol'].entries()) {
+    users.push(await servers[index % servers.length].register(name));
   }
-  for (const { page } of pages) {
-    const asked = await page.evaluate(() => window.asked);
-    if (!asked.includes('send_to_device io.element.call.encryption_keys')) {
-      throw new Error(`no keys were sent, so nothing was encrypted: ${JSON.stringify(asked)}`);
-    }
-  }
-  console.log(JSON.stringify({ frames: seen, after: (Date.now() - began) / 1000 }));
+  const room = await createRoom(users);
+  for (const user of users) participants.push(await Participant.open(options.chromium, web.origin, user, room));
+  const call = new Call(room, servers, participants);
+  await (servers.length === 1 ? onOneServer : onTwoServers)(call, took);
+  console.log(JSON.stringify(took));
 } catch (error) {
-  console.log(JSON.stringify({ problem: String(error) }));
-  for (const { log } of pages) console.error(log.slice(-30).join('\n'));
-  console.error(server.log.join('').slice(-4_000));
+  console.log(JSON.stringify({ ...took, problem: String(error) }));
+  for (const { name, log } of participants) console.error(`-- ${name}\n${log.slice(-20).join('\n')}`);
+  for (const server of servers) console.error(`-- ${server.name}\n${server.log.slice(-4_000)}`);
   process.exitCode = 1;
 } finally {
-  await browser.close();
-  web.close();
-  server.child.kill();
+  if (options.logs) {
+    const logs = [...participants.map(({ name, log }) => [name, log.join('\n')]), ...servers.map(({ name, log }) => [name, log])];
+    for (const [name, log] of logs) await writeFile(join(options.logs, `${name}.log`), log);
+  }
+  await Promise.all(participants.map((participant) => participant.close().catch(() => undefined)));
+  web?.close();
+  await Promise.all(servers.map((server) => server.kill()));
   await rm(directory, { recursive: true, force: true });
 }

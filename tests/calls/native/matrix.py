@@ -33,12 +33,12 @@ def free_port(kind):
 class Server:
     """The program, with calls."""
 
-    def __init__(self, program, **further):
+    def __init__(self, program, base=None, **further):
         self.program = program
         self.directory = tempfile.TemporaryDirectory()
         self.port = free_port(socket.SOCK_STREAM)
         self.name = f"localhost:{self.port}"
-        self.base = f"http://{self.name}"
+        self.base = base or f"http://{self.name}"
         settings = {
             "SERVER_NAME": self.name,
             "PUBLIC_BASE_URL": self.base,
@@ -58,8 +58,8 @@ class Server:
 
     def start(self):
         self.log = open(pathlib.Path(self.directory.name) / "log", "ab")
-        self.process = subprocess.Popen(
-            [self.program, "serve"], cwd=self.directory.name, env=self.environment, stdout=self.log, stderr=self.log
+        self.process = self.launch(
+            self.program, "serve", cwd=self.directory.name, env=self.environment, stdout=self.log, stderr=self.log
         )
         for _ in range(300):
             try:
@@ -70,6 +70,9 @@ class Server:
                     break
                 time.sleep(0.1)
         raise SystemExit(f"the program did not start:\n{self.read_log()}")
+
+    def launch(self, *command, **options):
+        return subprocess.Popen(command, **options)
 
     def read_log(self):
         return (pathlib.Path(self.directory.name) / "log").read_text()
