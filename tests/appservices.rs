@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use entente_tests::{
-    Authority, Caller, SOON, Server, Service, ServiceRequest, Settings, User, fresh_id, run, run_well,
-    segment,
+    Answer, Authority, Caller, SOON, Server, Service, ServiceRequest, Settings, User, fresh_id, run,
+    run_well, segment,
 };
+use reqwest::Method;
 use serde_json::{Value, json};
 
 /// A server with services whose registrations lie in a directory.
@@ -211,6 +212,80 @@ async fn operators_add_and_remove_services() {
     assert_eq!(listed.lines().count(), 2, "{listed}");
     run_well(&mut server.command(&["admin", "remove-appservice", "xmpp"]), "");
     server.caller("as-xmpp").get("/_matrix/client/v3/account/whoami").await.refused(401, "M_UNKNOWN_TOKEN");
+}
+
+#[tokio::test]
+async fn administrators_add_and_remove_services() {
+    let (service, other) = (Service::start(), Service::start());
+    let server = server_with(&[("irc", &service, "")]);
+    run_well(&mut server.command(&["admin", "create-user", "root1", "--admin"]), "a long password");
+    let login = json!({
+        "type": "m.login.password",
+        "identifier": { "type": "m.id.user", "user": "root1" },
+        "password": "a long password",
+    });
+    let session = server.anonymous().post("/_matrix/client/v3/login", &login).await.ok();
+    let token = session["access_token"].as_str().unwrap();
+    let admin = server.caller(token);
+    let alice = User::register(&server, "alice").await;
+    let (all, xmpp) = ("/_entente/admin/v1/appservices", "/_entente/admin/v1/appservices/xmpp");
+    let whoami = "/_matrix/client/v3/account/whoami";
+    let put = async |caller: &Caller, id: &str, text: String| {
+        Answer::to(caller.request(Method::PUT, &format!("{all}/{id}")).body(text)).await
+    };
+
+    server.anonymous().get(all).await.refused(401, "M_MISSING_TOKEN");
+    alice.get(all).await.refused(403, "M_FORBIDDEN");
+    put(&alice, "xmpp", other.registration("xmpp", "")).await.refused(403, "M_FORBIDDEN");
+    server.caller("as-irc").get(all).await.refused(403, "M_FORBIDDEN");
+    // Nor by way of a service whose user is an administrator.
+    let everybody = "namespaces: { users: [{ exclusive: false, regex: '@.*' }] }\n";
+    put(&admin, "all", service.registration("all", "").replace("namespaces:", "other:") + everybody)
+        .await
+        .ok();
+    let as_root = format!("{all}?{}", ghost("root1"));
+    server.caller("as-all").get(&as_root).await.refused(403, "M_FORBIDDEN");
+    assert_eq!(server.caller("as-all").get(&format!("{whoami}?{}", ghost("root1"))).await.status, 200);
+    admin.delete(&format!("{all}/all"), &json!({})).await.ok();
+
+    admin.get(xmpp).await.refused(404, "M_NOT_FOUND");
+    let broken = other.registration("xmpp", "").replace("url:", "url: ftp://x/ #");
+    let refused = put(&admin, "xmpp", broken).await.refused(400, "M_INVALID_PARAM");
+    assert!(refused["error"].as_str().unwrap().starts_with("registration:2:"), "{refused}");
+    put(&admin, "xmpp", other.registration("other", "")).await.refused(400, "M_INVALID_PARAM");
+    put(&admin, "irc", service.registration("irc", "")).await.refused(400, "M_INVALID_PARAM");
+    put(&admin, "xmpp", "x".repeat(60_000)).await.refused(400, "M_INVALID_PARAM");
+    server.caller("as-xmpp").get(whoami).await.refused(401, "M_UNKNOWN_TOKEN");
+
+    put(&admin, "xmpp", other.registration("xmpp", "")).await.ok();
+    assert_eq!(server.caller("as-xmpp").get(whoami).await.ok()["user_id"], "@xmppbot:localhost:8008");
+    let shown = admin.get(xmpp).await.ok();
+    assert_eq!((&shown["source"], &shown["sender"]), (&json!("stored"), &json!("@xmppbot:localhost:8008")));
+    assert_eq!(shown["namespaces"]["users"][0], json!({ "exclusive": true, "regex": "@xmpp_.*" }));
+    assert!(!shown.to_string().contains("as-xmpp") && !shown.to_string().contains("hs-xmpp"), "{shown}");
+    let sources: Vec<Value> = admin.get(all).await.ok()["appservices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|service| json!([service["id"], service["source"]]))
+        .collect();
+    assert_eq!(sources, [json!(["irc", "file"]), json!(["xmpp", "stored"])]);
+    // It hears of what happens from now on, after a crash as well, and by its newest registration.
+    let server = server.crash_and_restart();
+    let (alice, admin) = (alice.at(&server), server.caller(token));
+    put(&admin, "xmpp", other.registration("xmpp", "protocols: [xmpp]\n")).await.ok();
+    make_ghost(&server.caller("as-xmpp"), "xmpp_ann").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let join = format!("{}?{}", User::in_room(&room, "join"), ghost("xmpp_ann"));
+    server.caller("as-xmpp").post(&join, &json!({})).await.ok();
+    alice.say(&room, "hello").await;
+    other.until("the message", |service| service.events().len() >= 2).await;
+    assert_eq!(admin.get(xmpp).await.ok()["protocols"], json!(["xmpp"]));
+
+    admin.delete(&format!("{all}/irc"), &json!({})).await.refused(403, "M_FORBIDDEN");
+    admin.delete(xmpp, &json!({})).await.ok();
+    admin.delete(xmpp, &json!({})).await.refused(404, "M_NOT_FOUND");
+    server.caller("as-xmpp").get(whoami).await.refused(401, "M_UNKNOWN_TOKEN");
 }
 
 /// Has a service make something, once, before it answers that there is what it is asked for.

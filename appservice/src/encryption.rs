@@ -211,7 +211,11 @@ impl Encryption {
         for device in self.opened().into_iter().filter(is_there) {
             match device.decrypt(room_id, &session.session_id, raw).await {
                 Decryption::Impossible => {}
-                done @ Decryption::Done(_) => return done,
+                Decryption::Done(mut incoming) => {
+                    // That is said outside of what was encrypted.
+                    incoming.envelope.sticky_ms = envelope.sticky_ms;
+                    return Decryption::Done(incoming);
+                }
                 missing @ Decryption::KeyMissing { .. } => outcome = missing,
             }
         }

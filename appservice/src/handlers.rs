@@ -34,6 +34,8 @@ pub struct Event<C> {
     pub sender: OwnedUserId,
     /// The time that the sender's server gave it, in milliseconds since 1970.
     pub origin_server_ts: u64,
+    /// For how long from then on it sticks, in milliseconds, if it does (MSC4354).
+    pub sticky_ms: Option<u64>,
     /// What it says.
     pub content: C,
     /// Whose device encrypted it and how far that is trusted, if it was encrypted.
@@ -195,6 +197,7 @@ fn typed<C: DeserializeOwned>(incoming: Incoming) -> Option<Event<C>> {
         room_id: envelope.room_id,
         sender: envelope.sender,
         origin_server_ts: envelope.origin_server_ts,
+        sticky_ms: envelope.sticky_ms,
         content,
         encryption,
     })

@@ -6,7 +6,7 @@ use matrix_sdk::ruma::{
     OneTimeKeyAlgorithm, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedUserId, UInt,
     api::client::sync::sync_events::DeviceLists,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 /// How many one-time keys of each kind a device still has on the server, by user and device.
@@ -66,7 +66,15 @@ pub(crate) struct Envelope {
     pub(crate) state_key: Option<String>,
     #[serde(default)]
     pub(crate) origin_server_ts: u64,
+    #[serde(default, rename = "msc4354_sticky", deserialize_with = "duration_ms")]
+    pub(crate) sticky_ms: Option<u64>,
     pub(crate) content: Box<RawValue>,
+}
+
+/// For how long an event sticks (MSC4354). Anything else in its place makes it nothing.
+fn duration_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let sticky = serde_json::Value::deserialize(deserializer)?;
+    Ok(sticky.get("duration_ms").and_then(serde_json::Value::as_u64))
 }
 
 /// Something that happens in a room and is not kept: typing, receipts.
@@ -161,6 +169,21 @@ mod tests {
     #[test]
     fn a_message_for_nobody_is_dropped() {
         assert!(changes(json!({ "to_device": [{ "type": "m.dummy" }, 7] })).is_empty());
+    }
+
+    #[test]
+    fn what_sticks_says_for_how_long() {
+        let sticky = |sticky: serde_json::Value| {
+            let event = json!({
+                "event_id": "$1", "room_id": "!r:x", "sender": "@a:x", "type": "m.dummy", "content": {},
+                "msc4354_sticky": sticky,
+            });
+            serde_json::from_value::<Envelope>(event).unwrap().sticky_ms
+        };
+        assert_eq!(sticky(json!({ "duration_ms": 7 })), Some(7));
+        for other in [json!(null), json!(7), json!({ "duration_ms": -1 }), json!([{}])] {
+            assert_eq!(sticky(other), None);
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A bot for meetings: it posts a link to the room's call and rings, keeps minutes of who was there if the room agrees, and reminds.
 
+mod membership;
 mod minutes;
 mod reminders;
 mod ringing;
@@ -23,7 +24,7 @@ pub struct Options {
     pub call_link: String,
     /// How long members' clients ring, in seconds, at most 120.
     pub ring_seconds: u64,
-    /// How often reminders are looked for, in seconds.
+    /// How often reminders are looked for, and who is in a call no more without having said so, in seconds.
     pub reminder_seconds: u64,
 }
 
@@ -43,11 +44,20 @@ const LONGEST_RING: u64 = 120;
 /// What the meeting bot does.
 pub fn plan(options: Options) -> Plan {
     let interval = Duration::from_secs(options.reminder_seconds.max(1));
-    Plan::new(move |builder| builder.commands(commands(options)).on_state(minutes::note))
-        .then(move |bridge| reminders::start(bridge, interval))
+    let desk = minutes::Desk::default();
+    let (of_state, of_sticky, of_time) = (desk.clone(), desk.clone(), desk.clone());
+    Plan::new(move |builder| {
+        builder
+            .commands(commands(options, &desk))
+            .on_state(move |event, context| of_state.clone().note_state(event, context))
+            .on(move |event, context| of_sticky.clone().note_sticky(event, context))
+    })
+    .then(move |bridge| reminders::start(bridge, interval))
+    .then(move |bridge| of_time.start(bridge, interval))
 }
 
-fn commands(options: Options) -> Commands {
+fn commands(options: Options, desk: &minutes::Desk) -> Commands {
+    let (switching, objecting) = (desk.clone(), desk.clone());
     Commands::new("!meet")
         .command(
             "start",
@@ -65,9 +75,14 @@ fn commands(options: Options) -> Commands {
             "minutes",
             "[on|off]",
             "keeps minutes of who is in the call; a moderator may switch it on",
-            minutes::switch,
+            move |command, context| switching.clone().switch(command, context),
         )
-        .command("object", "", "ends the minutes and deletes what was noted; anybody may", minutes::object)
+        .command(
+            "object",
+            "",
+            "ends the minutes and deletes what was noted; anybody may",
+            move |command, context| objecting.clone().object(command, context),
+        )
 }
 
 /// Posts the link, and rings for who is there.

@@ -26,6 +26,7 @@ use entente_appservice::{
         thirdparty::{self, ProtocolInit},
     },
 };
+use entente_bots::{Plan, meeting};
 use entente_environment::{Environment, ManualClock, Timestamp};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -85,6 +86,19 @@ impl Service {
         let registration = registration(&settings);
         let pusher = Pusher { address: settings.listen, token: registration.hs_token.clone() };
         let bridge = build(Builder::new(settings, registration)).build().await.unwrap();
+        Self::run(bridge, pusher, directory).await
+    }
+
+    async fn of_plan(fake: &Fake, environment: Environment, plan: Plan) -> Self {
+        let directory = TempDir::new().unwrap();
+        let settings = settings(fake, directory.path());
+        let registration = registration(&settings);
+        let pusher = Pusher { address: settings.listen, token: registration.hs_token.clone() };
+        let builder = Builder::new(settings, registration).with_environment(environment);
+        Self::run(plan.build(builder).await.unwrap(), pusher, directory).await
+    }
+
+    async fn run(bridge: Bridge, pusher: Pusher, directory: TempDir) -> Self {
         let runner = bridge.clone();
         let running = tokio::spawn(async move { runner.run().await });
         pusher.wait().await;
@@ -321,6 +335,70 @@ async fn what_fails_for_the_time_being_is_tried_for_an_hour() {
     clock.advance(Duration::from_secs(400));
     assert_eq!(service.pusher.push("1", &event).await, 200);
     assert!(fake.sent().is_empty());
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn minutes_are_kept_of_calls_by_state_and_by_what_sticks() {
+    let fake = Fake::start().await;
+    let clock = Arc::new(ManualClock::new(Timestamp(60_000)));
+    let environment = Environment::new(clock.clone(), Environment::system().randomness().clone());
+    let options = meeting::Options { reminder_seconds: 1, ..meeting::Options::default() };
+    let service = Service::of_plan(&fake, environment, meeting::plan(options)).await;
+    let say = |event_id: &str, text: &str| message(event_id, "@moderator:example.org", text);
+    let sticky = |event_id: &str, sender: &str, at: u64, is_there: bool| {
+        let mut event = json!({
+            "type": "org.matrix.msc4143.rtc.member", "event_id": event_id, "room_id": ROOM, "sender": sender,
+            "origin_server_ts": at, "content": { "msc4354_sticky_key": "one" },
+            "msc4354_sticky": { "duration_ms": 600_000 },
+        });
+        if is_there {
+            event["content"]["slot_id"] = json!("m.call#ROOM");
+            event["content"]["application"] = json!({ "type": "m.call" });
+            event["content"]["member"] = json!({ "id": "one", "user_id": sender, "device_id": "D" });
+        }
+        event
+    };
+    let state = |event_id: &str, at: u64, content: Value| {
+        json!({
+            "type": "org.matrix.msc3401.call.member", "event_id": event_id, "room_id": ROOM,
+            "sender": "@c:example.org", "state_key": "_@c:example.org_D", "origin_server_ts": at,
+            "content": content,
+        })
+    };
+    let membership = json!({
+        "application": "m.call", "call_id": "", "scope": "m.room", "device_id": "D", "expires": 14_400_000,
+        "focus_active": { "type": "livekit", "focus_selection": "oldest_membership" }, "foci_preferred": [],
+    });
+    let push = async |id: &str, events: &[Value]| assert_eq!(service.pusher.push(id, events).await, 200);
+    push("1", &[sticky("$1", "@a:example.org", 60_000, true), sticky("$2", "@a:example.org", 61_000, false)])
+        .await;
+    assert!(fake.sent().is_empty(), "nobody agreed to minutes");
+    push("2", &[say("$3", "!meet minutes on")]).await;
+    assert!(texts(&fake.sent())[0].contains("!meet object"), "the room is told");
+    let events = [
+        sticky("$4", "@a:example.org", 120_000, true),
+        sticky("$5", "@b:example.org", 180_000, true),
+        state("$6", 240_000, membership),
+        sticky("$7", "@a:example.org", 300_000, false),
+        state("$8", 360_000, json!({})),
+    ];
+    push("3", &events).await;
+    assert_eq!(fake.sent().len(), 1, "one of them is still there");
+    // She never says that she has left.
+    clock.advance(Duration::from_secs(12 * 60));
+    fake.until_sent(2).await;
+    let expected =
+        "Minutes (UTC):\n@a:example.org 00:02–00:05\n@c:example.org 00:04–00:06\n@b:example.org 00:03–00:13";
+    assert_eq!(texts(&fake.sent())[1], expected);
+    // The next call has minutes of its own, until somebody objects.
+    push(
+        "4",
+        &[sticky("$9", "@a:example.org", 900_000, true), message("$10", "@a:example.org", "!meet object")],
+    )
+    .await;
+    push("5", &[sticky("$11", "@a:example.org", 960_000, false)]).await;
+    assert_eq!(fake.sent().len(), 3);
     service.stop().await;
 }
 

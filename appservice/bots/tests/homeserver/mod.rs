@@ -162,6 +162,9 @@ impl Fake {
                 (200, json!({ "algorithm": "m.megolm.v1.aes-sha2" }))
             }
             [.., "members"] => (200, json!({ "chunk": [] })),
+            [.., "state", "m.room.power_levels", ""] => {
+                (200, json!({ "users": { "@moderator:example.org": 50 } }))
+            }
             [.., "state", _, _] => (404, json!({ "errcode": "M_NOT_FOUND", "error": "no such state" })),
             _ => (200, json!({})),
         }
