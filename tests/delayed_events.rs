@@ -79,7 +79,7 @@ async fn delayed_events_are_sent_at_once_or_not_at_all() {
     // What is done is done, and a retry is told so.
     for (id, done, too_late) in [(&first, "send", "cancel"), (&second, "cancel", "send")] {
         alice.post(&action(id, done), &json!({})).await.ok();
-        alice.post(&action(id, too_late), &json!({})).await.refused(409, "M_UNKNOWN");
+        alice.post(&action(id, too_late), &json!({})).await.refused(409, "M_NOT_FOUND");
         alice.post(&action(id, "restart"), &json!({})).await.refused(404, "M_NOT_FOUND");
     }
     let (sent, cancelled) = (
