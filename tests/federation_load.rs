@@ -5,7 +5,6 @@
 //! `ENTENTE_TEST_PROGRAM`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stdout, reason = "a benchmark says what it measured")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
 
 use std::{

@@ -455,7 +455,7 @@ async fn fill(base_url: &str, name: &str, room: &str, count: usize) {
 /// A room of many members of one server, which somebody of the other one joins.
 async fn join_a_crowd(count: usize) {
     let authority = Authority::new();
-    let crowd = format!("[{:?}]", authority.crowd_file());
+    let crowd = format!("[\"{}\"]", authority.crowd_file().display());
     let server = authority.server(&[("ENTENTE_APPLICATION_SERVICES__REGISTRATIONS", &crowd)]);
     let synapse = Synapse::start(&authority).await;
     let ours = User::register(&server, "alice").await;

@@ -21,10 +21,10 @@ pub use example::EXAMPLE;
 pub use problem::{ConfigError, Place, Problem};
 pub use sections::{
     Accounts, Acme, Admin, ApplicationServices, Argon2, Calls, Engine, Federation, FederationDirection,
-    FederationPeer, FederationPolicy, FileMedia, FjallStorage, IdentityServer, Limits, Listener, Log, LogFormat, Login,
-    Media, MediaStore, Metrics, Outbound, PerSecond, PostgresqlStorage, Presence, Previews, Push, PushPolicy, Rate,
-    RateLimits, Registration, RemoteUsers, Resource, Rooms, S3Media, Sfu, SledStorage, Storage, Support,
-    SupportContact, ThumbnailMethod, ThumbnailSize, Thumbnails, Tls, Turn,
+    FederationPeer, FederationPolicy, FileMedia, FjallStorage, IdentityServer, Limits, Listener, Log,
+    LogFormat, Login, Media, MediaStore, Metrics, Outbound, PerSecond, PostgresqlStorage, Presence, Previews,
+    Push, PushPolicy, Rate, RateLimits, Registration, RemoteUsers, Resource, Rooms, S3Media, Sfu,
+    SledStorage, Storage, Support, SupportContact, ThumbnailMethod, ThumbnailSize, Thumbnails, Tls, Turn,
 };
 pub use values::{
     ByteSize, Day, DomainName, EmailAddress, InvalidValue, Localpart, MatrixId, RoomVersion, Secret,

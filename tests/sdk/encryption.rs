@@ -1,7 +1,6 @@
 //! End-to-end encrypted conversations: verification, messages and what relates to them, history from the key backup.
 
 #![recursion_limit = "256"]
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use entente_sdk_tests::{
     PASSWORD, Person, eventually,

@@ -29,6 +29,7 @@ pub(crate) struct Client {
 }
 
 /// What a client has to react to.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it goes no further")]
 pub(crate) enum Happening {
     /// The bridge says something.
     Said(Message),

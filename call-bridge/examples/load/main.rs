@@ -131,9 +131,18 @@ fn report(call: &Call<'_>, measured: &Measured, limit: limit::Limit) {
     println!("a subscriber           {:8.3} MB, receiving", memory / 1e6);
     println!("forwarded              {:8.0} packets a second", per_second(received.packets, *elapsed));
     println!("                       {:8.0} bytes each", ratio(received.bytes, received.packets));
-    println!("processor              {:8.1} % of a core", usage.processor().as_secs_f64() / elapsed.as_secs_f64() * 1e2);
-    println!("  of that, kernel      {:8.1} %", usage.system.as_secs_f64() / usage.processor().as_secs_f64() * 1e2);
-    println!("forwarded              {:8.0} packets per CPU-second", per_second(received.packets, usage.processor()));
+    println!(
+        "processor              {:8.1} % of a core",
+        usage.processor().as_secs_f64() / elapsed.as_secs_f64() * 1e2
+    );
+    println!(
+        "  of that, kernel      {:8.1} %",
+        usage.system.as_secs_f64() / usage.processor().as_secs_f64() * 1e2
+    );
+    println!(
+        "forwarded              {:8.0} packets per CPU-second",
+        per_second(received.packets, usage.processor())
+    );
     println!("limit, encrypted only  {:8.0} packets per CPU-second", limit.encrypted);
     println!("limit, one by one      {:8.0} packets per CPU-second", limit.one_by_one);
     println!("limit, together        {:8.0} packets per CPU-second", limit.together);

@@ -192,13 +192,13 @@ impl Publisher {
                     // Who gets no processor leaves pictures out, as a camera does.
                     let picture_at = next_picture.get_or_insert(now);
                     if *picture_at <= now {
-                        let at = (*picture_at).max(now - frame);
+                        let at = caught_up(*picture_at, now, frame);
                         *picture_at = at + frame;
                         self.make_picture(at);
                     }
                     let sound_at = next_sound.get_or_insert(now);
                     if *sound_at <= now {
-                        let at = (*sound_at).max(now - SOUND_EVERY);
+                        let at = caught_up(*sound_at, now, SOUND_EVERY);
                         *sound_at = at + SOUND_EVERY;
                         self.send_sound(at)?;
                     }
@@ -292,6 +292,11 @@ impl Stream {
         self.sequence = self.sequence.wrapping_add(1);
         Ok(Packet { header, payload })
     }
+}
+
+/// The time for which something is made: that at which it was due, or now if the next would be due already.
+fn caught_up(due: Instant, now: Instant, every: Duration) -> Instant {
+    if now.saturating_duration_since(due) > every { now } else { due }
 }
 
 /// The ticks of an RTP clock in this time, as far as they fit.

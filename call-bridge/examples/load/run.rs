@@ -118,7 +118,9 @@ impl<'a> Call<'a> {
         let mut tasks = JoinSet::new();
         let mut sent = Vec::new();
         for index in 0..size.publishers {
-            let publisher = Publisher::join(bridge, environment, index, size.bitrate, started).await?;
+            // A peer connection is large until it is moved to its task.
+            let joining = Publisher::join(bridge, environment, index, size.bitrate, started);
+            let publisher = Box::pin(joining).await?;
             sent.push(publisher.sent());
             tasks.spawn(publisher.run(following.clone()));
         }

@@ -22,6 +22,9 @@ const MOST_ASKED: usize = 2 * MOST_FRAMES;
 /// Pictures that others are put together from may stick out; with what sticks out they are not more than so many times as large.
 const MOST_OUTSIDE: u64 = 2;
 
+/// From what was decoded to pixels.
+type Convert<'a, P> = &'a dyn Fn(&Picture, Option<Colour>) -> Result<ImageBuffer<P, Vec<u8>>, MediaError>;
+
 /// A picture that was read, and is not decoded.
 #[derive(Debug)]
 pub(crate) struct Avif<'a> {
@@ -76,7 +79,7 @@ impl<'a> Avif<'a> {
         &self,
         item: u32,
         order: &Order,
-        convert: &dyn Fn(&Picture, Option<Colour>) -> Result<ImageBuffer<P, Vec<u8>>, MediaError>,
+        convert: Convert<'_, P>,
     ) -> Result<ImageBuffer<P, Vec<u8>>, MediaError>
     where
         P: Pixel<Subpixel = u8> + 'static,

@@ -448,13 +448,12 @@ fn taken(new: &mut Option<NewFile>) -> Result<NewFile, MediaError> {
 impl NewFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.digest.update(bytes);
-        let (file, _) = match &mut self.file {
-            Some(file) => file,
-            None => {
-                let path = self.directory.join(UPLOADS).join(&self.name);
-                let file = File::create_new(&path)?;
-                self.file.insert((file, TemporaryFile(Some(path))))
-            }
+        let (file, _) = if let Some(file) = &mut self.file {
+            file
+        } else {
+            let path = self.directory.join(UPLOADS).join(&self.name);
+            let file = File::create_new(&path)?;
+            self.file.insert((file, TemporaryFile(Some(path))))
         };
         file.write_all(bytes)
     }
@@ -488,12 +487,11 @@ fn make_directories(directory: &FilePath) -> io::Result<()> {
 
 impl NewParts {
     async fn write(&mut self, part: Vec<u8>) -> Result<(), MediaError> {
-        let (id, parts) = match &mut self.upload {
-            Some(upload) => upload,
-            None => {
-                let id = self.bucket.begin(&self.name).await?;
-                self.upload.insert((id, Vec::new()))
-            }
+        let (id, parts) = if let Some(upload) = &mut self.upload {
+            upload
+        } else {
+            let id = self.bucket.begin(&self.name).await?;
+            self.upload.insert((id, Vec::new()))
         };
         let name = upload(&self.name);
         parts.push(self.bucket.parts.put_part(&name, id, parts.len(), part.into()).await?);

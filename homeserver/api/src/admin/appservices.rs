@@ -11,10 +11,7 @@ use super::Administrator;
 use crate::{ApiState, MatrixError, endpoint::JsonBody};
 
 /// `GET /_entente/admin/v1/appservices`.
-pub(super) async fn all(
-    State(state): State<ApiState>,
-    _: Administrator,
-) -> Result<Json<Value>, MatrixError> {
+pub(super) async fn all(State(state): State<ApiState>, _: Administrator) -> Result<Json<Value>, MatrixError> {
     let stored = state.appservices.stored().await?;
     let registry = state.appservices.registry();
     let services: Vec<Value> =
@@ -62,9 +59,7 @@ pub(super) async fn delete(
 
 fn described(service: &Registration, stored: &[String]) -> Value {
     let list = |namespaces: &[Namespace]| -> Vec<Value> {
-        let one = |namespace: &Namespace| {
-            json!({ "exclusive": namespace.is_exclusive(), "regex": namespace.expression() })
-        };
+        let one = |namespace: &Namespace| json!({ "exclusive": namespace.is_exclusive(), "regex": namespace.expression() });
         namespaces.iter().map(one).collect()
     };
     let namespaces: Map<String, Value> =

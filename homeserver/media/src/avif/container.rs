@@ -126,14 +126,11 @@ impl<'a> Container<'a> {
 
     /// How many pixels a picture has, across and down, before it is turned.
     pub(super) fn size(&self, item: u32) -> Result<(u32, u32), MediaError> {
-        let sizes = self.properties_of(item)?.into_iter().filter_map(|property| match property {
+        let size = self.properties_of(item)?.into_iter().find_map(|property| match property {
             Property::Size(width, height) => Some((*width, *height)),
             _ => None,
         });
-        sizes
-            .last()
-            .filter(|(width, height)| *width > 0 && *height > 0)
-            .ok_or_else(|| broken("it has no size"))
+        size.filter(|(width, height)| *width > 0 && *height > 0).ok_or_else(|| broken("it has no size"))
     }
 
     /// How often a picture is turned by a quarter, against the clock, and along which axis it is then mirrored.
