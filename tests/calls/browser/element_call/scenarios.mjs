@@ -54,14 +54,17 @@ export async function reloads(call, participant) {
   return seconds;
 }
 
-/** A server is killed and started again: within ten seconds from when it serves media flows again. */
+/**
+ * A server is killed and started again: media flows again some nine seconds from when it serves. Most of that is the clients' own waiting, which
+ * grows to seven seconds; a busy machine gets thirty in all.
+ */
 export async function serverIsKilled(call, server) {
   await server.kill();
   const killed = performance.now();
   await server.restart();
   const started = round(killed);
   const served = performance.now();
-  await call.everyoneDecodes(10);
+  await call.everyoneDecodes(30);
   const flows = round(served);
   await call.onlyTheseAreIn();
   return { started, flows };
