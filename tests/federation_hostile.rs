@@ -412,7 +412,6 @@ async fn gaps_without_end_are_not_filled() {
 }
 
 #[tokio::test]
-#[ignore = "mended, and not run since"]
 async fn a_past_without_end_is_fetched_as_far_as_it_is_read() {
     let scene = Scene::new(&[]).await;
     let (room, past) = room_elsewhere(&scene, 3_000).await;
