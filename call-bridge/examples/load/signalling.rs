@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{Engine, engine::general_purpose::URL_SAFE};
 use futures_util::{SinkExt, StreamExt};
 use prost::Message as _;
 use tokio::net::TcpStream;
@@ -42,7 +42,7 @@ impl Path {
                 let request = JoinRequest { connection_settings: Some(settings), ..JoinRequest::default() }
                     .encode_to_vec();
                 let wrapped = WrappedJoinRequest { join_request: request, ..WrappedJoinRequest::default() };
-                format!("/rtc/v1?join_request={}", URL_SAFE_NO_PAD.encode(wrapped.encode_to_vec()))
+                format!("/rtc/v1?join_request={}", URL_SAFE.encode(wrapped.encode_to_vec()))
             }
             Self::Subscribing => "/rtc?auto_subscribe=1&subscriber_allow_pause=0".to_owned(),
         }

@@ -3,12 +3,10 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::transport::Carrier;
-
 /// Larger datagrams are nothing that a client of ours sends.
 pub(super) const MAXIMUM_DATAGRAM: usize = 1_500;
 
-/// A datagram that came in.
+/// A datagram that came in by a connection, or to another worker.
 #[derive(Clone, Debug)]
 pub(super) struct Datagram {
     pub(super) source: SocketAddr,
@@ -21,12 +19,6 @@ pub(super) struct Datagram {
 
 /// Where datagrams for a client go that sends them by a connection. It ends when nobody has this any more.
 pub(super) type Stream = mpsc::Sender<Bytes>;
-
-impl Datagram {
-    pub(super) fn carrier(&self) -> Carrier {
-        if self.stream.is_some() { Carrier::Stream } else { Carrier::Datagrams }
-    }
-}
 
 /// From now on, datagrams from an address go to a worker; to none if the worker gives it up.
 #[derive(Clone, Copy, Debug)]

@@ -1,10 +1,12 @@
 //! Threads that forward media. Each room is on one of them, which owns everything of it: nothing on the way of a packet is locked.
 
 mod datagrams;
+mod others;
 mod outgoing;
 mod peers;
 mod receiving;
 mod rooms;
+mod rounds;
 mod running;
 mod sockets;
 mod streams;
@@ -27,7 +29,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 pub(crate) use self::datagrams::user_name;
 pub(crate) use self::rooms::Rooms;
 use self::{
-    receiving::Receiver,
+    others::Others,
     running::{Parts, Worker},
     sockets::Sockets,
     streams::Listeners,
@@ -122,44 +124,43 @@ impl Workers {
         }
         let certificate = Certificate::generate().ok_or(StartError::Certificate)?;
         let bind_error = |source| StartError::Bind { port: settings.udp_port, source };
-        let sockets = Arc::new(Sockets::bind(settings).map_err(bind_error)?);
+        let sockets = Sockets::bind(settings).map_err(bind_error)?;
+        let port = sockets.first().map_or(settings.udp_port, Sockets::port);
         let listeners = Listeners::bind(settings).map_err(StartError::Listen)?;
         let stream_candidates = listeners.as_ref().map(Listeners::candidates).unwrap_or_default();
         let (events, _) = broadcast::channel(WAITING_EVENTS);
-        let mut datagrams = Vec::new();
-        let mut waiting = Vec::new();
+        let (mut datagrams, mut waiting, mut routes, mut learning) = (vec![], vec![], vec![], vec![]);
         for _ in 0..settings.workers.get() {
             let (sender, receiver) = mpsc::channel(WAITING_DATAGRAMS);
             datagrams.push(sender);
             waiting.push(receiver);
-        }
-        let mut routes = Vec::new();
-        for index in 0..sockets.len() {
             let (sender, receiver) = std::sync::mpsc::channel();
             routes.push(sender);
-            let receiver = Receiver::new(sockets.clone(), index, datagrams.clone(), receiver);
-            spawn(format!("media-in-{index}"), move || receiver.run())?;
-        }
-        if let Some(listeners) = listeners {
-            spawn("media-tcp".to_owned(), move || listeners.run(datagrams))?;
+            learning.push(receiver);
         }
         let mut commands = Vec::new();
-        for (index, datagrams) in waiting.into_iter().enumerate() {
+        for (index, ((sockets, waiting), learning)) in
+            sockets.into_iter().zip(waiting).zip(learning).enumerate()
+        {
             let (sender, receiver) = mpsc::channel(WAITING_COMMANDS);
             commands.push(sender);
+            let others = routes.iter().enumerate().filter(|(other, _)| *other != index);
             let parts = Parts {
                 index,
                 settings: settings.clone(),
                 environment: environment.clone(),
                 certificate: certificate.clone(),
-                sockets: sockets.clone(),
+                sockets: Arc::new(sockets),
                 stream_candidates: stream_candidates.clone(),
-                routes: routes.clone(),
+                routes: others.map(|(_, routes)| routes.clone()).collect(),
+                others: Others::new(datagrams.clone(), index, learning),
                 events: events.clone(),
             };
-            spawn(format!("media-{index}"), move || Worker::new(parts).run(receiver, datagrams))?;
+            spawn(format!("media-{index}"), move || Worker::run(parts, receiver, waiting))?;
         }
-        let port = sockets.port();
+        if let Some(listeners) = listeners {
+            spawn("media-tcp".to_owned(), move || listeners.run(datagrams))?;
+        }
         let tcp_port = stream_candidates.first().map(std::net::SocketAddr::port);
         Ok(Self { commands, events, next_connection: AtomicU64::new(1), port, tcp_port })
     }

@@ -13,13 +13,15 @@ pub(super) struct Outgoing {
     segment: usize,
     count: usize,
     buffer: Vec<u8>,
+    /// Datagrams since that was last asked.
+    sent: usize,
 }
 
 impl Outgoing {
     pub(super) fn new(sockets: Arc<Sockets>) -> Self {
         let max_segments = sockets.max_segments();
         let buffer = Vec::with_capacity(MAXIMUM_BATCH);
-        Self { sockets, max_segments, addresses: None, segment: 0, count: 0, buffer }
+        Self { sockets, max_segments, addresses: None, segment: 0, count: 0, buffer, sent: 0 }
     }
 
     pub(super) fn push(&mut self, source: SocketAddr, destination: SocketAddr, bytes: &[u8]) {
@@ -42,11 +44,17 @@ impl Outgoing {
 
     pub(super) fn flush(&mut self) {
         if let Some((source, destination)) = self.addresses.take() {
+            self.sent += self.count;
             let segment_size = (self.count > 1).then_some(self.segment);
             self.sockets.send(source, destination, &self.buffer, segment_size);
         }
         self.buffer.clear();
         self.count = 0;
         self.segment = 0;
+    }
+
+    /// How many datagrams went out since this was last asked.
+    pub(super) fn take_sent(&mut self) -> usize {
+        std::mem::take(&mut self.sent)
     }
 }

@@ -1,8 +1,14 @@
-use std::{collections::HashMap, net::SocketAddr, sync::mpsc::Sender, time::Instant};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::mpsc::Sender,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
-use super::datagrams::{Datagram, Route, Stream, user_name};
+use super::datagrams::{Route, Stream, user_name};
 use crate::{
     room::{ParticipantKey, PeerKind},
     transport::{Carrier, Guarded, Peer},
@@ -18,6 +24,9 @@ pub(super) struct PeerKey(u64);
 
 /// Addresses of one client: it may change networks, and be behind several translators. The oldest is forgotten.
 const MAXIMUM_ADDRESSES: usize = 8;
+
+/// Who was heard of within this is there: clients are heard of more often.
+const THERE_FOR: Duration = Duration::from_secs(8);
 
 /// Where packets come from, and how.
 type Path = (Carrier, SocketAddr);
@@ -49,10 +58,11 @@ impl PeerEntry {
 
 /// The peer connections of a worker.
 pub(super) struct Peers {
-    entries: HashMap<PeerKey, PeerEntry>,
-    by_owner: HashMap<Owner, PeerKey>,
+    entries: HashMap<PeerKey, PeerEntry, RandomState>,
+    by_owner: HashMap<Owner, PeerKey, RandomState>,
     by_name: HashMap<String, PeerKey>,
     by_address: HashMap<Path, PeerKey>,
+    /// To the other workers.
     routes: Vec<Sender<Route>>,
     worker: usize,
     last_key: u64,
@@ -61,8 +71,8 @@ pub(super) struct Peers {
 impl Peers {
     pub(super) fn new(worker: usize, routes: Vec<Sender<Route>>) -> Self {
         Self {
-            entries: HashMap::new(),
-            by_owner: HashMap::new(),
+            entries: HashMap::default(),
+            by_owner: HashMap::default(),
             by_name: HashMap::new(),
             by_address: HashMap::new(),
             routes,
@@ -97,21 +107,28 @@ impl Peers {
         self.by_owner.get(&owner).copied()
     }
 
-    /// The peer connection that a datagram is for: by its ICE user name, else by where it comes from.
-    pub(super) fn addressee(&mut self, datagram: &Datagram) -> Option<PeerKey> {
-        let key = match user_name(&datagram.bytes) {
+    /// The peer connection that a datagram is for: by its ICE user name, else by where it comes from. It answers by the connection by
+    /// which that came, if it came by one.
+    pub(super) fn addressee(
+        &mut self,
+        source: SocketAddr,
+        bytes: &[u8],
+        stream: Option<&Stream>,
+    ) -> Option<PeerKey> {
+        let carrier = if stream.is_some() { Carrier::Stream } else { Carrier::Datagrams };
+        let key = match user_name(bytes) {
             Some(name) => self.by_name.get(name),
-            None => self.by_address.get(&(datagram.carrier(), datagram.source)),
+            None => self.by_address.get(&(carrier, source)),
         };
         let key = *key?;
-        if let Some(stream) = &datagram.stream
+        if let Some(stream) = stream
             && let Some(entry) = self.entries.get_mut(&key)
-            && !entry.streams.iter().any(|(address, _)| *address == datagram.source)
+            && !entry.streams.iter().any(|(address, _)| *address == source)
         {
             if entry.streams.len() >= MAXIMUM_ADDRESSES {
                 entry.streams.remove(0);
             }
-            entry.streams.push((datagram.source, stream.clone()));
+            entry.streams.push((source, stream.clone()));
         }
         Some(key)
     }
@@ -129,15 +146,23 @@ impl Peers {
         }
     }
 
-    /// The stack sends to an address, so it has proven to know the password: what comes from there is for it.
-    pub(super) fn reached(&mut self, key: PeerKey, carrier: Carrier, address: SocketAddr) {
+    /// The stack sends to an address, so it has proven to know the password: what comes from there is for it. Unless it is the address of
+    /// another one that is there: whoever can forge addresses could deafen it.
+    pub(super) fn reached(&mut self, now: Instant, key: PeerKey, carrier: Carrier, address: SocketAddr) {
         let path = (carrier, address);
-        if self.by_address.get(&path) == Some(&key) {
+        let previous = self.by_address.get(&path).copied();
+        if previous == Some(key) {
             return;
+        }
+        if let Some(previous) = previous.and_then(|previous| self.entries.get_mut(&previous)) {
+            let heard = previous.peer.inner().map(Peer::heard);
+            if heard.is_some_and(|heard| now.saturating_duration_since(heard) < THERE_FOR) {
+                return;
+            }
+            previous.addresses.retain(|known| *known != path);
         }
         let Some(entry) = self.entries.get_mut(&key) else { return };
         self.by_address.insert(path, key);
-        entry.addresses.retain(|known| *known != path);
         entry.addresses.push(path);
         let forgotten = (entry.addresses.len() > MAXIMUM_ADDRESSES).then(|| entry.addresses.remove(0));
         self.announce(path, true);
@@ -174,5 +199,47 @@ impl Peers {
             self.forget(key, *address);
         }
         Some(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use entente_environment::{Clock, Randomness, SystemClock};
+
+    use super::*;
+    use crate::transport::{Certificate, PeerSettings};
+
+    #[test]
+    fn an_address_is_taken_over_from_who_is_no_longer_there() {
+        let now = SystemClock.monotonic();
+        let certificate = Certificate::generate().unwrap();
+        let mut peers = Peers::new(0, Vec::new());
+        let mut add = |participant| {
+            let settings = PeerSettings {
+                certificate: &certificate,
+                addresses: &[],
+                prefix: "0000",
+                randomness: Randomness::from_seed(participant),
+            };
+            let owner = (RoomKey(1), ParticipantKey(participant), PeerKind::Publisher);
+            peers.add(owner, Guarded::new(Peer::new(&settings, now), now))
+        };
+        let (first, second) = (add(1), add(2));
+        let address: SocketAddr = "192.0.2.1:5000".parse().unwrap();
+        // A packet of media.
+        let packet = [0x80; 20];
+        peers.reached(now, first, Carrier::Datagrams, address);
+        peers.reached(now + THERE_FOR / 2, second, Carrier::Datagrams, address);
+        assert_eq!(peers.addressee(address, &packet, None), Some(first));
+        peers.reached(now + THERE_FOR, second, Carrier::Datagrams, address);
+        assert_eq!(peers.addressee(address, &packet, None), Some(second));
+        peers.remove(first);
+        assert_eq!(
+            peers.addressee(address, &packet, None),
+            Some(second),
+            "it is not the first one's any more"
+        );
+        peers.remove(second);
+        assert_eq!(peers.addressee(address, &packet, None), None);
     }
 }

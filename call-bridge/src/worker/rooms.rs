@@ -5,6 +5,7 @@ use std::{
 };
 
 use entente_environment::Randomness;
+use foldhash::fast::RandomState;
 
 use super::{Sink, peers::RoomKey};
 use crate::{
@@ -17,11 +18,11 @@ use crate::{
 pub(crate) struct Rooms {
     settings: Arc<Settings>,
     randomness: Randomness,
-    entries: HashMap<RoomKey, RoomEntry>,
+    entries: HashMap<RoomKey, RoomEntry, RandomState>,
     by_name: HashMap<Arc<str>, RoomKey>,
     connections: HashMap<ConnectionKey, (RoomKey, ParticipantKey)>,
     /// Rooms that something was asked of.
-    touched: HashSet<RoomKey>,
+    touched: HashSet<RoomKey, RandomState>,
     last_key: u64,
 }
 
@@ -42,10 +43,10 @@ impl Rooms {
         Self {
             settings,
             randomness,
-            entries: HashMap::new(),
+            entries: HashMap::default(),
             by_name: HashMap::new(),
             connections: HashMap::new(),
-            touched: HashSet::new(),
+            touched: HashSet::default(),
             last_key: 0,
         }
     }

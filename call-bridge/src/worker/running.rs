@@ -1,6 +1,8 @@
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
+    io,
+    net::SocketAddr,
     sync::{Arc, mpsc::Sender},
     time::{Duration, Instant},
 };
@@ -11,9 +13,12 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
     Command, Rooms, Sink,
-    datagrams::{Datagram, Route, prefix},
+    datagrams::{Datagram, Route, Stream, prefix},
+    others::Others,
     outgoing::Outgoing,
     peers::{PeerKey, Peers, RoomKey},
+    receiving::Receiver,
+    rounds::Rounds,
     sockets::Sockets,
 };
 use crate::{
@@ -41,8 +46,10 @@ pub(super) struct Parts {
     pub(super) certificate: Certificate,
     pub(super) sockets: Arc<Sockets>,
     /// Addresses to which clients can connect by TCP.
-    pub(super) stream_candidates: Vec<std::net::SocketAddr>,
+    pub(super) stream_candidates: Vec<SocketAddr>,
+    /// To tell the other workers where its peer connections are.
     pub(super) routes: Vec<Sender<Route>>,
+    pub(super) others: Others,
     pub(super) events: broadcast::Sender<CallEvent>,
 }
 
@@ -56,7 +63,7 @@ enum Timer {
 pub(super) struct Worker {
     parts: Parts,
     prefix: String,
-    candidates: Vec<std::net::SocketAddr>,
+    candidates: Vec<SocketAddr>,
     rooms: Rooms,
     peers: Peers,
     outgoing: Outgoing,
@@ -66,7 +73,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(parts: Parts) -> Self {
+    fn new(parts: Parts) -> Self {
         let randomness = parts.environment.randomness().clone();
         Self {
             prefix: prefix(parts.index),
@@ -81,11 +88,16 @@ impl Worker {
         }
     }
 
-    pub(super) fn run(self, commands: mpsc::Receiver<Command>, datagrams: mpsc::Receiver<Vec<Datagram>>) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        match runtime {
-            Ok(runtime) => runtime.block_on(self.work(commands, datagrams)),
-            Err(error) => tracing::error!(%error, "calls cannot be served"),
+    /// Goes on until it is told to stop, or nobody can tell it anything any more.
+    pub(super) fn run(
+        parts: Parts,
+        commands: mpsc::Receiver<Command>,
+        datagrams: mpsc::Receiver<Vec<Datagram>>,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        let ended = runtime.and_then(|runtime| runtime.block_on(Self::new(parts).work(commands, datagrams)));
+        if let Err(error) = ended {
+            tracing::error!(%error, "calls are no longer served");
         }
     }
 
@@ -93,33 +105,44 @@ impl Worker {
         mut self,
         mut commands: mpsc::Receiver<Command>,
         mut datagrams: mpsc::Receiver<Vec<Datagram>>,
-    ) {
+    ) -> io::Result<()> {
+        let mut receiver = Receiver::new(self.parts.sockets.clone())?;
+        let mut rounds = Rounds::new(self.now().at);
         let mut batches = Vec::with_capacity(BATCHES);
         loop {
             let deadline = self.next_deadline();
+            let mut command = None;
             tokio::select! {
-                count = datagrams.recv_many(&mut batches, BATCHES) => {
-                    if count == 0 {
-                        break;
-                    }
-                    let now = self.now();
-                    for datagram in batches.drain(..).flatten() {
-                        self.receive(now, &datagram);
-                    }
-                }
-                command = commands.recv() => match command {
-                    Some(command) => self.command(command),
-                    None => break,
+                readable = receiver.readable() => readable?,
+                _ = datagrams.recv_many(&mut batches, BATCHES) => {}
+                received = commands.recv() => match received {
+                    Some(received) => command = Some(received),
+                    None => return Ok(()),
                 },
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
+            rounds.hold(self.now().at);
             let now = self.now();
+            self.parts.others.learn();
+            receiver.receive(|source, destination, bytes| {
+                if !self.receive(now, source, destination, bytes, None) {
+                    self.parts.others.take(source, destination, bytes);
+                }
+            })?;
+            self.parts.others.hand_over();
+            for Datagram { source, destination, bytes, stream } in batches.drain(..).flatten() {
+                self.receive(now, source, destination, &bytes, stream.as_ref());
+            }
+            if let Some(command) = command {
+                self.command(now, command);
+            }
             self.fire(now);
             self.settle(now);
+            rounds.note(now.at, self.outgoing.take_sent());
             if let Some(done) = self.stopping.take() {
                 // Who asked may have gone.
                 let _ = done.send(());
-                break;
+                return Ok(());
             }
         }
     }
@@ -133,19 +156,26 @@ impl Worker {
         next.unwrap_or_else(|| self.now().at + IDLE)
     }
 
-    fn receive(&mut self, now: Moment, datagram: &Datagram) {
-        let Some(key) = self.peers.addressee(datagram) else { return };
-        let Some(entry) = self.peers.get(key) else { return };
-        let Datagram { source, destination, bytes, .. } = datagram;
-        match datagram.carrier() {
-            Carrier::Datagrams => entry.peer.receive(now.at, *source, *destination, bytes),
-            Carrier::Stream => entry.peer.receive_by_stream(now.at, *source, *destination, bytes),
+    /// Takes a datagram, if it is for one of the peer connections here.
+    fn receive(
+        &mut self,
+        now: Moment,
+        source: SocketAddr,
+        destination: SocketAddr,
+        bytes: &[u8],
+        stream: Option<&Stream>,
+    ) -> bool {
+        let Some(key) = self.peers.addressee(source, bytes, stream) else { return false };
+        let Some(entry) = self.peers.get(key) else { return false };
+        match stream {
+            None => entry.peer.receive(now.at, source, destination, bytes),
+            Some(_) => entry.peer.receive_by_stream(now.at, source, destination, bytes),
         }
         self.drain(now, key);
+        true
     }
 
-    fn command(&mut self, command: Command) {
-        let now = self.now();
+    fn command(&mut self, now: Moment, command: Command) {
         match command {
             Command::Join { room, may_create, newcomer, sink } => {
                 self.join(now, &room, may_create, *newcomer, sink);
@@ -289,12 +319,12 @@ impl Worker {
 
     /// Does what a peer connection wants until it waits.
     fn drain(&mut self, now: Moment, key: PeerKey) {
+        let Some(entry) = self.peers.get(key) else { return };
         let mut at_once = 0;
+        let mut reached = None;
         loop {
-            let Some(entry) = self.peers.get(key) else { return };
             match entry.peer.poll() {
-                // The stack gives one packet of media each time that it is told the time. What goes to one address stays together
-                // if that is done here, and leaves by one system call.
+                // There is more to send. What goes to one address stays together if that is done here, and leaves by one system call.
                 Output::Wait(at) if at <= now.at && at_once < PACKETS_AT_ONCE => {
                     at_once += 1;
                     entry.peer.advance(now.at);
@@ -304,7 +334,7 @@ impl Worker {
                         Carrier::Datagrams => self.outgoing.push(source, destination, &bytes),
                         Carrier::Stream => entry.send_by_stream(destination, bytes),
                     }
-                    self.peers.reached(key, carrier, destination);
+                    reached = Some((carrier, destination));
                 }
                 Output::Event(event) => {
                     let (room_key, participant, kind) = entry.owner;
@@ -318,9 +348,12 @@ impl Worker {
                         entry.scheduled = Some(at);
                         self.timers.push(Reverse((at, Timer::Peer(key))));
                     }
-                    return;
+                    break;
                 }
             }
+        }
+        if let Some((carrier, address)) = reached {
+            self.peers.reached(now.at, key, carrier, address);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{MediaAddress, Settings};
 /// What the kernel may hold for us in each direction, in bytes; it gives less if it is configured so.
 const BUFFER: usize = 4 * 1_024 * 1_024;
 
-/// The sockets of all media: one a family, on one port.
+/// The sockets of a worker: one a family, on the port of all media.
 pub(super) struct Sockets {
     families: Vec<MediaSocket>,
     addresses: Vec<MediaAddress>,
@@ -25,29 +25,41 @@ pub(super) struct MediaSocket {
 }
 
 impl Sockets {
-    pub(super) fn bind(settings: &Settings) -> io::Result<Self> {
+    /// Those of each worker.
+    pub(super) fn bind(settings: &Settings) -> io::Result<Vec<Self>> {
+        let workers = settings.workers.get();
         let mut port = settings.udp_port;
-        let mut sockets = Vec::new();
-        for ipv6 in [false, true] {
-            if settings.addresses.iter().any(|address| address.local.is_ipv6() == ipv6) {
-                let socket = MediaSocket::bind(ipv6, port)?;
-                port = socket.socket.local_addr()?.port();
-                sockets.push(socket);
-            }
+        if workers > 1 {
+            // Sockets that share a port share it with whoever asks: whether somebody has it already would not be noticed.
+            port = Self::bind_shared(settings, port, false)?.port;
         }
-        Ok(Self { families: sockets, addresses: settings.addresses.clone(), port })
+        let mut sockets = Vec::with_capacity(workers);
+        for _ in 0..workers {
+            let of_worker = Self::bind_shared(settings, port, workers > 1)?;
+            port = of_worker.port;
+            sockets.push(of_worker);
+        }
+        Ok(sockets)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.families.len()
+    fn bind_shared(settings: &Settings, mut port: u16, is_shared: bool) -> io::Result<Self> {
+        let mut families = Vec::new();
+        for ipv6 in [false, true] {
+            if settings.addresses.iter().any(|address| address.local.is_ipv6() == ipv6) {
+                let socket = MediaSocket::bind(ipv6, port, is_shared)?;
+                port = socket.socket.local_addr()?.port();
+                families.push(socket);
+            }
+        }
+        Ok(Self { families, addresses: settings.addresses.clone(), port })
     }
 
     pub(super) fn port(&self) -> u16 {
         self.port
     }
 
-    pub(super) fn get(&self, index: usize) -> Option<&MediaSocket> {
-        self.families.get(index)
+    pub(super) fn families(&self) -> &[MediaSocket] {
+        &self.families
     }
 
     /// What clients are told.
@@ -62,11 +74,6 @@ impl Sockets {
         exact.or_else(|| of_family().next()).map(|address| address.candidate(self.port))
     }
 
-    /// Which socket a datagram goes out by.
-    pub(super) fn index_for(&self, destination: SocketAddr) -> Option<usize> {
-        self.families.iter().position(|socket| socket.ipv6 == destination.is_ipv6())
-    }
-
     /// Sends datagrams of one size, the last perhaps smaller. What does not fit into the kernel's buffer is lost, as on any network.
     pub(super) fn send(
         &self,
@@ -75,9 +82,8 @@ impl Sockets {
         contents: &[u8],
         segment_size: Option<usize>,
     ) {
-        let Some(socket) = self.index_for(destination).and_then(|index| self.families.get(index)) else {
-            return;
-        };
+        let of_family = |socket: &&MediaSocket| socket.ipv6 == destination.is_ipv6();
+        let Some(socket) = self.families.iter().find(of_family) else { return };
         let source = self.addresses.iter().find(|address| address.advertised == source.ip());
         let src_ip = source.map(|address| address.local).filter(|address| !address.is_unspecified());
         let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip };
@@ -92,7 +98,8 @@ impl Sockets {
 }
 
 impl MediaSocket {
-    fn bind(ipv6: bool, port: u16) -> io::Result<Self> {
+    /// Of several sockets that share a port, each gets all datagrams of some of the addresses from which they come.
+    fn bind(ipv6: bool, port: u16, is_shared: bool) -> io::Result<Self> {
         let (domain, any): (_, IpAddr) = if ipv6 {
             (Domain::IPV6, Ipv6Addr::UNSPECIFIED.into())
         } else {
@@ -101,6 +108,9 @@ impl MediaSocket {
         let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
         if ipv6 {
             socket.set_only_v6(true)?;
+        }
+        if is_shared {
+            socket.set_reuse_port(true)?;
         }
         socket.set_recv_buffer_size(BUFFER)?;
         socket.set_send_buffer_size(BUFFER)?;
