@@ -2,12 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::time::Duration;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use entente_tests::{Answer, Authority, Caller, Server, Settings, User, free_port, segment};
+use entente_tests::{
+    Answer, Authority, Caller, Peer, PeerAnswer, PeerRoom, SOON, Server, Settings, User, free_port, segment,
+};
+use reqwest::Method;
+use ruma::{CanonicalJsonObject, CanonicalJsonValue};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 
 const CALL: &str = "m.call#ROOM";
@@ -232,6 +239,129 @@ async fn join_call(sfu: &Server, answer: &Value) -> TcpStream {
     stream.read_exact(&mut status).await.unwrap();
     assert_eq!(&status, b"HTTP/1.1 101");
     stream
+}
+
+/// Waits until a connection to a call is ended by the server, for a second at the most.
+async fn thrown_out(mut connection: TcpStream) {
+    let mut rest = Vec::new();
+    let ended = timeout(Duration::from_secs(1), connection.read_to_end(&mut rest)).await;
+    ended.expect("who was removed is still in the call after a second").unwrap();
+}
+
+/// Checks that a connection to a call is not ended as well.
+async fn stays(mut connection: TcpStream) {
+    let mut rest = Vec::new();
+    let ended = timeout(Duration::from_millis(300), connection.read_to_end(&mut rest)).await;
+    assert!(ended.is_err(), "who was not removed is out of the call, too");
+}
+
+/// Waits until a user sees a membership in a room.
+async fn until_membership(reader: &User, room: &str, user_id: &str, membership: &str) {
+    let seen = timeout(SOON, async {
+        while reader.state(room, "m.room.member", user_id).await.body["membership"] != membership {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    seen.await.expect("the membership does not become that");
+}
+
+#[tokio::test]
+async fn who_is_kicked_elsewhere_is_out_of_calls_within_a_second() {
+    let Scene { here, there, alice, bob, room } = scene(&[]).await;
+    let carol = User::register(&there, "carol").await;
+    join_via(&carol, &room, &alice).await;
+    let mut powers = alice.state(&room, "m.room.power_levels", "").await.ok();
+    powers["users"] = json!({ carol.id.clone(): 50 });
+    powers["events"]["org.matrix.msc3401.call.member"] = json!(0);
+    alice.set_state(&room, "m.room.power_levels", "", powers.clone()).await.ok();
+    let has_powers = timeout(SOON, async {
+        while carol.state(&room, "m.room.power_levels", "").await.body != powers {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    has_powers.await.expect("the power to kick does not arrive");
+
+    // Bob is in the call on both servers: he sends by his own and receives by the other.
+    let begun = sfu_get(&here, &room, &openid(&alice).await).await.ok();
+    let alices = join_call(&here, &begun).await;
+    let received = sfu_get(&here, &room, &openid(&bob).await).await.ok();
+    let received = join_call(&here, &received).await;
+    let sent = sfu_get(&there, &room, &openid(&bob).await).await.ok();
+    let sent = join_call(&there, &sent).await;
+    carol.membership(&room, "kick", json!({ "user_id": bob.id })).await.ok();
+    thrown_out(sent).await;
+    until_membership(&alice, &room, &bob.id, "leave").await;
+    thrown_out(received).await;
+    stays(alices).await;
+}
+
+/// An event as its server sends it to others.
+async fn as_sent(peer: &Peer, server: &Server, event_id: &str) -> CanonicalJsonObject {
+    let target = format!("/_matrix/federation/v1/event/{}", segment(event_id));
+    let answer = Answer::to(peer.request(&server.name(), Method::GET, &target, None)).await.ok();
+    serde_json::from_value(answer["pdus"][0].clone()).unwrap()
+}
+
+/// A ban, upon the newest event that a server knows.
+fn ban(peer: &Peer, room: &mut PeerRoom, moderator: &str, banned: &str) -> CanonicalJsonObject {
+    let content = json!({ "membership": "ban" });
+    let mut event = room.unsigned(moderator, "m.room.member", Some(banned), content);
+    let authorised_by = [
+        ("m.room.create", ""),
+        ("m.room.power_levels", ""),
+        ("m.room.member", moderator),
+        ("m.room.member", banned),
+    ]
+    .map(|(event_type, state_key)| &room.state[&(event_type.to_owned(), state_key.to_owned())]);
+    event.insert("auth_events".to_owned(), CanonicalJsonValue::try_from(json!(authorised_by)).unwrap());
+    let event = room.sign(peer, event);
+    room.add(&event);
+    event
+}
+
+/// Bans on a fork that first lost and then wins: no event says that somebody's membership is another now, and the last one is a text.
+#[tokio::test]
+async fn who_is_removed_by_state_resolution_is_out_of_calls_within_a_second() {
+    const MODERATOR: &str = "moderator";
+    let authority = Authority::new();
+    let (server, peer) = (with_calls(&authority, &[]), Peer::start(&authority));
+    let alice = User::register(&server, "alice").await;
+    let bob = User::register(&server, "bob").await;
+    let room = alice.create_room(json!({ "preset": "public_chat", "room_version": "11" })).await;
+    bob.join(&room).await.ok();
+    let (moderator, carol) = (peer.user(MODERATOR), peer.user("carol"));
+    peer.join(&server.name(), &room, &moderator).await;
+    let mut theirs: PeerRoom = peer.join(&server.name(), &room, &carol).await;
+    let give = |power: u32| json!({ "users": { alice.id.clone(): 100, moderator.clone(): power } });
+    let event = alice.set_state(&room, "m.room.power_levels", "", give(50)).await.ok();
+    theirs.add(&as_sent(&peer, &server, event["event_id"].as_str().unwrap()).await);
+    let fork = [&bob.id, &carol].map(|banned| ban(&peer, &mut theirs, &moderator, banned));
+
+    let named = json!({ "sub": carol }).to_string();
+    peer.answer_with("/openid/userinfo", move |_| PeerAnswer::Json(200, named.clone()));
+    let begun = sfu_get(&server, &room, &openid(&bob).await).await.ok();
+    let bobs = join_call(&server, &begun).await;
+    let alices = sfu_get(&server, &room, &openid(&alice).await).await.ok();
+    let alices = join_call(&server, &alices).await;
+    let token = json!({ "access_token": "hers", "matrix_server_name": peer.name });
+    let listens = sfu_get(&server, &room, &token).await.ok();
+    let carols = join_call(&server, &listens).await;
+
+    // By then the moderator is none.
+    alice.set_state(&room, "m.room.power_levels", "", give(0)).await.ok();
+    // They are kept, and not shown.
+    assert!(peer.send_and_ask(&server.name(), &fork).await.is_empty(), "the bans are refused");
+    alice.set_state(&room, "m.room.power_levels", "", give(50)).await.ok();
+    for user in [&bob.id, &carol] {
+        until_membership(&alice, &room, user, "join").await;
+    }
+    let text = theirs.message(&peer, &moderator, "the moderator again");
+    assert!(peer.send_and_ask(&server.name(), &[text]).await.is_empty(), "the text is refused");
+    tokio::join!(thrown_out(bobs), thrown_out(carols));
+    for user in [&bob.id, &carol] {
+        until_membership(&alice, &room, user, "ban").await;
+    }
+    stays(alices).await;
 }
 
 /// Delays the event by which a user leaves the call of a room; answers its id.

@@ -37,7 +37,7 @@ pub use self::{
     admission::{Admission, Admitted, EveryHolder},
     event::CallEvent,
     figures::{CallFigures, ConnectionFigures, ParticipantFigures, PublishedFigures, SubscribedFigures},
-    livekit::{LivekitError, LivekitServer},
+    livekit::{LivekitError, LivekitServer, WebhookError},
     proto::{ParticipantInfo, ParticipantPermission, TrackInfo},
     server::CallBridge,
     settings::{MediaAddress, Settings},

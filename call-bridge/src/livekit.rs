@@ -1,4 +1,7 @@
-//! A `LiveKit` server elsewhere that forwards media instead of us: its rooms, and who is thrown out of them, by its `RoomService`.
+//! A `LiveKit` server elsewhere that forwards media instead of us: its rooms, and who is thrown out of them, by its `RoomService`; and who
+//! comes and goes there, by its webhooks.
+
+mod told;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -10,9 +13,12 @@ use std::{
 use entente_environment::{Environment, Timestamp};
 use parking_lot::Mutex;
 use reqwest::{Client, StatusCode, redirect};
+use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::broadcast;
 
-use crate::{ApiKey, Claims, VideoGrant};
+pub use self::told::WebhookError;
+use crate::{ApiKey, CallEvent, Claims, VideoGrant};
 
 /// How long a request may take: somebody waits for a token.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,6 +31,10 @@ const DEPARTURE_TIMEOUT: u32 = 20;
 const MOST_SEATS: usize = 100_000;
 /// For how long: nobody is expected to be in one call for longer.
 const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// Webhooks that wait for who listens to them.
+const HEARD: usize = 1_024;
+/// What an answer may hold, in bytes: some thousand participants.
+const LARGEST_ANSWER: usize = 16 * 1_024 * 1_024;
 
 /// Why the server did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +50,9 @@ pub enum LivekitError {
         /// Its answer.
         status: StatusCode,
     },
+    /// Its answer is none.
+    #[error("the LiveKit server answers {0} with what cannot be read")]
+    Unreadable(&'static str),
 }
 
 /// A place in a call for which a token was signed.
@@ -47,7 +60,8 @@ pub enum LivekitError {
 struct Seat {
     room: String,
     identity: String,
-    may_publish: bool,
+    /// What the server was told last; `None` if it goes by the token, of which there may have been several.
+    may_publish: Option<bool>,
     /// Until when the token lets in.
     valid_until: Timestamp,
     signed_at: Timestamp,
@@ -62,6 +76,19 @@ pub struct LivekitServer {
     environment: Environment,
     client: Client,
     seats: Arc<Mutex<HashMap<String, Vec<Seat>>>>,
+    events: broadcast::Sender<CallEvent>,
+}
+
+/// The answer of `ListParticipants`, as far as it matters here.
+#[derive(Debug, Default, Deserialize)]
+struct Listed {
+    #[serde(default)]
+    participants: Vec<ListedParticipant>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ListedParticipant {
+    identity: String,
 }
 
 impl fmt::Debug for LivekitServer {
@@ -77,7 +104,44 @@ impl LivekitServer {
         let base_url = url.trim_end_matches('/').replacen("ws", "http", 1);
         let client =
             Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(TIMEOUT).build()?;
-        Ok(Self { base_url: base_url.into(), key, environment, client, seats: Arc::default() })
+        let (events, _) = broadcast::channel(HEARD);
+        Ok(Self { base_url: base_url.into(), key, environment, client, seats: Arc::default(), events })
+    }
+
+    /// What the server tells by its webhooks from now on: who comes and who goes.
+    pub fn events(&self) -> broadcast::Receiver<CallEvent> {
+        self.events.subscribe()
+    }
+
+    /// Takes a webhook of the server; `authorization` is its header of that name.
+    pub fn take_webhook(&self, authorization: &str, body: &[u8]) -> Result<(), WebhookError> {
+        if let Some(event) = told::read(&self.key, self.environment.now(), authorization, body)? {
+            if let CallEvent::ParticipantJoined { room, identity, .. } = &event {
+                self.came(room, identity);
+            }
+            // Nobody may listen.
+            let _ = self.events.send(event);
+        }
+        Ok(())
+    }
+
+    /// The identities of who is in a room.
+    pub async fn participants(&self, room: &str) -> Result<Vec<String>, LivekitError> {
+        const METHOD: &str = "ListParticipants";
+        let answer = match self.ask(METHOD, admin_of(room), &json!({ "room": room })).await {
+            Err(LivekitError::Refused { status: StatusCode::NOT_FOUND, .. }) => return Ok(Vec::new()),
+            answer => answer?,
+        };
+        let listed: Listed = serde_json::from_slice(&answer).map_err(|_| LivekitError::Unreadable(METHOD))?;
+        Ok(listed.participants.into_iter().map(|participant| participant.identity).collect())
+    }
+
+    /// For whom the token of a place was signed, if that is remembered.
+    pub fn owner_of(&self, room: &str, identity: &str) -> Option<String> {
+        let seats = self.seats.lock();
+        let is_it = |seat: &Seat| seat.room == room && seat.identity == identity;
+        let found = seats.iter().find(|(_, of_owner)| of_owner.iter().any(is_it));
+        found.map(|(owner, _)| owner.clone())
     }
 
     /// Makes a room, unless it is there.
@@ -85,7 +149,7 @@ impl LivekitServer {
         let body =
             json!({ "name": room, "emptyTimeout": EMPTY_TIMEOUT, "departureTimeout": DEPARTURE_TIMEOUT });
         let grant = VideoGrant { room_create: true, ..VideoGrant::default() };
-        self.ask("CreateRoom", grant, &body).await
+        self.ask("CreateRoom", grant, &body).await.map(drop)
     }
 
     /// Remembers that a token was signed for an owner, with which it can be in a room until then.
@@ -102,7 +166,16 @@ impl LivekitServer {
             !is_old && (seat.room != room || seat.identity != identity)
         });
         let (room, identity) = (room.to_owned(), identity.to_owned());
-        seats.push(Seat { room, identity, may_publish, valid_until, signed_at });
+        seats.push(Seat { room, identity, may_publish: Some(may_publish), valid_until, signed_at });
+    }
+
+    /// Somebody came, with a token that may be older than what the server was told since.
+    fn came(&self, room: &str, identity: &str) {
+        let mut seats = self.seats.lock();
+        let known = seats.values_mut().flatten();
+        for seat in known.filter(|seat| seat.room == room && seat.identity == identity) {
+            seat.may_publish = None;
+        }
     }
 
     /// The owners of whom somebody may be in a call.
@@ -139,7 +212,7 @@ impl LivekitServer {
     /// Lets all participants of an owner send media and data, or no longer; answers for how many that is new.
     pub async fn permit_owner(&self, owner: &str, may_publish: bool) -> Result<usize, LivekitError> {
         let mut changed = 0;
-        for seat in self.seats_of(owner).into_iter().filter(|seat| seat.may_publish != may_publish) {
+        for seat in self.seats_of(owner).into_iter().filter(|seat| seat.may_publish != Some(may_publish)) {
             let Seat { room, identity, .. } = &seat;
             let body = json!({
                 "room": room,
@@ -157,7 +230,7 @@ impl LivekitServer {
             let mut seats = self.seats.lock();
             let of_owner = seats.get_mut(owner).into_iter().flatten();
             for known in of_owner.filter(|known| known.room == *room && known.identity == *identity) {
-                known.may_publish = may_publish;
+                known.may_publish = Some(may_publish);
             }
         }
         Ok(changed)
@@ -168,7 +241,12 @@ impl LivekitServer {
         not_found_is_no(self.ask("RemoveParticipant", admin_of(room), &body).await)
     }
 
-    async fn ask(&self, method: &'static str, video: VideoGrant, body: &Value) -> Result<(), LivekitError> {
+    async fn ask(
+        &self,
+        method: &'static str,
+        video: VideoGrant,
+        body: &Value,
+    ) -> Result<Vec<u8>, LivekitError> {
         let claims = Claims { video, ..Claims::default() };
         let token = self.key.sign(claims, self.environment.now(), TOKEN_LIFETIME);
         let request = self
@@ -177,9 +255,19 @@ impl LivekitServer {
             .bearer_auth(token)
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(body.to_string());
-        // What it answers is not needed.
-        let status = request.send().await?.status();
-        if status.is_success() { Ok(()) } else { Err(LivekitError::Refused { method, status }) }
+        let mut answer = request.send().await?;
+        let status = answer.status();
+        if !status.is_success() {
+            return Err(LivekitError::Refused { method, status });
+        }
+        let mut read = Vec::new();
+        while let Some(part) = answer.chunk().await? {
+            if read.len() + part.len() > LARGEST_ANSWER {
+                return Err(LivekitError::Unreadable(method));
+            }
+            read.extend_from_slice(&part);
+        }
+        Ok(read)
     }
 
     fn seats_of(&self, owner: &str) -> Vec<Seat> {
@@ -191,9 +279,9 @@ fn admin_of(room: &str) -> VideoGrant {
     VideoGrant { room: room.to_owned(), room_admin: true, ..VideoGrant::default() }
 }
 
-fn not_found_is_no(outcome: Result<(), LivekitError>) -> Result<bool, LivekitError> {
+fn not_found_is_no(outcome: Result<Vec<u8>, LivekitError>) -> Result<bool, LivekitError> {
     match outcome {
-        Ok(()) => Ok(true),
+        Ok(_) => Ok(true),
         Err(LivekitError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(false),
         Err(error) => Err(error),
     }
@@ -233,7 +321,15 @@ mod tests {
         assert_eq!(livekit.permit_owner("owner", false).await.unwrap(), 1);
         let participants = bridge.participants("room").await.unwrap();
         assert!(!participants[0].permission.as_ref().unwrap().can_publish);
+        assert_eq!(livekit.participants("room").await.unwrap(), ["alice"]);
+        assert_eq!(livekit.participants("another").await.unwrap(), [""; 0]);
         assert_eq!(livekit.owners(), BTreeSet::from(["owner".to_owned()]));
+        assert_eq!(livekit.owner_of("room", "alice").as_deref(), Some("owner"));
+        assert_eq!(livekit.owner_of("another", "alice"), None);
+        // With an old token, for example.
+        livekit.came("room", "alice");
+        assert_eq!(livekit.permit_owner("owner", false).await.unwrap(), 1, "that is not known any more");
+        assert_eq!(livekit.permit_owner("owner", false).await.unwrap(), 0);
         assert_eq!(livekit.remove_owner("another").await.unwrap(), 0);
         assert_eq!(livekit.remove_owner("owner").await.unwrap(), 1);
         let mut rest = Vec::new();
@@ -256,6 +352,6 @@ mod tests {
         livekit.note("owner", "room", "alice", true, environment.now());
         livekit.note("owner", "room", "alice", false, environment.now());
         assert_eq!(livekit.seats_of("owner").len(), 1, "the newest of a place");
-        assert!(!livekit.seats_of("owner")[0].may_publish);
+        assert_eq!(livekit.seats_of("owner")[0].may_publish, Some(false));
     }
 }

@@ -9,17 +9,18 @@ use std::{
     time::Duration,
 };
 
-use entente_api::{CallMember, Calls, Leaves, RemoteUsers, RoomMembers, Standing};
+use entente_api::{CallMember, Calls, Leaves, RemoteUsers, RoomMembers, Standing, Witness};
 use entente_call_bridge::{
-    ApiKey, CallBridge, LivekitError, LivekitServer, MediaAddress, Settings, Stopped, Webhooks,
+    ApiKey, CallBridge, CallEvent, LivekitError, LivekitServer, MediaAddress, Settings, Stopped, Webhooks,
 };
 use entente_config::{Config, Sfu};
 use entente_environment::Environment;
 use entente_federation::Federation;
-use entente_rooms::{Change, Event, Membership, RoomError, Rooms};
+use entente_rooms::{Change, Event, RoomError, RoomView, Rooms, state::StateRoot};
 use entente_storage::{LogEntry, StorageError, Store};
 use entente_turn::TurnService;
-use ruma::RoomId;
+use ruma::events::TimelineEventType;
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::secrets;
 
@@ -27,8 +28,8 @@ use crate::secrets;
 const MOST_RECORDS: usize = 512;
 /// Before the log is followed again after a failure. Who has to leave a call shall do so within a second.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How often it is looked at whether everybody may still be in their calls: where the states of forks are resolved, nothing tells who is
-/// joined no longer. At a `LiveKit` server, of which it is not known who is still there, it is about many more.
+/// How often it is looked at whether everybody may still be in their calls: what the operator says of other servers is in no room. At a
+/// `LiveKit` server, of which it is not known who is still there, it is about many more.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 const LOOK_AT_LIVEKIT_EVERY: Duration = Duration::from_secs(30);
 
@@ -61,7 +62,11 @@ pub(crate) fn open(
         let key = ApiKey { name: settings.api_key.clone(), secret: secret.reveal().to_owned() };
         let livekit = LivekitServer::new(url.as_str(), key.clone(), environment.clone())
             .map_err(|error| format!("calls: {error}"))?;
-        return Ok(Some(Calls::elsewhere(base_url.as_str(), key, members, url.as_str(), livekit)));
+        let witness = Witness::Livekit(livekit.clone());
+        // All nodes know the same server: each looks after what was handed over to any of them before it was started.
+        let leaves =
+            Leaves::new(rooms.clone(), witness, environment.clock().clone(), url.as_str().to_owned());
+        return Ok(Some(Calls::elsewhere(base_url.as_str(), key, members, url.as_str(), livekit, leaves)));
     }
     let secret = if let Some(secret) = &settings.api_secret {
         secret.reveal().to_owned()
@@ -86,7 +91,8 @@ pub(crate) fn open(
     let bridge = CallBridge::start(bridge, environment.clone(), Arc::new(members.clone()))
         .map_err(|error| format!("calls: {error}"))?;
     let clock = environment.clock().clone();
-    let leaves = Leaves::new(rooms.clone(), bridge.clone(), clock, keeper.unwrap_or_default());
+    let witness = Witness::Bridge(bridge.clone());
+    let leaves = Leaves::new(rooms.clone(), witness, clock, keeper.unwrap_or_default());
     Ok(Some(Calls::embedded(base_url.as_str(), key, members, bridge, leaves)))
 }
 
@@ -181,7 +187,31 @@ enum RemovalError {
 impl CallRemovals {
     /// Goes on for as long as it is polled.
     pub(crate) async fn follow(self) {
-        tokio::join!(self.follow_log(), self.look_again());
+        tokio::join!(self.follow_log(), self.look_again(), self.follow_arrivals());
+    }
+
+    /// Looks at who comes to a `LiveKit` server: it lets in whose token was signed before their membership ended.
+    async fn follow_arrivals(&self) {
+        let Forwarder::Livekit(livekit) = &self.sfu else { return };
+        let mut events = livekit.events();
+        loop {
+            let (room, identity) = match events.recv().await {
+                Ok(CallEvent::ParticipantJoined { room, identity, .. }) => (room, identity),
+                // Whoever was missed is looked at with all others.
+                Ok(_) | Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Closed) => return,
+            };
+            let owner = livekit.owner_of(&room, &identity);
+            let Some(member) = owner.and_then(|owner| CallMember::from_owner(&owner)) else { continue };
+            if let Err(error) = self.look_at(&member).await {
+                tracing::warn!(%error, "whether somebody may be in a call could not be looked at");
+            }
+        }
+    }
+
+    async fn look_at(&self, member: &CallMember) -> Result<(), RemovalError> {
+        let standing = self.members.standing(member).await?;
+        self.apply(member, standing).await
     }
 
     /// Looks at all who are in calls, again and again.
@@ -220,6 +250,7 @@ impl CallRemovals {
     async fn follow_log(&self) {
         let mut position = self.store.published();
         let mut watch = self.store.watch();
+        let mut states = HashMap::new();
         loop {
             let followed = async {
                 watch.beyond(&position).await?;
@@ -231,8 +262,11 @@ impl CallRemovals {
                     let owners = self.sfu.owners().await?;
                     let present: Vec<_> =
                         owners.iter().filter_map(|owner| CallMember::from_owner(owner)).collect();
+                    if present.is_empty() {
+                        states.clear();
+                    }
                     for change in changes.iter().filter(|_| !present.is_empty()) {
-                        match self.hear(change, &present).await {
+                        match self.hear(change, &present, &mut states).await {
                             // It was purged meanwhile.
                             Err(RemovalError::Room(RoomError::RoomNotFound)) => {}
                             heard => heard?,
@@ -251,42 +285,46 @@ impl CallRemovals {
         }
     }
 
-    async fn hear(&self, change: &Change, present: &[CallMember]) -> Result<(), RemovalError> {
-        match change {
-            Change::Event { room, member: Some((user_id, membership)), .. }
-            | Change::Membership { room, user_id, membership } => {
-                let concerned = present.iter().any(|member| member.user_id == *user_id);
-                if *membership == Membership::Join || !concerned {
-                    return Ok(());
-                }
-                let room_id = self.members.rooms.view_of(*room).await?.room.room_id.clone();
-                let is_theirs =
-                    |member: &&CallMember| member.user_id == *user_id && member.room_id == room_id;
-                for member in present.iter().filter(is_theirs) {
-                    self.remove(member).await?;
-                }
-                Ok(())
-            }
-            Change::Event { room, number, .. } => {
-                let found = self.members.rooms.event_by_number(*room, *number).await?;
-                match found {
-                    Some((view, event)) if decides(&event) => {
-                        self.apply_powers(&view.room.room_id, present).await
-                    }
-                    _ => Ok(()),
-                }
-            }
-            _ => Ok(()),
+    /// Looks at those in a call whom a change of their room concerns. That is seen by the room's state, which the resolution of forks
+    /// changes as well; `states` are those in which rooms, by their numbers, were looked at last.
+    async fn hear(
+        &self,
+        change: &Change,
+        present: &[CallMember],
+        states: &mut HashMap<u64, StateRoot>,
+    ) -> Result<(), RemovalError> {
+        let (Change::Event { room, .. } | Change::Membership { room, .. }) = change else { return Ok(()) };
+        let view = self.members.rooms.view_of(*room).await?;
+        let here: Vec<&CallMember> =
+            present.iter().filter(|member| member.room_id == view.room.room_id).collect();
+        if here.is_empty() {
+            states.remove(room);
+            return Ok(());
         }
+        let state = view.current_state().await?;
+        if let Some(before) = states.get(room) {
+            let concerns = Concerns::of(&view, *before, state).await?;
+            for member in here.into_iter().filter(|member| concerns.is_about(member)) {
+                self.look_at(member).await?;
+            }
+        } else {
+            // What was before is not known. Who may still be there is left alone, unless the rules are new.
+            let has_new_rules = self.has_new_rules(change).await?;
+            for member in here {
+                let standing = self.members.standing(member).await?;
+                if has_new_rules || standing == Standing::Outside {
+                    self.apply(member, standing).await?;
+                }
+            }
+        }
+        states.insert(*room, state);
+        Ok(())
     }
 
-    /// The room may let others send than before.
-    async fn apply_powers(&self, room_id: &RoomId, present: &[CallMember]) -> Result<(), RemovalError> {
-        for member in present.iter().filter(|member| member.room_id == *room_id) {
-            let standing = self.members.standing(member).await?;
-            self.apply(member, standing).await?;
-        }
-        Ok(())
+    async fn has_new_rules(&self, change: &Change) -> Result<bool, RemovalError> {
+        let Change::Event { room, number, .. } = change else { return Ok(false) };
+        let found = self.members.rooms.event_by_number(*room, *number).await?;
+        Ok(found.is_some_and(|(_, event)| is_rule(&event)))
     }
 
     async fn apply(&self, member: &CallMember, standing: Standing) -> Result<(), RemovalError> {
@@ -321,8 +359,40 @@ fn change(entry: &LogEntry) -> Option<Change> {
     matches!(change, Change::Event { .. } | Change::Membership { .. }).then_some(change)
 }
 
-/// Whether an event decides who may be in calls, and how.
-fn decides(event: &Event) -> bool {
-    event.state_key.as_deref() == Some("")
-        && ["m.room.power_levels", "m.room.server_acl"].contains(&event.event_type.to_string().as_str())
+/// Whom the difference of two states of a room concerns.
+#[derive(Debug)]
+enum Concerns {
+    Everybody,
+    Users(BTreeSet<String>),
+}
+
+impl Concerns {
+    async fn of(view: &RoomView, before: StateRoot, after: StateRoot) -> Result<Self, RoomError> {
+        let mut users = BTreeSet::new();
+        // What is gone as well as what is new.
+        for (from, to) in [(before, after), (after, before)] {
+            for event in view.state_changes(from, to).await? {
+                if is_rule(&event) {
+                    return Ok(Self::Everybody);
+                }
+                if event.event_type == TimelineEventType::RoomMember {
+                    users.extend(event.state_key.clone());
+                }
+            }
+        }
+        Ok(Self::Users(users))
+    }
+
+    fn is_about(&self, member: &CallMember) -> bool {
+        match self {
+            Self::Everybody => true,
+            Self::Users(users) => users.contains(member.user_id.as_str()),
+        }
+    }
+}
+
+/// Whether an event decides who may be in calls, and how, whoever it is.
+fn is_rule(event: &Event) -> bool {
+    matches!(event.event_type, TimelineEventType::RoomPowerLevels | TimelineEventType::RoomServerAcl)
+        && event.state_key.as_deref() == Some("")
 }

@@ -9,6 +9,8 @@ pub(crate) struct Wish<K> {
     pub(crate) layers: Vec<(usize, u64)>,
     /// The layer that is being sent.
     pub(crate) current: Option<usize>,
+    /// Whether it was paused just now, because there was no room for any.
+    pub(crate) is_paused: bool,
 }
 
 /// What a subscriber gets.
@@ -24,6 +26,10 @@ pub(crate) struct Allocation<K> {
 
 /// An improvement must leave this share of the budget free, in percent: who goes up at the limit comes down at once.
 const HEADROOM: u64 = 10;
+
+/// The most important video goes on in its lowest layer while the budget is at least this share of that, in percent. Where little is sent,
+/// estimates sink to less than that, and if nothing is sent they hardly rise again.
+const HELD: u64 = 40;
 
 /// By how much what is sent exceeds the budget when it is a flood, in percent. Estimates waver by less.
 const FLOOD: u64 = 50;
@@ -48,9 +54,13 @@ pub(crate) fn allocate<K: Copy>(budget: u64, mut wishes: Vec<Wish<K>>, may_pause
     let mut chosen: Vec<Option<usize>> = Vec::with_capacity(wishes.len());
     let mut spent: u64 = 0;
     let mut next = 0;
-    for wish in &wishes {
+    for (place, wish) in wishes.iter().enumerate() {
         let lowest = wish.layers.first().map(|(_, rate)| *rate);
-        let fits = lowest.is_some_and(|rate| spent + with_headroom(rate, wish.current.is_none()) <= budget);
+        let needed = |rate: u64| match place {
+            0 if !wish.is_paused => rate * HELD / 100,
+            _ => with_headroom(rate, wish.current.is_none()),
+        };
+        let fits = lowest.is_some_and(|rate| spent + needed(rate) <= budget);
         if let Some(rate) = lowest {
             if fits || !may_pause {
                 spent += rate;
@@ -97,7 +107,7 @@ mod tests {
     use super::*;
 
     fn wish(key: u8, priority: u32, current: Option<usize>) -> Wish<u8> {
-        Wish { key, priority, layers: vec![(0, 100), (1, 300), (2, 1_000)], current }
+        Wish { key, priority, layers: vec![(0, 100), (1, 300), (2, 1_000)], current, is_paused: false }
     }
 
     fn layers(budget: u64, wishes: &[Wish<u8>], may_pause: bool) -> Vec<(u8, Option<usize>)> {
@@ -120,6 +130,18 @@ mod tests {
         let wishes = [wish(1, 0, None), wish(2, 1, None)];
         assert_eq!(layers(150, &wishes, true), [(1, None), (2, Some(0))]);
         assert_eq!(layers(150, &wishes, false), [(1, Some(0)), (2, Some(0))]);
+    }
+
+    #[test]
+    fn the_most_important_one_is_held() {
+        let wishes = [wish(1, 0, Some(0)), wish(2, 1, Some(0))];
+        assert_eq!(layers(40, &wishes, true), [(1, None), (2, Some(0))]);
+        assert_eq!(layers(39, &wishes, true), [(1, None), (2, None)]);
+        // It waits for a keyframe, after a larger layer was broken off.
+        assert_eq!(layers(40, &[wish(1, 0, None)], true), [(1, Some(0))]);
+        let paused = [Wish { is_paused: true, ..wish(1, 0, None) }];
+        assert_eq!(layers(109, &paused, true), [(1, None)], "it would be paused again at once");
+        assert_eq!(layers(110, &paused, true), [(1, Some(0))]);
     }
 
     #[test]

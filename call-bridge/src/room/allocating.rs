@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::{Command, Moment, ParticipantKey, Room, TrackKey};
 use crate::{
     forwarding::{Wish, allocate, floods},
@@ -7,10 +9,12 @@ use crate::{
 
 /// What a video that arrives nowhere else to be known from may cost, in bits per second.
 const UNKNOWN_RATE: u64 = 200_000;
-/// What is kept for each sound, in bits per second.
+/// What each sound takes, in bits per second: the stack counts it among what it sends.
 const AUDIO_RATE: u64 = 48_000;
 /// Of the estimate, what is not given to media, in percent: retransmissions and headers take it.
 const RESERVE: u64 = 5;
+/// After this long a pause it is tried whether there is room again: while nothing is sent, nothing is learnt of the path.
+const PAUSED_FOR: Duration = Duration::from_secs(2);
 /// Whoever speaks is a little more important than who does not.
 const SPEAKER_IMPORTANCE: u32 = 500;
 
@@ -48,11 +52,15 @@ impl Room {
                 priority,
                 layers,
                 current: subscription.forwarder.current(),
+                is_paused: subscription
+                    .paused
+                    .is_some_and(|since| now.at.saturating_duration_since(since) < PAUSED_FOR),
             });
         }
-        let budget = participant.bandwidth.map_or(u64::MAX / 4, |bandwidth| {
-            (bandwidth - bandwidth * RESERVE / 100).saturating_sub(sounds * AUDIO_RATE)
-        });
+        // Sound has no part in the estimate: it is of what there is room for besides.
+        let budget = participant
+            .bandwidth
+            .map_or(u64::MAX / 4, |bandwidth| bandwidth.saturating_sub(bandwidth / 100 * RESERVE));
         let may_pause = participant.client.allow_pause;
         let floods = floods(budget, &wishes);
         let allocation = allocate(budget, wishes, may_pause);
@@ -67,7 +75,7 @@ impl Room {
             if floods {
                 self.break_off_larger(key, *track);
             }
-            states.extend(self.pause_or_resume(key, *track, layer.is_none()));
+            states.extend(self.pause_or_resume(now, key, *track, layer.is_none()));
         }
         if !states.is_empty() {
             self.say(key, Message::StreamStateUpdate(StreamStateUpdate { stream_states: states }));
@@ -109,14 +117,16 @@ impl Room {
 
     fn pause_or_resume(
         &mut self,
+        now: Moment,
         key: ParticipantKey,
         track: TrackKey,
         pause: bool,
     ) -> Option<StreamStateInfo> {
         let subscription = self.participants.get_mut(&key)?.subscriptions.get_mut(&track)?;
-        if std::mem::replace(&mut subscription.paused, pause) == pause {
+        if subscription.paused.is_some() == pause {
             return None;
         }
+        subscription.paused = pause.then_some(now.at);
         let track = self.tracks.get(&track)?;
         let publisher = self.participants.get(&track.publisher)?;
         let state = if pause { StreamState::Paused } else { StreamState::Active };

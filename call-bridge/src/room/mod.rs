@@ -51,7 +51,7 @@ pub(crate) const MAXIMUM_METADATA: usize = 64 * 1_024;
 
 /// Tells participants of a room apart; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ParticipantKey(u64);
+pub(crate) struct ParticipantKey(pub(crate) u64);
 
 /// Tells tracks of a room apart; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

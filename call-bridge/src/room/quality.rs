@@ -126,7 +126,7 @@ impl Room {
                 track: track.info.sid.clone(),
                 layer: subscription.forwarder.current(),
                 layers: track.layers.len(),
-                paused: subscription.paused,
+                paused: subscription.paused.is_some(),
             })
         });
         ParticipantFigures {

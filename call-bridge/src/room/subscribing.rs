@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Moment, ParticipantKey, PeerKind, Room, TrackKey};
 use crate::{
@@ -24,8 +24,8 @@ pub(super) struct Subscription {
     /// The section in which it is sent, once agreed.
     pub(super) mid: Option<Mid>,
     pub(super) wishes: Wishes,
-    /// Told to be paused for want of bandwidth.
-    pub(super) paused: bool,
+    /// Since when it has been told to be paused for want of bandwidth.
+    pub(super) paused: Option<Instant>,
 }
 
 /// How a subscriber would like a track.
@@ -90,7 +90,7 @@ impl Room {
         let first = u16::try_from(self.randomness.below(1 << 14)).unwrap_or(0);
         participant.subscriptions.insert(
             track_key,
-            Subscription { forwarder: Forwarder::new(first), mid: None, wishes, paused: false },
+            Subscription { forwarder: Forwarder::new(first), mid: None, wishes, paused: None },
         );
         track.subscribers.push(key);
         let label = track.label(&publisher);
@@ -197,7 +197,7 @@ impl Room {
     /// Tells those who waited long enough that what they wait for is not there.
     pub(super) fn give_up_waiting(&mut self, now: Moment, key: ParticipantKey) {
         let Some(participant) = self.participants.get_mut(&key) else { return };
-        let is_over = |until: &std::time::Instant| *until <= now.at;
+        let is_over = |until: &Instant| *until <= now.at;
         let over = participant.awaited.iter().filter(|(_, until)| is_over(until));
         let given_up: Vec<String> = over.map(|(sid, _)| sid.clone()).collect();
         participant.awaited.retain(|_, until| !is_over(until));

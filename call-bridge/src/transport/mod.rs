@@ -1,10 +1,12 @@
 //! Peer connections: what the rest of the crate needs of a WebRTC stack, and nothing else of it.
 
 mod dependency_descriptor;
+mod estimate;
 mod guard;
 mod packet;
 mod peer;
 mod red;
+mod repeats;
 
 use std::{
     net::SocketAddr,

@@ -1,3 +1,7 @@
+mod looking;
+mod receiving;
+mod sending;
+
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
@@ -13,38 +17,29 @@ use str0m::{
     channel::{ChannelConfig, ChannelId, Reliability},
     config::{CryptoProvider, DtlsCert},
     crypto::from_feature_flags,
-    format::{CodecConfig, PayloadParams},
-    media::{Direction, KeyframeRequestKind, MediaKind, Pt},
+    format::CodecConfig,
+    media::{Direction, KeyframeRequestKind, MediaKind},
     net::{Protocol, Receive, TcpType},
-    rtp::{Extension, ExtensionValues, RtpPacket, RtpWrite, Ssrc},
-    stats::PeerStats,
+    rtp::{Extension, Ssrc},
 };
 
+use self::sending::Sender;
 use super::{
-    Carrier, DataChannel, Figures, MediaPacket, Mid, Offer, OfferChanges, Output, Rid, SenderClock,
-    Transport, TransportError, TransportEvent, dependency_descriptor,
-    red::{self, Arrivals, Redundancy},
+    Carrier, DataChannel, MediaPacket, Mid, Offer, OfferChanges, Output, Rid, Transport, TransportError,
+    TransportEvent, dependency_descriptor, estimate::Estimate, red::Arrivals,
 };
 
 /// With what the estimate of a path begins, in bits per second: enough for a few small pictures.
 const FIRST_ESTIMATE: Bitrate = Bitrate::kbps(1_500);
-/// How often [`Figures`] come.
-const FIGURES_EVERY: Duration = Duration::from_secs(2);
+/// How often the stack is asked for its figures: by them it is seen that a path has become narrower.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// What may wait in data channels to one peer, in bytes. Who reads more slowly loses messages.
 const MAXIMUM_BUFFERED_DATA: usize = 1_024 * 1_024;
 /// The largest message on a data channel, in bytes; clients are told.
 const MAXIMUM_MESSAGE: u32 = 256 * 1_024;
-/// Larger payloads do not come from an Ethernet and do not fit what the stack writes into.
-const MAXIMUM_PAYLOAD: usize = 1_480;
-/// Streams of one peer that are told apart; a browser has three a section and one for repairs.
-const MAXIMUM_SOURCES: usize = 1_024;
 /// Who is not heard for this long is away. All clients ask whether we are there more often, at the latest every six seconds (RFC 7675);
 /// the stack itself waits for twice as long, which leaves those in a call for too long who are gone.
 const SILENT_AFTER: Duration = Duration::from_secs(8);
-/// From this share of lost packets on, sound carries the packets before it along.
-const LOSSY_FROM: f32 = 0.01;
-/// And does so as long as more than this is lost.
-const LOSSY_UNTIL: f32 = 0.002;
 /// A time that does not come.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -89,40 +84,27 @@ pub(crate) struct Peer {
     senders: HashMap<Mid, Sender>,
     /// Of streams of sound that carry earlier packets along.
     arrivals: HashMap<Ssrc, Arrivals>,
-    /// Packets that came along with others.
+    /// What came along with something else.
     recovered: VecDeque<TransportEvent>,
+    /// Packets of media that were written since everything was polled, less the datagrams polled since.
+    written: usize,
+    /// Packets of sound that go out once more: from where, to where, what.
+    again: VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>,
+    /// Whether any sender's do.
+    repeats: bool,
+    estimate: Estimate,
+    /// Of what was sent lately, the share that was lost.
+    loss: f32,
+    /// What the estimator was told last: what to reach next, and what would be liked, in bits per second.
+    bitrates: (u64, u64),
     /// The worst since figures were told.
     jitter: Option<Duration>,
+    figures_told: Instant,
     now: Instant,
     /// When something came last.
     heard: Instant,
     is_silent: bool,
     closed: bool,
-}
-
-/// How a section is sent.
-struct Sender {
-    ssrc: Ssrc,
-    parameters: Option<PayloadParams>,
-    payload_type: Option<Pt>,
-    /// The payload type of sound with earlier packets, where the receiver can read that.
-    redundant: Option<Pt>,
-    /// Whether what is sent gets lost on the way.
-    is_lossy: bool,
-    redundancy: Redundancy,
-}
-
-impl Sender {
-    fn new(ssrc: Ssrc) -> Self {
-        Self {
-            ssrc,
-            parameters: None,
-            payload_type: None,
-            redundant: None,
-            is_lossy: false,
-            redundancy: Redundancy::default(),
-        }
-    }
 }
 
 impl Peer {
@@ -144,12 +126,12 @@ impl Peer {
             .set_extension(9, Extension::AbsoluteCaptureTime)
             .set_extension(12, dependency_descriptor::extension())
             .enable_bwe(Some(FIRST_ESTIMATE))
-            .set_stats_interval(Some(FIGURES_EVERY))
+            .set_stats_interval(Some(LOOK_EVERY))
             .set_sctp_max_buffered_amount(MAXIMUM_BUFFERED_DATA)
             .set_sctp_max_message_size(MAXIMUM_MESSAGE);
         // Video comes with gaps whenever nobody watches or the camera is off.
         config = config.set_pause_threshold(Duration::from_secs(5));
-        leave_audio_out_of_estimates(config.codec_config());
+        adapt_audio(config.codec_config());
         let mut rtc = config.build(now);
         for address in settings.addresses {
             // Fails for addresses that nobody can connect to, such as the unspecified one.
@@ -168,7 +150,14 @@ impl Peer {
             senders: HashMap::new(),
             arrivals: HashMap::new(),
             recovered: VecDeque::new(),
+            written: 0,
+            again: VecDeque::new(),
+            repeats: false,
+            estimate: Estimate::default(),
+            loss: 0.0,
+            bitrates: (0, 0),
             jitter: None,
+            figures_told: now,
             now,
             heard: now,
             is_silent: false,
@@ -193,6 +182,11 @@ impl Peer {
         std::iter::once(&self.credentials).chain(pending).map(|credentials| credentials.ufrag.as_str())
     }
 
+    /// When something came last.
+    pub(crate) fn heard(&self) -> Instant {
+        self.heard
+    }
+
     /// The stack makes credentials of its own at a restart, whose user name would not lead here.
     fn use_credentials(&mut self, credentials: IceCreds) {
         self.rtc.direct_api().set_local_ice_credentials(credentials.clone());
@@ -212,7 +206,7 @@ impl Peer {
             Event::RtpPacket(packet) => self.media(packet),
             Event::KeyframeRequest(request) => Some(TransportEvent::KeyframeWanted { mid: request.mid }),
             Event::EgressBitrateEstimate(BweKind::Twcc { estimate, .. }) => {
-                Some(TransportEvent::Bandwidth(estimate.as_u64()))
+                self.estimate.mean(estimate.as_u64()).map(TransportEvent::Bandwidth)
             }
             Event::ChannelOpen(id, label) => {
                 let channel = DataChannel::of_label(&label)?;
@@ -233,125 +227,12 @@ impl Peer {
                 None
             }
             Event::MediaEgressStats(stats) => {
-                if let Some((sender, loss)) = self.senders.get_mut(&stats.mid).zip(stats.loss) {
-                    sender.is_lossy = loss > if sender.is_lossy { LOSSY_UNTIL } else { LOSSY_FROM };
-                }
+                self.note_loss(stats.mid, stats.loss);
                 None
             }
-            Event::PeerStats(stats) => {
-                let figures = figures(&stats);
-                Some(TransportEvent::Figures(Figures { jitter: self.jitter.take(), ..figures }))
-            }
+            Event::PeerStats(stats) => self.look(&stats),
             _ => None,
         }
-    }
-
-    fn media(&mut self, packet: RtpPacket) -> Option<TransportEvent> {
-        if packet.payload.len() > MAXIMUM_PAYLOAD {
-            return None;
-        }
-        let ssrc = packet.header.ssrc;
-        let (mid, rid) = self.source(ssrc)?;
-        let payload_type = packet.header.payload_type;
-        let parameters = *self
-            .rtc
-            .codec_config()
-            .find(|parameters| parameters.pt() == payload_type || parameters.red() == Some(payload_type))?;
-        let mut extensions = packet.header.ext_vals;
-        let audio_level = extensions.audio_level.map(i8::unsigned_abs);
-        // These are between two hops.
-        extensions.mid = None;
-        extensions.rid = None;
-        extensions.rid_repair = None;
-        extensions.transport_cc = None;
-        extensions.abs_send_time = None;
-        extensions.tx_time_offs = None;
-        let clock = packet.last_sender_info.and_then(|info| {
-            let timestamp = u32::try_from(info.rtp_time.numer() & u64::from(u32::MAX)).ok()?;
-            Some(SenderClock { at: info.ntp_time, timestamp })
-        });
-        let packet = MediaPacket {
-            codec: parameters.spec().codec.into(),
-            parameters: Some(parameters),
-            sequence: *packet.seq_no,
-            timestamp: packet.header.timestamp,
-            marker: packet.header.marker,
-            payload: packet.payload,
-            patch: None,
-            audio_level,
-            extensions,
-            received_at: packet.timestamp,
-            clock,
-            is_encrypted: false,
-        };
-        let packet =
-            if parameters.pt() == payload_type { packet } else { self.unwrap(ssrc, mid, rid, packet)? };
-        Some(TransportEvent::Media { mid, rid, packet })
-    }
-
-    /// Takes what came along with a packet of sound out of it. What had not come yet is handed on first.
-    fn unwrap(&mut self, ssrc: Ssrc, mid: Mid, rid: Option<Rid>, packet: MediaPacket) -> Option<MediaPacket> {
-        let payload_type = *packet.parameters?.pt();
-        let red::Unwrapped { newest, earlier } = red::unwrap(&packet.payload, payload_type)?;
-        if self.arrivals.len() >= MAXIMUM_SOURCES {
-            self.arrivals.clear();
-        }
-        let arrivals = self.arrivals.entry(ssrc).or_default();
-        let is_first = *arrivals == Arrivals::default();
-        let is_new = arrivals.note(packet.sequence);
-        for (place, (back, payload)) in (0..).zip(&earlier) {
-            let distance = u64::try_from(earlier.len()).ok()? - place;
-            // What came before the first packet belongs to nothing that was begun.
-            let Some(sequence) = packet.sequence.checked_sub(distance).filter(|_| !is_first) else {
-                continue;
-            };
-            if !arrivals.note(sequence) {
-                continue;
-            }
-            let packet = MediaPacket {
-                sequence,
-                timestamp: packet.timestamp.wrapping_sub(*back),
-                marker: false,
-                payload: (*payload).into(),
-                audio_level: None,
-                extensions: ExtensionValues::default(),
-                ..packet.clone()
-            };
-            self.recovered.push_back(TransportEvent::Media { mid, rid, packet });
-        }
-        let payload = newest.into();
-        is_new.then_some(MediaPacket { payload, ..packet })
-    }
-
-    fn source(&mut self, ssrc: Ssrc) -> Option<(Mid, Option<Rid>)> {
-        if let Some(source) = self.sources.get(&ssrc) {
-            return Some(*source);
-        }
-        let mut direct = self.rtc.direct_api();
-        let stream = direct.stream_rx(&ssrc)?;
-        let source = (stream.mid(), stream.rid());
-        if self.sources.len() >= MAXIMUM_SOURCES {
-            self.sources.clear();
-        }
-        self.sources.insert(ssrc, source);
-        Some(source)
-    }
-
-    /// The stream of a section, with the payload type that the other side gave to these parameters.
-    fn sender(&mut self, mid: Mid, parameters: Option<PayloadParams>) -> Option<(&mut Sender, Pt)> {
-        if !self.senders.contains_key(&mid) {
-            let ssrc = self.rtc.direct_api().stream_tx_by_mid(mid, None)?.ssrc();
-            self.senders.insert(mid, Sender::new(ssrc));
-        }
-        let sender = self.senders.get_mut(&mid)?;
-        if sender.payload_type.is_none() || sender.parameters != parameters {
-            sender.parameters = parameters;
-            let known = payload_type(&self.rtc, mid, &parameters?);
-            sender.payload_type = known.map(|known| known.pt());
-            sender.redundant = known.and_then(|known| known.red());
-        }
-        let payload_type = sender.payload_type?;
-        Some((sender, payload_type))
     }
 
     fn take<E>(&mut self, now: Instant, datagram: Result<Receive<'_>, E>) {
@@ -485,13 +366,28 @@ impl Transport for Peer {
             if let Some(event) = self.silence() {
                 return Output::Event(event);
             }
+            if let Some((source, destination, bytes)) = self.again.pop_front() {
+                return Output::Datagram { carrier: Carrier::Datagrams, source, destination, bytes };
+            }
             match self.rtc.poll_output() {
-                Ok(str0m::Output::Timeout(at)) => return Output::Wait(self.next(at)),
+                Ok(str0m::Output::Timeout(at)) => {
+                    self.written = 0;
+                    return Output::Wait(self.next(at));
+                }
                 Ok(str0m::Output::Transmit(transmit)) => {
+                    // The stack gives one packet of media each time that it is told the time.
+                    self.written = self.written.saturating_sub(1);
+                    if self.written > 0 {
+                        self.advance(self.now);
+                    }
                     let carrier = match transmit.proto {
                         Protocol::Udp => Carrier::Datagrams,
                         _ => Carrier::Stream,
                     };
+                    // A stream loses nothing.
+                    if self.repeats && carrier == Carrier::Datagrams {
+                        self.repeat(transmit.source, transmit.destination, &transmit.contents);
+                    }
                     return Output::Datagram {
                         carrier,
                         source: transmit.source,
@@ -510,33 +406,7 @@ impl Transport for Peer {
     }
 
     fn send(&mut self, mid: Mid, packet: MediaPacket) {
-        let Some((sender, payload_type)) = self.sender(mid, packet.parameters) else { return };
-        let ssrc = sender.ssrc;
-        // Nothing can be added to what is encrypted between the clients.
-        let redundant = sender.redundant.filter(|_| sender.is_lossy && !packet.is_encrypted);
-        let (payload_type, payload) = match redundant {
-            Some(redundant) => {
-                let payload = sender.redundancy.wrap(*payload_type, packet.timestamp, &packet.payload);
-                (redundant, payload)
-            }
-            None => (payload_type, packet.payload),
-        };
-        let mut write = RtpWrite::new(
-            payload_type,
-            packet.sequence.into(),
-            packet.timestamp,
-            packet.received_at,
-            payload,
-        )
-        .marker(packet.marker)
-        .ext_vals(packet.extensions)
-        .nackable(packet.codec != super::MediaCodec::Opus);
-        if let Some(patch) = packet.patch {
-            write = write.vp8_patch(patch);
-        }
-        if let Some(stream) = self.rtc.direct_api().stream_tx(&ssrc) {
-            stream.write_rtp(write);
-        }
+        self.write(mid, packet);
     }
 
     fn request_keyframe(&mut self, mid: Mid, rid: Option<Rid>) {
@@ -561,7 +431,8 @@ impl Transport for Peer {
     }
 
     fn set_bitrates(&mut self, next: u64, desired: u64) {
-        self.rtc.bwe().set_bitrate(Bitrate::bps(next), Bitrate::bps(desired));
+        self.bitrates = (next, desired);
+        self.apply_bitrates();
     }
 
     fn close(&mut self) {
@@ -573,47 +444,19 @@ impl Transport for Peer {
 
 /// What the stack sends to find out what a path can carry belongs to no stream if no video is sent yet: it would go into the first section
 /// that takes part in estimates. A browser that decrypts what it receives stays deaf to an audio section into which that came.
-fn leave_audio_out_of_estimates(codecs: &mut CodecConfig) {
+///
+/// Clients send sound again that we miss if the answer says so.
+fn adapt_audio(codecs: &mut CodecConfig) {
     let mut parameters = codecs.params().to_vec();
     for audio in parameters.iter_mut().filter(|parameters| parameters.spec().codec.is_audio()) {
         audio.set_fb_transport_cc(false);
+        audio.set_fb_nack(true);
     }
     *codecs = CodecConfig::new_from_payload_params(parameters);
 }
 
 fn new_credentials(prefix: &str, randomness: &Randomness) -> IceCreds {
     IceCreds { ufrag: format!("{prefix}{}", randomness.alphanumeric(16)), pass: randomness.alphanumeric(32) }
-}
-
-/// How a receiver knows what a publisher sends: by the same parameters, or at least the same codec.
-fn payload_type(rtc: &Rtc, mid: Mid, parameters: &PayloadParams) -> Option<PayloadParams> {
-    let media = rtc.media(mid)?;
-    let wanted = parameters.spec();
-    let offered = || {
-        let known = rtc.codec_config().params().iter();
-        known.filter(|offered| {
-            offered.spec().codec == wanted.codec && media.remote_pts().contains(&offered.pt())
-        })
-    };
-    let exact = offered().find(|offered| offered.spec() == wanted);
-    let packetization = |offered: &&PayloadParams| {
-        offered.spec().format.packetization_mode == wanted.format.packetization_mode
-    };
-    exact.or_else(|| offered().find(packetization)).or_else(|| offered().next()).copied()
-}
-
-fn figures(stats: &PeerStats) -> Figures {
-    let pair = stats.selected_candidate_pair.as_ref();
-    Figures {
-        loss_to: stats.egress_loss_fraction,
-        loss_from: stats.ingress_loss_fraction,
-        round_trip: stats.rtt.or_else(|| pair.and_then(|pair| pair.current_round_trip_time)),
-        bytes_to: stats.peer_bytes_tx,
-        bytes_from: stats.peer_bytes_rx,
-        local: pair.map(|pair| pair.local.addr),
-        remote: pair.map(|pair| pair.remote.addr),
-        jitter: None,
-    }
 }
 
 #[cfg(test)]

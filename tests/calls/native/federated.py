@@ -58,7 +58,7 @@ class Authority:
 class FederatedServer(Server):
     """A server that others find by TLS."""
 
-    def __init__(self, program, authority):
+    def __init__(self, program, authority, **further):
         client, federation = (free_port(socket.SOCK_STREAM) for _ in range(2))
         certificate, key = authority.certify(f"{federation}")
         super().__init__(
@@ -70,6 +70,7 @@ class FederatedServer(Server):
                    tls = {{ certificate_file = "{certificate}", private_key_file = "{key}" }} }}]""",
             FEDERATION__CA_FILE=str(authority.certificate),
             FEDERATION__ALLOW_PRIVATE_ADDRESSES="true",
+            **further,
         )
         self.name = f"localhost:{federation}"
 

@@ -1,5 +1,5 @@
-"""`RoomService`, asked by LiveKit's own SDK for servers, in protobuf over Twirp, about a call with two of its native clients; and the
-webhooks that tell of it, read by the same SDK.
+"""`RoomService`, asked by LiveKit's own SDK for servers, in protobuf over Twirp, about a call with two of its native clients, and in JSON,
+whose answers must be what that SDK takes for its messages; and the webhooks that tell of it, read by the same SDK.
 
 Needs `livekit` and `livekit-api` from PyPI. Exits with 1 if something is not as it should be.
 """
@@ -8,7 +8,9 @@ import argparse
 import asyncio
 import json
 
+import aiohttp
 from aiohttp import web
+from google.protobuf import json_format
 from livekit import api, rtc
 
 
@@ -69,6 +71,42 @@ class Hook:
         return [(event.event, event.participant.identity) for event in self.told]
 
 
+async def check_json(arguments, publication):
+    """The same in JSON: numbers, names and what is left out are read by protobuf's own rules."""
+    grants = api.VideoGrants(room_create=True, room_list=True, room_admin=True, room=arguments.room)
+    token = api.AccessToken("devkey", arguments.secret).with_grants(grants).to_jwt()
+    base = arguments.url.replace("ws", "http", 1)
+    bobs = {"room": arguments.room, "identity": "bob"}
+
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session:
+
+        async def ask(method, request, message):
+            async with session.post(f"{base}/twirp/livekit.RoomService/{method}", json=request) as answer:
+                text = await answer.text()
+                assert answer.status == 200 and answer.content_type == "application/json", (method, answer.status, text)
+                return json_format.Parse(text, message)
+
+        made = await ask("CreateRoom", {"name": arguments.room, "emptyTimeout": 60}, api.Room())
+        listed = await ask("ListRooms", {"names": [arguments.room]}, api.ListRoomsResponse())
+        assert [room.sid for room in listed.rooms] == [made.sid] and made.creation_time > 0, listed
+        found = await ask("ListParticipants", {"room": arguments.room}, api.ListParticipantsResponse())
+        assert sorted(one.identity for one in found.participants) == ["alice", "bob"], found
+        bob = await ask("GetParticipant", bobs, api.ParticipantInfo())
+        assert [track.sid for track in bob.tracks] == [publication.sid] and bob.joined_at > 0, bob
+        # As its SDK for Go names fields, and as JSON does.
+        for name in ("track_sid", "trackSid"):
+            muted = await ask("MutePublishedTrack", bobs | {name: publication.sid, "muted": False}, api.MuteRoomTrackResponse())
+            assert muted.track.sid == publication.sid and not muted.track.muted, muted
+        data = {"room": arguments.room, "data": "anNvbg==", "kind": "RELIABLE", "destinationIdentities": ["bob"]}
+        await ask("SendData", data, api.SendDataResponse())
+        named = await ask("UpdateParticipant", bobs | {"name": "Robert"}, api.ParticipantInfo())
+        assert named.name == "Robert" and named.permission.can_publish, named
+        changed = await ask("UpdateRoomMetadata", {"room": arguments.room, "metadata": "of JSON"}, api.Room())
+        assert changed.metadata == "of JSON", changed
+        async with session.post(f"{base}/twirp/livekit.RoomService/GetParticipant", json=bobs | {"identity": "carol"}) as answer:
+            assert answer.status == 404 and (await answer.json())["code"] == "not_found"
+
+
 async def main(arguments):
     hook = Hook(arguments)
     await hook.start(arguments.webhook_port)
@@ -99,6 +137,8 @@ async def main(arguments):
 
     # A track is there when its first packet came.
     await soon("bob is heard of", lambda: any(one.track_publications for one in alice.remote_participants.values()))
+    await check_json(arguments, publication)
+    assert await asyncio.wait_for(changed.get(), 10) == "of JSON"
     await rooms.send_data(api.SendDataRequest(room=name, data=b"to all", topic="t", kind=0))
     assert await asyncio.wait_for(data.get(), 10) == ("t", b"to all")
     await rooms.update_room_metadata(api.UpdateRoomMetadataRequest(room=name, metadata="new"))

@@ -1,7 +1,7 @@
 // livekit-client in headless Chromium in a call, which tells of what it sees in lines of JSON, as participant.py does. Leaves when its
 // input ends.
 //
-// TOKEN=… node participant.mjs --url wss://…
+// TOKEN=… node participant.mjs --url wss://… [--silent] [--encrypted]
 
 import { createRequire } from 'node:module';
 import { readFile } from 'node:fs/promises';
@@ -12,18 +12,28 @@ const require = createRequire(new URL('../browser/package.json', import.meta.url
 const { chromium } = require('playwright-core');
 
 const { values: options } = parseArgs({
-  options: { url: { type: 'string' }, chromium: { type: 'string', default: '/usr/bin/chromium' } },
+  options: {
+    url: { type: 'string' },
+    chromium: { type: 'string', default: '/usr/bin/chromium' },
+    // Nothing is sent.
+    silent: { type: 'boolean', default: false },
+    encrypted: { type: 'boolean', default: false },
+  },
 });
 // The machine's steady clock, in seconds.
 const now = () => Number(process.hrtime.bigint()) / 1e9;
 const tell = (what, figures = {}) => console.log(JSON.stringify({ at: now(), what, ...figures }));
 
 // Pages on localhost may use cameras without TLS.
-const script = await readFile(new URL('../browser/node_modules/livekit-client/dist/livekit-client.umd.js', import.meta.url));
+const library = new URL('../browser/node_modules/livekit-client/dist/', import.meta.url);
+const scripts = new Map();
+for (const name of ['livekit-client.umd.js', 'livekit-client.e2ee.worker.js']) {
+  scripts.set(`/${name}`, await readFile(new URL(name, library)));
+}
 const served = createServer((request, response) => {
-  const isPage = request.url === '/';
-  response.setHeader('content-type', isPage ? 'text/html' : 'text/javascript');
-  response.end(isPage ? '<!doctype html><title>call</title><script src="/livekit-client.js"></script>' : script);
+  const script = scripts.get(request.url);
+  response.setHeader('content-type', script ? 'text/javascript' : 'text/html');
+  response.end(script ?? '<!doctype html><title>call</title><script src="/livekit-client.umd.js"></script>');
 });
 await new Promise((resolve) => served.listen(0, '127.0.0.1', resolve));
 
@@ -47,36 +57,68 @@ await page.exposeFunction('tell', tell);
 
 tell('begins');
 await page.evaluate(
-  async ({ url, jwt }) => {
+  async ({ url, jwt, silent, encrypted }) => {
     const { LivekitClient: lk } = window;
-    const call = new lk.Room({
+    const settings = {
       publishDefaults: { simulcast: false, videoCodec: 'vp8' },
       videoCaptureDefaults: { resolution: lk.VideoPresets.h180.resolution },
-    });
-    Object.assign(window, { call, tracks: [] });
+    };
+    if (encrypted) {
+      const keyProvider = new lk.ExternalE2EEKeyProvider();
+      // That of call.py.
+      await keyProvider.setKey('the shared key of this test......');
+      settings.encryption = { keyProvider, worker: new Worker('/livekit-client.e2ee.worker.js') };
+    }
+    const call = new lk.Room(settings);
+    if (encrypted) await call.setE2EEEnabled(true);
+    // Seconds: when the newest picture came, the longest gap since figures were told, and how long pictures stood still in all.
+    const shown = { newest: undefined, longest: 0, still: 0 };
+    Object.assign(window, { call, tracks: [], shown });
+    const follow = (video) => {
+      video.requestVideoFrameCallback((at) => {
+        if (shown.newest !== undefined) {
+          const gap = (at - shown.newest) / 1000;
+          shown.longest = Math.max(shown.longest, gap);
+          if (gap > 0.5) shown.still += gap;
+        }
+        shown.newest = at;
+        follow(video);
+      });
+    };
     call.on(lk.RoomEvent.TrackSubscribed, (track) => {
-      document.body.append(track.attach());
+      const element = track.attach();
+      document.body.append(element);
       window.tracks.push(track);
+      if (track.kind === 'video') follow(element);
     });
     await call.connect(url, jwt);
     window.tell('connected');
-    await call.localParticipant.enableCameraAndMicrophone();
+    if (!silent) await call.localParticipant.enableCameraAndMicrophone();
     window.tell('published');
   },
-  { url: options.url, jwt: process.env.TOKEN },
+  { url: options.url, jwt: process.env.TOKEN, silent: options.silent, encrypted: options.encrypted },
 );
 
 // What has been decoded so far, and which way it came.
 const seen = () =>
   page.evaluate(async () => {
-    const figures = { pictures: 0, loud: 0, width: 0, remote: [], ways: [] };
+    const figures = { pictures: 0, loud: 0, width: 0, samples: 0, concealed: 0, gap: 0, still: 0, remote: [], ways: [] };
+    const { shown } = window;
+    const present = shown.newest === undefined ? 0 : (performance.now() - shown.newest) / 1000;
+    figures.gap = Math.max(shown.longest, present);
+    figures.still = shown.still + (present > 0.5 ? present : 0);
+    shown.longest = 0;
     for (const track of window.tracks) {
       const report = (await track.getRTCStatsReport()) ?? new Map();
       for (const stat of report.values()) {
         if (stat.type === 'inbound-rtp' && stat.kind === 'video') {
           figures.pictures += stat.framesDecoded ?? 0;
           figures.width = stat.frameWidth ?? 0;
-        } else if (stat.type === 'inbound-rtp' && stat.totalAudioEnergy > 0) {
+        } else if (stat.type === 'inbound-rtp') {
+          figures.samples += stat.totalSamplesReceived ?? 0;
+          figures.concealed += stat.concealedSamples ?? 0;
+        }
+        if (stat.type === 'inbound-rtp' && stat.kind === 'audio' && stat.totalAudioEnergy > 0) {
           // In frames of 10 ms, as the native client has them.
           figures.loud += Math.floor((stat.totalSamplesReceived - stat.concealedSamples) / 480);
         }
@@ -105,7 +147,7 @@ while (!ended) {
     if (came) told.add(what);
   }
   tell('figures', figures);
-  await new Promise((resolve) => setTimeout(resolve, 100));
+  await new Promise((resolve) => setTimeout(resolve, options.silent ? 250 : 100));
 }
 await page.evaluate(() => window.call.disconnect());
 await browser.close();

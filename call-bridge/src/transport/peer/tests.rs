@@ -1,6 +1,7 @@
 use entente_environment::{Clock, SystemClock};
+use str0m::rtp::{ExtensionValues, RtpWrite};
 
-use super::*;
+use super::{super::red::Redundancy, *};
 
 const OURS: &str = "192.0.2.1:7881";
 const THEIRS: &str = "198.51.100.1:5000";
@@ -16,6 +17,10 @@ struct Pair {
     now: Instant,
     /// Packets of media that came from the peer, by their SSRC.
     media: HashMap<[u8; 4], usize>,
+    /// The section in which the client sends sound.
+    sound: Mid,
+    /// How often the peer asked for something again.
+    asked_again: u64,
 }
 
 impl Pair {
@@ -30,17 +35,22 @@ impl Pair {
         };
         let mut peer = Peer::new(&settings, now);
         peer.offer_streams(&[address(OURS)]);
-        let mut client = Rtc::builder().set_crypto_provider(certificate.provider.clone()).build(now);
+        let mut client = Rtc::builder()
+            .set_crypto_provider(certificate.provider.clone())
+            .set_rtp_mode(true)
+            .set_stats_interval(Some(Duration::from_millis(100)))
+            .build(now);
         let theirs = Candidate::builder().tcp().host(address(THEIRS)).tcptype(TcpType::Active).build();
         client.add_local_candidate(theirs.unwrap());
         let mut api = client.sdp_api();
         api.add_channel(DataChannel::Reliable.label().to_owned());
         api.add_media(MediaKind::Audio, Direction::RecvOnly, None, None, None);
+        let sound = api.add_media(MediaKind::Audio, Direction::SendOnly, None, None, None);
         let (offer, pending) = api.apply().unwrap();
         let answer = peer.answer(&offer.to_sdp_string()).unwrap();
         assert!(answer.contains("tcptype passive"), "{answer}");
         client.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&answer).unwrap()).unwrap();
-        Self { peer, client, now, media: HashMap::new() }
+        Self { peer, client, now, media: HashMap::new(), sound, asked_again: 0 }
     }
 
     /// Lets ten milliseconds pass, in which the client is there or not. Answers what happened on the peer.
@@ -53,6 +63,7 @@ impl Pair {
                 str0m::Output::Transmit(sent) if sent.proto == Protocol::Tcp && client_is_there => {
                     self.peer.receive_by_stream(self.now, sent.source, sent.destination, &sent.contents);
                 }
+                str0m::Output::Event(Event::MediaEgressStats(stats)) => self.asked_again += stats.nacks,
                 _ => {}
             }
         }
@@ -123,6 +134,29 @@ fn nothing_comes_into_an_audio_section_but_its_stream() {
     pair.peer.set_bitrates(1_000_000, 5_000_000);
     pair.until(true, |_| false);
     assert_eq!(pair.media, HashMap::new());
+}
+
+#[test]
+fn what_is_missing_of_sound_is_asked_for_again() {
+    let mut pair = Pair::new();
+    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen)).unwrap();
+    let opus = pair.client.codec_config().find(|known| known.spec().codec.is_audio()).unwrap().pt();
+    let mut came = Vec::new();
+    for (sequence, asked_again) in [(10_u64, false), (11, false), (13, true), (12, true)] {
+        let mut direct = pair.client.direct_api();
+        let stream = direct.stream_tx_by_mid(pair.sound, None).unwrap();
+        let time = u32::try_from(sequence).unwrap() * 960;
+        stream.write_rtp(RtpWrite::new(opus, sequence.into(), time, pair.now, *b"sound"));
+        for _ in 0..30 {
+            for event in pair.step(true) {
+                if let TransportEvent::Media { packet, .. } = event {
+                    came.push(packet.sequence);
+                }
+            }
+        }
+        assert_eq!(pair.asked_again > 0, asked_again, "after packet {sequence}");
+    }
+    assert_eq!(came, [10, 11, 13, 12], "what comes again is taken");
 }
 
 #[test]

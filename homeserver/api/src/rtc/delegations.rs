@@ -95,6 +95,17 @@ impl Delegations {
         }
     }
 
+    /// Somebody looked whether a participant is there: what was told of it may have been lost. Who was there gets as long as who is
+    /// expected back.
+    pub(super) fn looked(&mut self, place: &Place, is_there: bool, now: Instant) {
+        let was_there = self.by_place.get(place).map(|delegation| delegation.is_present);
+        match (was_there, is_there) {
+            (Some(false), true) => self.came(place, now),
+            (Some(true), false) => self.went(place, true, now),
+            _ => {}
+        }
+    }
+
     /// Whether a delayed leave of this participant is looked after.
     pub(super) fn has(&self, place: &Place) -> bool {
         self.by_place.contains_key(place)
@@ -203,6 +214,24 @@ mod tests {
         assert_eq!(delegations.due(now + RETURN_WITHIN / 2), []);
         delegations.came(&place("alice"), now + RETURN_WITHIN / 2);
         assert_eq!(delegations.due(now + RETURN_WITHIN), [Duty::Restart("leave".to_owned())]);
+    }
+
+    #[test]
+    fn looking_again_changes_nothing_that_was_known() {
+        let now = Instant::now();
+        let mut delegations = begun(now);
+        delegations.looked(&place("alice"), false, now);
+        assert_eq!(delegations.next(), Some(now + HOUR / 60), "it has not come yet");
+        delegations.looked(&place("alice"), true, now);
+        assert_eq!(delegations.due(now), [Duty::Restart("leave".to_owned())]);
+        delegations.looked(&place("alice"), true, now);
+        assert_eq!(delegations.due(now), []);
+        for again in [now, now + RETURN_WITHIN / 2] {
+            delegations.looked(&place("alice"), false, again);
+        }
+        assert_eq!(delegations.due(now + RETURN_WITHIN), [Duty::Send("leave".to_owned())]);
+        delegations.looked(&place("bob"), true, now);
+        assert_eq!(delegations.all(), [place("alice")], "nobody handed that over");
     }
 
     #[test]

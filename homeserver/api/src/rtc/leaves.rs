@@ -1,10 +1,18 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use entente_call_bridge::{CallBridge, CallEvent};
+use entente_call_bridge::{CallBridge, CallEvent, LivekitServer};
 use entente_environment::Clock;
 use entente_rooms::{DelayedAction, Delegation, RoomError, Rooms};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, broadcast::error::RecvError};
+use tokio::sync::{
+    Notify,
+    broadcast::{Receiver, error::RecvError},
+};
 
 use super::{
     CallMember,
@@ -18,16 +26,69 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(60 * 60);
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// Before the storage is asked again for what was handed over.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How often a `LiveKit` server is asked who is there: its webhooks may not come here.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Why a participant is gone who will probably be back: a session of its own replaced it, or it was told to connect anew.
 const EXPECTED_BACK: [&str; 4] =
     ["DUPLICATE_IDENTITY", "STATE_MISMATCH", "CONNECTION_TIMEOUT", "SERVER_SHUTDOWN"];
+
+/// Who knows who is in calls.
+#[derive(Clone, Debug)]
+pub enum Witness {
+    /// This process, which forwards them.
+    Bridge(CallBridge),
+    /// A `LiveKit` server.
+    Livekit(LivekitServer),
+}
+
+impl Witness {
+    fn events(&self) -> Receiver<CallEvent> {
+        match self {
+            Self::Bridge(bridge) => bridge.events(),
+            Self::Livekit(livekit) => livekit.events(),
+        }
+    }
+
+    /// The identities of who is in a room of the SFU; `None` if that cannot be found out now.
+    async fn identities(&self, room: &str) -> Option<HashSet<String>> {
+        match self {
+            Self::Bridge(bridge) => {
+                // The bridge has stopped if it cannot be asked: then so does everything.
+                let participants = bridge.participants(room).await.ok()?;
+                Some(participants.into_iter().map(|participant| participant.identity).collect())
+            }
+            Self::Livekit(livekit) => match livekit.participants(room).await {
+                Ok(identities) => Some(identities.into_iter().collect()),
+                Err(error) => {
+                    tracing::warn!(%error, "who is in a call cannot be found out");
+                    None
+                }
+            },
+        }
+    }
+
+    /// Whether who is gone for this reason will probably be back.
+    fn expects_back(&self, reason: &str) -> bool {
+        // At a LiveKit server that is said of who was not heard for long.
+        let is_lost = matches!(self, Self::Livekit(_)) && reason == "CONNECTION_TIMEOUT";
+        EXPECTED_BACK.contains(&reason) && !is_lost
+    }
+
+    /// How often it has to be asked although it tells who comes and goes.
+    fn look_every(&self) -> Option<Duration> {
+        match self {
+            Self::Bridge(_) => None,
+            Self::Livekit(_) => Some(LOOK_EVERY),
+        }
+    }
+}
 
 /// Delayed leaves (MSC4140) that clients handed to the server: it restarts them while their participants are in the call and sends
 /// them when they are gone, also after it was started again. Cheap to clone.
 #[derive(Clone)]
 pub struct Leaves {
     rooms: Rooms,
-    bridge: CallBridge,
+    witness: Witness,
     clock: Arc<dyn Clock>,
     keeper: Arc<str>,
     shared: Arc<Shared>,
@@ -82,8 +143,8 @@ impl fmt::Debug for Leaves {
 
 impl Leaves {
     /// What was handed over to this node, which no other has the name of, is looked after when [`Self::follow`] is polled.
-    pub fn new(rooms: Rooms, bridge: CallBridge, clock: Arc<dyn Clock>, keeper: String) -> Self {
-        Self { rooms, bridge, clock, keeper: keeper.into(), shared: Arc::default() }
+    pub fn new(rooms: Rooms, witness: Witness, clock: Arc<dyn Clock>, keeper: String) -> Self {
+        Self { rooms, witness, clock, keeper: keeper.into(), shared: Arc::default() }
     }
 
     /// Looks after a delayed event of a participant, which has to be one that this user has waiting in this room.
@@ -144,30 +205,32 @@ impl Leaves {
         self.look_for_all().await;
     }
 
-    /// Sees whether a participant is there.
-    async fn find(&self, place: &Place) -> bool {
-        // The bridge has stopped if it cannot be asked: then so does everything.
-        let participants = self.bridge.participants(&place.room).await.unwrap_or_default();
-        let is_there = participants.iter().any(|participant| participant.identity == place.identity);
+    /// Sees whether a participant is there; `None` if that cannot be found out now.
+    async fn find(&self, place: &Place) -> Option<bool> {
+        let is_there = self.witness.identities(&place.room).await?.contains(&place.identity);
         if is_there {
             self.shared.delegations.lock().came(place, self.clock.monotonic());
         }
-        is_there
+        Some(is_there)
     }
 
     /// Follows the calls, for as long as it is polled.
     pub async fn follow(self) {
-        let mut events = self.bridge.events();
+        let mut events = self.witness.events();
         self.restore().await;
+        let mut looked = self.clock.monotonic();
         loop {
+            let look_at = self.witness.look_every().map(|every| looked + every);
+            if look_at.is_some_and(|at| at <= self.clock.monotonic()) {
+                self.look_at_rooms().await;
+                looked = self.clock.monotonic();
+            }
             let duties = self.shared.delegations.lock().due(self.clock.monotonic());
             for duty in duties {
                 self.perform(duty).await;
             }
             let next = self.shared.delegations.lock().next();
-            let pause = next.map_or(LONGEST_SLEEP, |next| {
-                next.saturating_duration_since(self.clock.monotonic()).min(LONGEST_SLEEP)
-            });
+            let pause = self.until(next).min(self.until(look_at));
             tokio::select! {
                 event = events.recv() => match event {
                     Ok(event) => self.hear(event),
@@ -180,6 +243,10 @@ impl Leaves {
         }
     }
 
+    fn until(&self, at: Option<Instant>) -> Duration {
+        at.map_or(LONGEST_SLEEP, |at| at.saturating_duration_since(self.clock.monotonic()).min(LONGEST_SLEEP))
+    }
+
     fn hear(&self, event: CallEvent) {
         let now = self.clock.monotonic();
         match event {
@@ -187,7 +254,7 @@ impl Leaves {
                 self.shared.delegations.lock().came(&Place { room, identity }, now);
             }
             CallEvent::ParticipantLeft { room, identity, reason, .. } => {
-                let expected = EXPECTED_BACK.contains(&reason);
+                let expected = self.witness.expects_back(reason);
                 self.shared.delegations.lock().went(&Place { room, identity }, expected, now);
             }
             _ => {}
@@ -205,8 +272,25 @@ impl Leaves {
     async fn look_at_all(&self) {
         let places = self.shared.delegations.lock().all();
         for place in places {
-            if !self.find(&place).await {
+            if self.find(&place).await == Some(false) {
                 self.shared.delegations.lock().went(&place, true, self.clock.monotonic());
+            }
+        }
+    }
+
+    /// Asks who is in the rooms in which somebody's leave is looked after.
+    async fn look_at_rooms(&self) {
+        let mut by_room: HashMap<String, Vec<Place>> = HashMap::new();
+        let places = self.shared.delegations.lock().all();
+        for place in places {
+            by_room.entry(place.room.clone()).or_default().push(place);
+        }
+        for (room, places) in by_room {
+            let Some(present) = self.witness.identities(&room).await else { continue };
+            let now = self.clock.monotonic();
+            let mut delegations = self.shared.delegations.lock();
+            for place in places {
+                delegations.looked(&place, present.contains(&place.identity), now);
             }
         }
     }
@@ -218,7 +302,7 @@ impl Leaves {
                 // It may have come meanwhile, without media yet, or while events were lost.
                 let place = self.shared.delegations.lock().place(&delay_id).cloned();
                 if let Some(place) = place
-                    && self.find(&place).await
+                    && self.find(&place).await != Some(false)
                 {
                     return;
                 }

@@ -17,7 +17,7 @@ use axum::{
 use entente_call_bridge::{ApiKey, CallBridge, LivekitServer};
 
 pub use self::{
-    leaves::Leaves,
+    leaves::{Leaves, Witness},
     members::{CallMember, RemoteUsers, RoomMembers, Standing},
 };
 pub(crate) use self::{tokens::for_peer, transports::foci};
@@ -39,8 +39,8 @@ pub struct Calls {
     pub bridge: Option<CallBridge>,
     /// That server.
     pub livekit: Option<LivekitServer>,
-    /// What looks after delayed leaves; `None` if it is not known who is in calls.
-    pub leaves: Option<Leaves>,
+    /// What looks after delayed leaves.
+    pub leaves: Leaves,
     /// Who may do what in them.
     pub members: RoomMembers,
     /// What tokens are signed with.
@@ -64,8 +64,7 @@ impl Calls {
         // http becomes ws, https becomes wss.
         let sfu_url = format!("{}{SFU_PATH}", base_url.replacen("http", "ws", 1));
         let service_url = format!("{base_url}{SERVICE_PATH}");
-        let (bridge, leaves) = (Some(bridge), Some(leaves));
-        Self { bridge, livekit: None, leaves, members, key, sfu_url, service_url }
+        Self { bridge: Some(bridge), livekit: None, leaves, members, key, sfu_url, service_url }
     }
 
     /// Calls that a `LiveKit` server forwards, which clients reach at `sfu_url`.
@@ -75,11 +74,12 @@ impl Calls {
         members: RoomMembers,
         sfu_url: &str,
         livekit: LivekitServer,
+        leaves: Leaves,
     ) -> Self {
         let base_url = base_url.trim_end_matches('/');
         let sfu_url = sfu_url.trim_end_matches('/').to_owned();
         let service_url = format!("{base_url}{SERVICE_PATH}");
-        Self { bridge: None, livekit: Some(livekit), leaves: None, members, key, sfu_url, service_url }
+        Self { bridge: None, livekit: Some(livekit), leaves, members, key, sfu_url, service_url }
     }
 }
 
@@ -97,16 +97,14 @@ pub(crate) fn routes(state: &ApiState) -> Router<ApiState> {
         .route(&format!("{SERVICE_PATH}/sfu/get"), post(service::sfu_get))
         .route(&format!("{SERVICE_PATH}/get_token"), post(service::get_token))
         .route(&format!("{SERVICE_PATH}/healthz"), get(service::health));
-    if calls.leaves.is_some() {
-        // Clients take any status but 404 for yes.
-        let delegate = "delegate_delayed_leave";
-        routes = routes.route(&format!("{SERVICE_PATH}/{delegate}"), post(service::delegate_delayed_leave));
-        for prefix in HOMESERVER_PATHS {
-            routes = routes.route(&format!("{prefix}/{delegate}"), post(tokens::delegate_of_session));
-        }
+    // Clients take any status but 404 for yes.
+    let delegate = "delegate_delayed_leave";
+    routes = routes.route(&format!("{SERVICE_PATH}/{delegate}"), post(service::delegate_delayed_leave));
+    for prefix in HOMESERVER_PATHS {
+        routes = routes.route(&format!("{prefix}/{delegate}"), post(tokens::delegate_of_session));
     }
     match &calls.bridge {
         Some(bridge) => routes.nest_service(SFU_PATH, bridge.router()),
-        None => routes,
+        None => routes.route(&format!("{SERVICE_PATH}/sfu_webhook"), post(service::sfu_webhook)),
     }
 }

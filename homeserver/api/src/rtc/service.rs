@@ -1,7 +1,12 @@
 //! The service for `LiveKit` tokens that clients know from before homeservers had an endpoint for that. Who asks is shown by an `OpenID`
 //! token.
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, header},
+};
+use entente_call_bridge::WebhookError;
 use entente_federation::FederationError;
 use ruma::{OwnedUserId, RoomId, ServerName, UserId};
 use serde_json::{Value, json};
@@ -11,7 +16,7 @@ use super::{
     delegations::Place,
     identity::{ROOM_CALL, of_member, plain, sfu_room},
     request::{GetToken, LeaveOf, OpenIdToken, SfuGet, check_ids, read},
-    tokens::{Seat, calls, delegate, leaves, token},
+    tokens::{Seat, calls, delegate, token},
 };
 use crate::{
     ApiState, MatrixError,
@@ -59,9 +64,27 @@ pub(super) async fn delegate_delayed_leave(
     _: Anonymous,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, MatrixError> {
-    let leaves = leaves(&state)?;
+    let leaves = &calls(&state)?.leaves;
     let (seat, leave) = claimed_seat(&state, &body).await?;
     delegate(&state, leaves, seat, leave.required()?).await
+}
+
+/// `POST /sfu_webhook`: a `LiveKit` server tells who comes and goes. It is known by the key.
+///
+/// 401, `M_UNAUTHORIZED`, for who has not the key; 400, `M_BAD_JSON`, for what cannot be read; 404, `M_UNRECOGNIZED`, if the SFU is ours.
+pub(super) async fn sfu_webhook(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody,
+) -> Result<Json<Value>, MatrixError> {
+    let livekit = calls(&state)?.livekit.as_ref().ok_or_else(MatrixError::unrecognized)?;
+    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let taken = livekit.take_webhook(authorization.unwrap_or_default(), &body);
+    taken.map_err(|error| match error {
+        WebhookError::Stranger => MatrixError::unauthorized(&error.to_string()),
+        WebhookError::Unreadable => MatrixError::bad_json(error),
+    })?;
+    Ok(Json(json!({})))
 }
 
 /// The place of who asks, if it is whom it says.

@@ -53,8 +53,8 @@ async fn standing(state: &ApiState, member: &CallMember) -> Result<Standing, Mat
     if standing == Standing::Outside { Err(MatrixError::forbidden(NOT_JOINED)) } else { Ok(standing) }
 }
 
-/// A token for a place in a call, and where to go with it. The leave is looked after if the SFU is ours and so is the user: the leaves
-/// of others are with their servers.
+/// A token for a place in a call, and where to go with it. The leave is looked after if the user is ours: the leaves of others are with
+/// their servers.
 ///
 /// 400, `M_BAD_JSON`, if the leave is of no delayed event that waits.
 pub(super) async fn token(
@@ -66,8 +66,8 @@ pub(super) async fn token(
     let standing = standing(state, &seat.member).await?;
     let Seat { place, member } = seat;
     let is_local = member.user_id.server_name() == state.accounts.server_name();
-    if let (Some(leave), Some(leaves), true) = (leave, &calls.leaves, is_local) {
-        let delegated = leaves.delegate(&member, place.clone(), leave).await;
+    if let Some(leave) = leave.filter(|_| is_local) {
+        let delegated = calls.leaves.delegate(&member, place.clone(), leave).await;
         delegated.map_err(|error| match error {
             // Clients that are told so ask for a token alone.
             LeaveError::Unknown => MatrixError::bad_json(error),
@@ -122,11 +122,6 @@ pub(super) async fn delegate(
     Ok(Json(json!({})))
 }
 
-/// What looks after leaves; 404, `M_UNRECOGNIZED`, if nothing does.
-pub(super) fn leaves(state: &ApiState) -> Result<&Leaves, MatrixError> {
-    calls(state)?.leaves.as_ref().ok_or_else(MatrixError::unrecognized)
-}
-
 /// Refuses another transport than ours.
 fn require_ours(calls: &Calls, url: Option<&str>) -> Result<(), MatrixError> {
     let leads_here = url.is_none_or(|url| url.trim_end_matches('/') == calls.sfu_url);
@@ -156,7 +151,7 @@ pub(super) async fn delegate_of_session(
     SessionOf(session): SessionOf,
     JsonBody(body): JsonBody,
 ) -> Result<Json<Value>, MatrixError> {
-    let leaves = leaves(&state)?;
+    let leaves = &calls(&state)?.leaves;
     let request: HomeserverToken = read(&body)?;
     if request.server_name.as_ref().is_some_and(|name| name != state.accounts.server_name()) {
         return Err(MatrixError::invalid_param(

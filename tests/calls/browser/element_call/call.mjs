@@ -9,10 +9,37 @@ const FRAMES = 3;
 const SAMPLES = 12_000;
 
 export class Call {
-  constructor(room, servers, participants) {
+  /** The ids that participants gave themselves, with sticky events. */
+  #memberIds = new Map();
+
+  constructor(room, servers, participants, sticky) {
     this.room = room;
     this.servers = servers;
     this.participants = participants;
+    this.sticky = sticky;
+  }
+
+  /** As whom Element Call connects a participant: to the own server in the way of old clients, to others in that of MSC4195. */
+  identityOn(server, participant) {
+    const { id, device, server: own } = participant.user;
+    if (!this.sticky && server === own) return membership(participant);
+    const memberId = this.sticky ? this.#memberIds.get(participant) : membership(participant);
+    return createHash('sha256').update(JSON.stringify([id, device, memberId])).digest('base64').replace(/=+$/, '');
+  }
+
+  /** With sticky events a participant has another id each time that it joins, which its own client knows. */
+  async #learnIds() {
+    if (!this.sticky) return;
+    for (const participant of this.participants) {
+      const own = (await participant.members()).findLast(({ user }) => user === participant.user.id);
+      if (own) this.#memberIds.set(participant, own.content.member.id);
+    }
+  }
+
+  /** The devices that are in the call as a participant's server, or with sticky events its client, knows it: "@user:server:DEVICE". */
+  async #memberships(participant) {
+    if (!this.sticky) return participant.user.server.memberships(this.room, participant.user);
+    return (await participant.members()).map(({ user, content }) => `${user}:${content.member.device_id}`);
   }
 
   /** The tracks that are published, by whom, on which server. */
@@ -30,6 +57,7 @@ export class Call {
   async everyoneDecodes(limit, { only = this.participants, sources = ['MICROPHONE', 'CAMERA'] } = {}) {
     const before = new Map();
     return until('not everyone decodes everyone', limit, async () => {
+      await this.#learnIds();
       const published = await this.published();
       const missing = [];
       await Promise.all(
@@ -38,7 +66,7 @@ export class Call {
           for (const other of only) {
             if (other === viewer) continue;
             for (const source of sources) {
-              const problem = notFlowing(viewer, other, source, published, decoded, before);
+              const problem = notFlowing(viewer, other, source, published, decoded, before, (server) => this.identityOn(server, other));
               if (problem) missing.push(`${viewer.name} misses ${source} of ${other.name}: ${problem}`);
             }
           }
@@ -68,11 +96,11 @@ export class Call {
         if ((await other.tiles()).some(({ name }) => name === participant.name)) places.push(`${other.name} shows a tile`);
       }
       for (const server of this.servers) {
-        const { user: witness } = others.find(({ user }) => user.server === server) ?? {};
+        const witness = others.find(({ user }) => user.server === server);
         const connected = await server.participants(this.room);
-        const theirs = identityOn(server, participant);
+        const theirs = this.identityOn(server, participant);
         if (connected.some(({ identity }) => identity === theirs)) places.push(`connected to ${server.name}`);
-        const members = witness ? await server.memberships(this.room, witness) : [];
+        const members = witness ? await this.#memberships(witness) : [];
         if (members.includes(membership(participant))) places.push(`a member of the call on ${server.name}`);
       }
       return places.join(', ');
@@ -86,12 +114,12 @@ export class Call {
   onlyTheseAreIn() {
     return until('others are in the call than should be', 15, async () => {
       const problems = [];
+      await this.#learnIds();
       for (const server of this.servers) {
-        const { user: witness } = this.participants.find(({ user }) => user.server === server);
-        const members = await server.memberships(this.room, witness);
+        const members = await this.#memberships(this.participants.find(({ user }) => user.server === server));
         problems.push(difference(`members on ${server.name}`, members, this.participants.map(membership)));
         const connected = (await server.participants(this.room)).map(({ identity }) => identity);
-        const expected = this.participants.map((participant) => identityOn(server, participant));
+        const expected = this.participants.map((participant) => this.identityOn(server, participant));
         problems.push(difference(`connections to ${server.name}`, connected, expected));
       }
       return problems.filter(Boolean).join('; ');
@@ -111,23 +139,15 @@ export class Call {
 
 const membership = ({ user }) => `${user.id}:${user.device}`;
 
-/** As whom Element Call connects a participant: to the own server in the way of old clients, to others in that of MSC4195. */
-function identityOn(server, participant) {
-  const { id, device, server: own } = participant.user;
-  if (server === own) return membership(participant);
-  const parts = JSON.stringify([id, device, membership(participant)]);
-  return createHash('sha256').update(parts).digest('base64').replace(/=+$/, '');
-}
-
 function difference(what, found, expected) {
   const [left, right] = [found, expected].map((names) => JSON.stringify([...names].sort()));
   return left === right ? undefined : `${what}: ${left} instead of ${right}`;
 }
 
 // Why a participant does not decode another's track, or nothing. What is decoded counts from when it was seen first.
-function notFlowing(viewer, other, source, published, decoded, before) {
+function notFlowing(viewer, other, source, published, decoded, before, identityOn) {
   const { server } = other.user;
-  const theirs = published.filter((one) => one.server === server && one.identity === identityOn(server, other));
+  const theirs = published.filter((one) => one.server === server && one.identity === identityOn(server));
   const track = theirs.find((one) => one.source === source);
   if (!track) return 'it is not published';
   if (track.encryption !== 'GCM') return `its encryption is ${track.encryption}`;

@@ -117,6 +117,13 @@ client.on(MatrixEventEvent.Decrypted, (event) => {
 });
 client.on(RoomStateEvent.Events, (event) => api?.feedStateUpdate(event.getEffectiveEvent()));
 
+/** Who says to be in the call by sticky events, as Element Call's newest mode does. */
+window.members = () => {
+  const sticky = [...client.getRoom(roomId)._unstable_getStickyEvents()].map((event) => event.getEffectiveEvent());
+  const members = sticky.filter(({ type, content }) => type === 'org.matrix.msc4143.rtc.member' && content.member);
+  return members.map(({ sender, content }) => ({ user: sender, content }));
+};
+
 /** Opens the call, as who presses "Join" in a client does. It is gone again when its user leaves it. */
 window.openCall = () => {
   const parameters = {
@@ -165,4 +172,4 @@ const prepared = new Promise((resolve) => {
 });
 await client.startClient();
 await prepared;
-window.openCall();
+window.isReady = true;

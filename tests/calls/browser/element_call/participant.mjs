@@ -59,8 +59,8 @@ export class Participant {
   #page;
   log = [];
 
-  /** Opens a browser in which a user joins the call of a room. */
-  static async open(executablePath, origin, user, room) {
+  /** Opens a browser with a client of a user, which can join the call of a room: in one of Element Call's modes, if not in the usual one. */
+  static async open(executablePath, origin, user, room, mode) {
     const one = new Participant();
     one.user = user;
     one.name = user.name;
@@ -73,6 +73,7 @@ export class Participant {
       viewport: { width: 900, height: 680 },
     });
     await context.addInitScript(noteConnections);
+    if (mode) await context.addInitScript((value) => localStorage.setItem('matrix-setting-matrix-rtc-mode', JSON.stringify(value)), mode);
     one.#page = await context.newPage();
     const note = (text) => one.log.push(`${new Date().toISOString()} ${text.slice(0, 300)}`);
     one.#page.on('console', (message) => note(message.text()));
@@ -82,7 +83,13 @@ export class Participant {
     });
     const settings = { base: user.server.base, room, token: user.token, user: user.id, device: user.device };
     await one.#page.goto(`${origin}/?${new URLSearchParams(settings)}`);
+    await one.#isReady();
     return one;
+  }
+
+  /** Waits until others can encrypt for the client. */
+  async #isReady() {
+    await this.#page.waitForFunction(() => window.isReady, undefined, { timeout: 60_000 });
   }
 
   // Runs a function in Element Call. Answers nothing while there is no call, or its page is just coming or going.
@@ -106,20 +113,27 @@ export class Participant {
     return this.#page.evaluate(() => window.keys);
   }
 
+  /** Who says to be in the call, as this user's client knows it: see the host page. */
+  members() {
+    return this.#page.evaluate(() => window.members());
+  }
+
   /** Presses a button of the call: "mute", "videomute", "screenshare" or "leave". */
   async press(button) {
     const buttons = this.#page.frameLocator('iframe').getByTestId(`incall_${button}`);
     await buttons.filter({ visible: true }).first().click({ timeout: 15_000 });
   }
 
-  /** Opens the call again, after having left it. */
-  async rejoin() {
+  /** Opens the call, also again after having left it. */
+  async join() {
     await this.#page.evaluate(() => window.openCall());
   }
 
-  /** Loads the page anew, without leaving first. */
+  /** Loads the page anew, without leaving first, and joins again. */
   async reload() {
     await this.#page.reload();
+    await this.#isReady();
+    await this.join();
   }
 
   async screenshot(path) {

@@ -41,7 +41,7 @@ export async function sharesScreen(call, participant) {
 export async function leavesAndComesBack(call, participant) {
   await participant.press('leave');
   const gone = await call.isGone(15, participant);
-  await participant.rejoin();
+  await participant.join();
   const back = await call.everyoneDecodes(90);
   await call.onlyTheseAreIn();
   return { gone, back };
@@ -70,10 +70,10 @@ export async function serverIsKilled(call, server) {
   return { started, flows };
 }
 
-/** A browser is killed: within 15 seconds nothing is left of its user. */
-export async function browserIsKilled(call, participant) {
+/** A browser is killed: within 15 seconds, or those that the SFU needs to notice it, nothing is left of its user. */
+export async function browserIsKilled(call, participant, limit = 15) {
   participant.kill();
-  const seconds = await call.isGone(15, participant);
+  const seconds = await call.isGone(limit, participant);
   call.participants = call.participants.filter((other) => other !== participant);
   await call.everyoneDecodes(30);
   await call.onlyTheseAreIn();

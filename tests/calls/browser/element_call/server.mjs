@@ -12,8 +12,8 @@ import { promisify } from 'node:util';
 import { pause } from './waiting.mjs';
 
 const MEMBER = 'org.matrix.msc3401.call.member';
-const KEY = 'a key of this test';
-const SECRET = 'a secret of this test, long enough';
+export const KEY = 'a key of this test';
+export const SECRET = 'a secret of this test, long enough';
 
 async function freePort(socket, listen) {
   listen();
@@ -23,12 +23,12 @@ async function freePort(socket, listen) {
   return port;
 }
 
-const freeTcpPort = () => {
+export const freeTcpPort = () => {
   const socket = createServer();
   return freePort(socket, () => socket.listen(0, '127.0.0.1'));
 };
 
-const freeUdpPort = () => {
+export const freeUdpPort = () => {
   const socket = createSocket('udp4');
   return freePort(socket, () => socket.bind(0, '127.0.0.1'));
 };
@@ -85,12 +85,13 @@ export class Server {
   #child;
   log = '';
 
-  /** Starts the program in a new directory below the given one. */
-  static async start(program, directory, authority) {
+  /** Starts the program in a new directory below the given one. Its calls are forwarded by a LiveKit server, if there is one. */
+  static async start(program, directory, authority, livekit) {
     const server = new Server();
     const [port, federation, media] = [await freeTcpPort(), await freeTcpPort(), await freeUdpPort()];
     server.name = `localhost:${federation}`;
     server.base = `http://localhost:${port}`;
+    server.sfu = livekit?.base ?? `${server.base}/livekit/sfu`;
     server.#program = program;
     server.#directory = join(directory, `${federation}`);
     await mkdir(server.#directory);
@@ -113,6 +114,7 @@ export class Server {
       CALLS__UDP_PORT: `${media}`,
       CALLS__API_KEY: KEY,
       CALLS__API_SECRET: SECRET,
+      ...(livekit && { CALLS__SFU: 'livekit', CALLS__LIVEKIT_URL: livekit.url }),
     };
     server.#environment = { PATH: process.env.PATH };
     for (const [name, value] of Object.entries(settings)) server.#environment[`ENTENTE_${name}`] = value;
@@ -168,7 +170,7 @@ export class Server {
   /** Who is connected to this server's part of the call of a room, with their tracks, as LiveKit's RoomService says it. */
   async participants(room) {
     const name = createHash('sha256').update(JSON.stringify([room, 'm.call#ROOM'])).digest('base64').replace(/=+$/, '');
-    const url = `${this.base}/livekit/sfu/twirp/livekit.RoomService/ListParticipants`;
+    const url = `${this.sfu}/twirp/livekit.RoomService/ListParticipants`;
     const headers = { 'Content-Type': 'application/json', Authorization: `Bearer ${adminToken(name)}` };
     const answer = await fetch(url, { method: 'POST', headers, body: JSON.stringify({ room: name }) });
     if (answer.status === 404) return [];

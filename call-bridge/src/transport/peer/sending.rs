@@ -1,0 +1,154 @@
+use std::{net::SocketAddr, time::Duration};
+
+use str0m::{
+    Rtc,
+    format::PayloadParams,
+    media::Pt,
+    rtp::{RtpWrite, Ssrc, StreamTx},
+};
+
+use super::{
+    super::{
+        MediaCodec, MediaPacket, Mid,
+        red::Redundancy,
+        repeats::{Repeats, ssrc_of},
+    },
+    Peer,
+};
+
+/// Sent packets that can be sent again, of each stream: some seconds of a usual camera, one of a large screen.
+const RESENDABLE: usize = 1_000;
+/// For how long they can. Who misses a packet says so many times within this.
+const RESENDABLE_FOR: Duration = Duration::from_secs(1);
+/// The share of what is sent again, of all that is sent, from which on nothing is until it is less. On a path that loses a fifth it is a fifth.
+const MAXIMUM_RESENT: f32 = 0.5;
+
+/// How a section is sent.
+pub(super) struct Sender {
+    pub(super) ssrc: Ssrc,
+    pub(super) parameters: Option<PayloadParams>,
+    pub(super) payload_type: Option<Pt>,
+    /// The payload type of sound with earlier packets, where the receiver can read that.
+    pub(super) redundant: Option<Pt>,
+    /// Whether what is sent gets lost on the way.
+    pub(super) is_lossy: bool,
+    pub(super) redundancy: Redundancy,
+    /// For what is encrypted between the clients.
+    pub(super) repeats: Repeats,
+    pub(super) is_repeated: bool,
+}
+
+impl Sender {
+    fn new(ssrc: Ssrc) -> Self {
+        Self {
+            ssrc,
+            parameters: None,
+            payload_type: None,
+            redundant: None,
+            is_lossy: false,
+            redundancy: Redundancy::default(),
+            repeats: Repeats::default(),
+            is_repeated: false,
+        }
+    }
+}
+
+impl Peer {
+    /// Sends a packet of media in a section.
+    pub(super) fn write(&mut self, mid: Mid, packet: MediaPacket) {
+        let Some((sender, payload_type)) = self.sender(mid, packet.parameters) else { return };
+        let ssrc = sender.ssrc;
+        // Nothing can be added to what is encrypted between the clients.
+        let redundant = sender.redundant.filter(|_| sender.is_lossy && !packet.is_encrypted);
+        let is_sound = packet.codec == MediaCodec::Opus;
+        sender.is_repeated = is_sound && packet.is_encrypted && sender.repeats.is_on();
+        let is_repeated = sender.is_repeated;
+        let (payload_type, payload) = match redundant {
+            Some(redundant) => {
+                let payload = sender.redundancy.wrap(*payload_type, packet.timestamp, &packet.payload);
+                (redundant, payload)
+            }
+            None => (payload_type, packet.payload),
+        };
+        let mut write = RtpWrite::new(
+            payload_type,
+            packet.sequence.into(),
+            packet.timestamp,
+            packet.received_at,
+            payload,
+        )
+        .marker(packet.marker)
+        .ext_vals(packet.extensions)
+        .nackable(!is_sound);
+        if let Some(patch) = packet.patch {
+            write = write.vp8_patch(patch);
+        }
+        if let Some(stream) = self.rtc.direct_api().stream_tx(&ssrc) {
+            stream.write_rtp(write);
+            self.written += 1;
+            self.repeats |= is_repeated;
+        }
+    }
+
+    /// The stream of a section, with the payload type that the other side gave to these parameters.
+    fn sender(&mut self, mid: Mid, parameters: Option<PayloadParams>) -> Option<(&mut Sender, Pt)> {
+        if !self.senders.contains_key(&mid) {
+            let mut direct = self.rtc.direct_api();
+            let stream = direct.stream_tx_by_mid(mid, None)?;
+            remember_sent(stream);
+            self.senders.insert(mid, Sender::new(stream.ssrc()));
+        }
+        let sender = self.senders.get_mut(&mid)?;
+        if sender.payload_type.is_none() || sender.parameters != parameters {
+            sender.parameters = parameters;
+            let known = payload_type(&self.rtc, mid, &parameters?);
+            sender.payload_type = known.map(|known| known.pt());
+            sender.redundant = known.and_then(|known| known.red());
+        }
+        let payload_type = sender.payload_type?;
+        Some((sender, payload_type))
+    }
+
+    /// What was lost because the path is too narrow is not sent once more: it would be lost again, and others with it.
+    pub(super) fn forget_sent(&mut self) {
+        let mut direct = self.rtc.direct_api();
+        for sender in self.senders.values() {
+            if let Some(stream) = direct.stream_tx(&sender.ssrc) {
+                remember_sent(stream);
+            }
+        }
+    }
+
+    /// A datagram goes out, with which others may go once more.
+    pub(super) fn repeat(&mut self, source: SocketAddr, destination: SocketAddr, datagram: &[u8]) {
+        let Some(ssrc) = ssrc_of(datagram) else { return };
+        let found = self.senders.values_mut().find(|sender| *sender.ssrc == ssrc);
+        let Some(sender) = found.filter(|sender| sender.is_repeated) else { return };
+        let (carried, again) = (self.estimate.told(), &mut self.again);
+        sender.repeats.sent(self.now, carried, datagram, |bytes| {
+            again.push_back((source, destination, bytes.to_vec()));
+        });
+    }
+}
+
+/// Begins to remember what is sent in a stream, to be sent once more.
+fn remember_sent(stream: &mut StreamTx) {
+    stream.set_rtx_cache(RESENDABLE, RESENDABLE_FOR, Some(MAXIMUM_RESENT));
+}
+
+/// How a receiver knows what a publisher sends: by the same parameters, or at least the same codec.
+fn payload_type(rtc: &Rtc, mid: Mid, parameters: &PayloadParams) -> Option<PayloadParams> {
+    let media = rtc.media(mid)?;
+    let wanted = parameters.spec();
+    let offered = || {
+        let known = rtc.codec_config().params().iter();
+        known.filter(|offered| {
+            offered.spec().codec == wanted.codec && media.remote_pts().contains(&offered.pt())
+        })
+    };
+    let exact = offered().find(|offered| offered.spec() == wanted);
+    let packetization = |offered: &&PayloadParams| {
+        offered.spec().format.packetization_mode == wanted.format.packetization_mode
+    };
+    exact.or_else(|| offered().find(packetization)).or_else(|| offered().next()).copied()
+}
