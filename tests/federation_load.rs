@@ -1,11 +1,14 @@
-//! What federation costs, at this server and at Synapse in turns: rooms of many members are joined, events are taken in, and
-//! messages go out to fifty servers. See docs/benchmarks.md.
+//! What federation costs, at this server and at Synapse in turns: rooms of many members are joined, events are taken in from one server
+//! and from many at once, and messages go out to fifty servers. See docs/benchmarks.md.
 //!
 //! `cargo test -p entente-tests --test federation_load -- --ignored --nocapture --test-threads 1`, with a program that was built for release in
-//! `ENTENTE_TEST_PROGRAM`.
+//! `ENTENTE_TEST_PROGRAM`. With `ENTENTE_LOAD_WITHOUT_SYNAPSE` in the environment this server is measured alone.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark measures time, and is told by the environment what to measure"
+)]
 
 use std::{
     sync::{Arc, Mutex},
@@ -13,6 +16,7 @@ use std::{
 };
 
 use entente_tests::{Authority, Peer, PeerRoom, Server, Synapse, User, segment};
+use futures_util::future::join_all;
 use ruma::RoomVersionId;
 use serde_json::json;
 
@@ -32,22 +36,52 @@ struct Measured {
 }
 
 /// Both servers, in the order in which they are measured.
-async fn both(authority: &Authority) -> (Server, Synapse, [Measured; 2]) {
+async fn both(authority: &Authority) -> (Server, Option<Synapse>, Vec<Measured>) {
     let server = authority.server(&[]);
-    let synapse = Synapse::start(authority).await;
-    let ours = Measured {
+    let mut measured = vec![Measured {
         label: "Entente",
         name: server.name(),
         process_id: server.process_id(),
         user: User::register(&server, "alice").await,
-    };
-    let theirs = Measured {
-        label: "Synapse",
-        name: synapse.name.clone(),
-        process_id: synapse.process_id(),
-        user: User::register_at(&synapse.base_url, "bob").await,
-    };
-    (server, synapse, [ours, theirs])
+    }];
+    let mut synapse = None;
+    if std::env::var_os("ENTENTE_LOAD_WITHOUT_SYNAPSE").is_none() {
+        let started = Synapse::start(authority).await;
+        measured.push(Measured {
+            label: "Synapse",
+            name: started.name.clone(),
+            process_id: started.process_id(),
+            user: User::register_at(&started.base_url, "bob").await,
+        });
+        synapse = Some(started);
+    }
+    (server, synapse, measured)
+}
+
+/// What came of sending events.
+struct Outcome {
+    begun: Instant,
+    cpu: f64,
+}
+
+impl Outcome {
+    fn begin(measured: &Measured) -> Self {
+        Self { begun: Instant::now(), cpu: measured.cpu_seconds() }
+    }
+
+    /// What it cost, in words.
+    fn cost(&self, measured: &Measured, what: &str, events: usize) -> String {
+        let (seconds, cpu) = (self.begun.elapsed().as_secs_f64(), measured.cpu_seconds() - self.cpu);
+        let count = f64::from(u32::try_from(events).unwrap());
+        format!(
+            "{}: {events} events {what}: {:.0} events/s, {:.0} events per CPU-second, {} MiB now, {} MiB at the most",
+            measured.label,
+            count / seconds,
+            count / cpu,
+            measured.memory("VmRSS:"),
+            measured.memory("VmHWM:"),
+        )
+    }
 }
 
 impl Measured {
@@ -60,10 +94,10 @@ impl Measured {
         ticks.map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / TICKS_PER_SECOND
     }
 
-    /// The most memory that it has had, in MiB.
-    fn peak_memory(&self) -> u64 {
+    /// Its memory, in MiB: what it has (`VmRSS:`), or the most that it has had (`VmHWM:`).
+    fn memory(&self, which: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process_id)).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(which)).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1_024
     }
 
@@ -98,15 +132,20 @@ impl Measured {
     }
 }
 
-/// A room of a server of ours with so many members.
-fn crowd(peer: &Peer, members: usize) -> PeerRoom {
-    let mut room = peer.room(&RoomVersionId::V12);
+/// A room of the first of some servers of ours with so many members, who are at all of them in turns.
+fn crowd(peers: &[Peer], members: usize) -> PeerRoom {
+    let mut room = peers[0].room(&RoomVersionId::V12);
     for number in 0..members {
-        let user = peer.user(&format!("member{number}"));
+        let (peer, user) = member(peers, number);
         let content = json!({ "membership": "join", "displayname": format!("Member {number}") });
         room.set(peer, &user, "m.room.member", &user, content);
     }
     room
+}
+
+fn member(peers: &[Peer], number: usize) -> (&Peer, String) {
+    let peer = &peers[number % peers.len()];
+    (peer, peer.user(&format!("member{number}")))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -117,7 +156,7 @@ async fn joining() {
     for members in [2_000, 20_000] {
         for measured in &both {
             let peer = Peer::start(&authority);
-            let room = Arc::new(Mutex::new(crowd(&peer, members)));
+            let room = Arc::new(Mutex::new(crowd(std::slice::from_ref(&peer), members)));
             let id = room.lock().unwrap().id.clone();
             peer.host(&room);
             measured.rests().await;
@@ -129,21 +168,23 @@ async fn joining() {
                 "{}: join of a room of {members}: {waited:.2} s waited, {:.2} CPU-s until at rest, {} MiB at the most",
                 measured.label,
                 measured.cpu_seconds() - cpu,
-                measured.peak_memory(),
+                measured.memory("VmHWM:"),
             );
         }
     }
 }
 
+/// Members of the busy room.
+const MEMBERS: usize = 5_000;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a benchmark"]
 async fn receiving() {
-    const MEMBERS: usize = 5_000;
     let authority = Authority::new();
     let (_server, _synapse, both) = both(&authority).await;
-    for (measured, events) in both.iter().zip([10_000, 2_000]) {
+    for (measured, events) in both.iter().zip([20_000, 2_000]) {
         let peer = Peer::start(&authority);
-        let room = Arc::new(Mutex::new(crowd(&peer, MEMBERS)));
+        let room = Arc::new(Mutex::new(crowd(std::slice::from_ref(&peer), MEMBERS)));
         let id = room.lock().unwrap().id.clone();
         peer.host(&room);
         measured.join(&peer, &id).await;
@@ -158,22 +199,61 @@ async fn receiving() {
             }
         }
         measured.rests().await;
-        let (begun, cpu) = (Instant::now(), measured.cpu_seconds());
+        let outcome = Outcome::begin(measured);
         for some in said.chunks(AT_ONCE) {
             assert_eq!(peer.send_and_ask(&measured.name, some).await.len(), 0);
             // Synapse takes them in later, and drops what it has too much of.
             let last = room.lock().unwrap().id_of(some.last().unwrap());
             measured.has(&id, &last).await;
         }
-        let (seconds, cpu) = (begun.elapsed().as_secs_f64(), measured.cpu_seconds() - cpu);
-        let count = f64::from(u32::try_from(events).unwrap());
-        println!(
-            "{}: {events} events in a room of {MEMBERS}: {:.0} events/s, {:.0} events per CPU-second, {} MiB at the most",
-            measured.label,
-            count / seconds,
-            count / cpu,
-            measured.peak_memory(),
-        );
+        println!("{}", outcome.cost(measured, "of one server", events));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a benchmark"]
+async fn receiving_from_many() {
+    const SERVERS: usize = 20;
+    /// Events of one transaction of one of them.
+    const FEW: usize = 2;
+    let authority = Authority::new();
+    let (_server, _synapse, both) = both(&authority).await;
+    for (measured, of_each) in both.iter().zip([500, 20]) {
+        let peers: Vec<Peer> = (0..SERVERS).map(|_| Peer::start(&authority)).collect();
+        let room = Arc::new(Mutex::new(crowd(&peers, MEMBERS)));
+        let id = room.lock().unwrap().id.clone();
+        peers[0].host(&room);
+        measured.join(&peers[0], &id).await;
+        let mut said = vec![Vec::new(); SERVERS];
+        {
+            // Each goes on from the join, and has not heard of the others.
+            let mut room = room.lock().unwrap();
+            let (newest, depth) = (room.newest.clone(), room.depth);
+            for (place, of_server) in said.iter_mut().enumerate() {
+                (room.newest, room.depth) = (newest.clone(), depth);
+                for number in 0..of_each {
+                    let (peer, member) = member(&peers, (number * SERVERS + place) % MEMBERS);
+                    let event = room.message(peer, &member, &format!("message {number} of {place}"));
+                    room.add(&event);
+                    of_server.push((room.newest.clone(), event));
+                }
+            }
+        }
+        measured.rests().await;
+        let outcome = Outcome::begin(measured);
+        let mut sending = Vec::with_capacity(SERVERS);
+        for (peer, said) in peers.iter().zip(&said) {
+            let id = &id;
+            sending.push(async move {
+                for some in said.chunks(FEW) {
+                    let events: Vec<_> = some.iter().map(|(_, event)| event.clone()).collect();
+                    assert_eq!(peer.send_and_ask(&measured.name, &events).await.len(), 0);
+                    measured.has(id, &some.last().unwrap().0).await;
+                }
+            });
+        }
+        join_all(sending).await;
+        println!("{}", outcome.cost(measured, &format!("of {SERVERS} servers at once"), SERVERS * of_each));
     }
 }
 
@@ -192,7 +272,7 @@ fn delays(peers: &[Peer], text: &str, since: Instant) -> Vec<Duration> {
 #[ignore = "a benchmark"]
 async fn delivering() {
     const PEERS: usize = 50;
-    const MESSAGES: usize = 40;
+    const MESSAGES: usize = 100;
     let authority = Authority::new();
     let (_server, _synapse, both) = both(&authority).await;
     for measured in &both {
@@ -207,7 +287,7 @@ async fn delivering() {
         measured.user.say(&room, "hello").await;
         measured.rests().await;
         let cpu = measured.cpu_seconds();
-        let mut all: Vec<Duration> = Vec::new();
+        let (mut all, mut last): (Vec<Duration>, Vec<Duration>) = (Vec::new(), Vec::new());
         for number in 0..MESSAGES {
             let text = format!("message {number}");
             let since = Instant::now();
@@ -218,19 +298,25 @@ async fn delivering() {
                 }
             });
             arrived.await.expect("every server hears it");
-            all.extend(delays(&peers, &text, since));
+            let of_message = delays(&peers, &text, since);
+            last.extend(of_message.iter().max());
+            all.extend(of_message);
             peers.iter().for_each(Peer::forget_requests);
         }
         let cpu = measured.cpu_seconds() - cpu;
-        all.sort();
-        let at = |percent: usize| all[(all.len() - 1) * percent / 100].as_secs_f64() * 1_000.0;
         println!(
-            "{}: a message to {PEERS} servers: median {:.1} ms, p99 {:.1} ms, the last {:.1} ms; {:.2} CPU-ms a delivery",
+            "{}: a message to {PEERS} servers: at one {}, at the last {}; {:.2} CPU-ms a delivery",
             measured.label,
-            at(50),
-            at(99),
-            at(100),
+            spread(&mut all),
+            spread(&mut last),
             cpu * 1_000.0 / f64::from(u32::try_from(all.len()).unwrap()),
         );
     }
+}
+
+/// The median of some delays, and what all but one of a hundred stay below.
+fn spread(delays: &mut [Duration]) -> String {
+    delays.sort();
+    let at = |percent: usize| delays[(delays.len() - 1) * percent / 100].as_secs_f64() * 1_000.0;
+    format!("after {:.1} ms at the median, {:.1} ms at p99", at(50), at(99))
 }

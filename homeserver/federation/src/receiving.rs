@@ -15,6 +15,7 @@ use ruma::{CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, Room
 use crate::{
     FederationError, SharedRooms,
     past::OLDEST,
+    together::Run,
     turns::Turn,
     verification::{verify, verify_good},
 };
@@ -41,6 +42,9 @@ const MOST_POSTPONED: u32 = 8;
 pub(crate) type TransactionKey = (OwnedServerName, String);
 /// What became of its events: why they were refused.
 pub type TransactionAnswer = Arc<BTreeMap<OwnedEventId, Result<(), String>>>;
+
+/// The same of one event.
+type EventAnswer = (OwnedEventId, Result<(), String>);
 
 /// The events of a transaction.
 #[derive(Clone, Debug)]
@@ -90,27 +94,48 @@ impl SharedRooms {
         origin: &ServerName,
         room_id: OwnedRoomId,
         events: Vec<CanonicalJsonObject>,
-    ) -> Result<Vec<(OwnedEventId, Result<(), String>)>, FederationError> {
+    ) -> Result<Vec<EventAnswer>, FederationError> {
         let Some(view) = self.view_for_events(origin, &room_id).await? else {
             tracing::info!(%origin, %room_id, "events of a room that nobody here is in are left out");
             return Ok(Vec::new());
         };
         let is_allowed = view.require_allowed(origin).await;
-        let mut answers = Vec::with_capacity(events.len());
-        let verified = verify(&*self.inner.keys, &view.room.rules, events).await?;
+        let mut pdus = Vec::with_capacity(events.len());
+        for verified in verify(&*self.inner.keys, &view.room.rules, events).await? {
+            match verified {
+                Ok(pdu) => pdus.push(pdu),
+                Err(error) => tracing::info!(%origin, %room_id, %error, "an event is refused"),
+            }
+        }
         let _turn = self.turn(&room_id, origin).await;
-        for verified in verified {
-            let pdu = match verified {
-                Ok(pdu) => pdu,
-                Err(error) => {
-                    tracing::info!(%origin, %room_id, %error, "an event is refused");
-                    continue;
-                }
-            };
-            let outcome = match &is_allowed {
-                Ok(()) => self.fit_in_patiently(origin, &room_id, &pdu).await,
-                Err(error) => Ok(Received::Rejected(error.to_string())),
-            };
+        match is_allowed {
+            Ok(()) => self.fit_in_all(origin, &room_id, Run::new(pdus)).await,
+            Err(error) => {
+                let refused =
+                    |pdu: VerifiedPdu| logged(origin, &room_id, pdu.event_id, Err(error.to_string()));
+                Ok(pdus.into_iter().map(refused).collect())
+            }
+        }
+    }
+
+    /// Takes in events in their order: together as far as nothing has to be asked for, and one by one where something has.
+    async fn fit_in_all(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        mut run: Run,
+    ) -> Result<Vec<EventAnswer>, FederationError> {
+        let mut answers = Vec::with_capacity(run.rest().len());
+        loop {
+            for (event_id, received) in self.take_together(room_id, &mut run).await? {
+                let answer = match received {
+                    Received::Rejected(reason) => Err(reason),
+                    _ => Ok(()),
+                };
+                answers.push(logged(origin, room_id, event_id, answer));
+            }
+            let Some(pdu) = run.take_next() else { break };
+            let outcome = self.fit_in_patiently(origin, room_id, &pdu).await;
             let answer = match outcome {
                 Ok(Received::Rejected(reason)) => Err(reason),
                 Ok(Received::MissingAuthEvents(missing) | Received::MissingPrevEvents(missing)) => {
@@ -128,10 +153,7 @@ impl SharedRooms {
                 }
                 Err(error) => Err(error.to_string()),
             };
-            if let Err(reason) = &answer {
-                tracing::info!(%origin, %room_id, event_id = %pdu.event_id, %reason, "an event is refused");
-            }
-            answers.push((pdu.event_id, answer));
+            answers.push(logged(origin, room_id, pdu.event_id, answer));
         }
         Ok(answers)
     }
@@ -270,11 +292,14 @@ impl SharedRooms {
         events.truncate(MOST_BETWEEN);
         events.sort_by_key(|event| event.depth);
         let mut states = 0;
-        for event in &events {
-            let received = self.fit_in_known(origin, room_id, event).await?;
+        let mut run = Run::new(events);
+        loop {
+            self.take_together(room_id, &mut run).await?;
+            let Some(event) = run.take_next() else { break };
+            let received = self.fit_in_known(origin, room_id, &event).await?;
             if matches!(received, Received::MissingPrevEvents(_)) && states < MOST_STATES {
                 states += 1;
-                self.fit_in_with_state(origin, room_id, event).await?;
+                self.fit_in_with_state(origin, room_id, &event).await?;
             }
         }
         Ok(())
@@ -337,4 +362,17 @@ impl SharedRooms {
         events.retain(|event| unknown.contains(&event.event_id));
         Ok(ToldState { state: ids.state, events })
     }
+}
+
+/// An answer for an event, with a line in the log if that is refused.
+fn logged(
+    origin: &ServerName,
+    room_id: &RoomId,
+    event_id: OwnedEventId,
+    answer: Result<(), String>,
+) -> EventAnswer {
+    if let Err(reason) = &answer {
+        tracing::info!(%origin, %room_id, %event_id, %reason, "an event is refused");
+    }
+    (event_id, answer)
 }

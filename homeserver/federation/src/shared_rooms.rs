@@ -7,6 +7,7 @@ use ruma::OwnedEventId;
 use crate::{
     KeyRing, Peers,
     receiving::{TransactionAnswer, TransactionKey},
+    together::Arrivals,
     turns::Turns,
 };
 
@@ -27,6 +28,9 @@ pub(crate) struct Inner {
     pub(crate) keys: Arc<dyn KeyRing>,
     /// Rooms and servers whose events are being taken into them, one after the other.
     pub(crate) receiving: Turns,
+    /// Events that wait to be written into their rooms, and the rooms into which some are being written.
+    pub(crate) arrivals: Arrivals,
+    pub(crate) writing: Turns,
     /// Rooms that are being joined, or whose past is being fetched.
     pub(crate) asking: Turns,
     pub(crate) transactions: Cache<TransactionKey, TransactionAnswer>,
@@ -42,6 +46,8 @@ impl SharedRooms {
             peers,
             keys,
             receiving: Turns::default(),
+            arrivals: Arrivals::default(),
+            writing: Turns::default(),
             asking: Turns::default(),
             transactions: Cache::new(MOST_TRANSACTIONS),
             postponed: Cache::new(MOST_POSTPONED),

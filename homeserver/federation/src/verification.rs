@@ -1,8 +1,9 @@
 //! Events as they come in, made into events whose signatures are known to be good.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, num::NonZero, sync::Arc};
 
 use entente_rooms::{Pdu, RoomError, VerifiedPdu};
+use futures_util::{StreamExt, stream};
 use ruma::{
     CanonicalJsonObject, OwnedServerName, room_version_rules::RoomVersionRules, signatures::PublicKeyMap,
 };
@@ -12,8 +13,10 @@ use crate::{
     peers::{KnownKey, KnownKeys},
 };
 
-/// Events that one thread checks in one go: some 10 ms.
-const AT_ONCE: usize = 100;
+/// Events that one thread checks in one go, some milliseconds: what one transaction can have keeps two threads busy.
+const AT_ONCE: usize = 25;
+/// So few are checked where they come, in some 0.2 ms: handing them to another thread and back would cost as much.
+const FEW: usize = 3;
 
 /// Checks the form and the signatures of events of one room, in their order. Why one is refused stands in its place.
 pub(crate) async fn verify(
@@ -21,26 +24,11 @@ pub(crate) async fn verify(
     rules: &RoomVersionRules,
     events: Vec<CanonicalJsonObject>,
 ) -> Result<Vec<Result<VerifiedPdu, RoomError>>, FederationError> {
-    let pdus: Vec<Result<Pdu, RoomError>> = events.into_iter().map(|event| Pdu::new(event, rules)).collect();
-    let known = Arc::new(keys.keys(&wanted_keys(&pdus, rules)).await);
-    let rules = Arc::new(rules.clone());
-    let mut pdus = pdus.into_iter();
-    let mut threads = Vec::new();
-    loop {
-        let some: Vec<Result<Pdu, RoomError>> = pdus.by_ref().take(AT_ONCE).collect();
-        if some.is_empty() {
-            break;
-        }
-        let (known, rules) = (Arc::clone(&known), Arc::clone(&rules));
-        threads.push(tokio::task::spawn_blocking(move || -> Vec<Result<VerifiedPdu, RoomError>> {
-            some.into_iter().map(|pdu| verify_one(pdu?, &known, &rules)).collect()
-        }));
-    }
-    let mut verified = Vec::new();
-    for thread in threads {
-        verified.extend(thread.await.map_err(|error| FederationError::Internal(error.to_string()))?);
-    }
-    Ok(verified)
+    let shared = Arc::new(rules.clone());
+    let of_threads = Arc::clone(&shared);
+    let pdus = in_threads(events, move |event| Pdu::new(event, &of_threads)).await?;
+    let known = keys.keys(&wanted_keys(&pdus, rules)).await;
+    in_threads(pdus, move |pdu| verify_one(pdu?, &known, &shared)).await
 }
 
 /// The same, where those that are refused are left out with a line in the log.
@@ -57,6 +45,33 @@ pub(crate) async fn verify_good(
         }
     }
     Ok(good)
+}
+
+/// Does something with each of many, on threads that may compute for long: no more of them than there are processors. What comes of them
+/// is in their order.
+async fn in_threads<T: Send + 'static, U: Send + 'static>(
+    all: Vec<T>,
+    work: impl Fn(T) -> U + Send + Sync + 'static,
+) -> Result<Vec<U>, FederationError> {
+    if all.len() <= FEW {
+        return Ok(all.into_iter().map(work).collect());
+    }
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let (work, mut done) = (Arc::new(work), Vec::with_capacity(all.len()));
+    let mut all = all.into_iter();
+    let parts = std::iter::from_fn(move || {
+        let part: Vec<T> = all.by_ref().take(AT_ONCE).collect();
+        (!part.is_empty()).then_some(part)
+    });
+    let threads = parts.map(move |part| {
+        let work = Arc::clone(&work);
+        tokio::task::spawn_blocking(move || part.into_iter().map(|one| work(one)).collect::<Vec<U>>())
+    });
+    let mut threads = stream::iter(threads).buffered(processors);
+    while let Some(part) = threads.next().await {
+        done.extend(part.map_err(|error| FederationError::Internal(error.to_string()))?);
+    }
+    Ok(done)
 }
 
 /// The keys that the signatures of events were made with.

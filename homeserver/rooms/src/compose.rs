@@ -10,6 +10,7 @@ mod resolve;
 mod servers;
 mod sticky;
 mod take_over;
+mod written;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -37,7 +38,7 @@ use crate::{
 };
 
 pub(crate) use self::format::{event_id, needs_hashes, sign};
-use self::servers::ServerCounts;
+use self::{servers::ServerCounts, written::Written};
 
 /// An event that is yet to be made.
 #[derive(Clone, Debug)]
@@ -110,6 +111,7 @@ pub(crate) struct Composer {
     made: BTreeMap<i64, Arc<Event>>,
     /// Their numbers by their ids.
     made_ids: HashMap<OwnedEventId, i64>,
+    written: Box<Written>,
     new_state_keys: BTreeMap<(String, String), StateKeyId>,
     new_chains: NewChains,
     servers: ServerCounts,
@@ -125,9 +127,12 @@ pub(crate) struct Composer {
 
 /// What came of composing.
 pub(crate) struct Composed {
+    pub(crate) view: RoomView,
     pub(crate) transaction: Transaction,
     pub(crate) head: Head,
     pub(crate) changes_state: bool,
+    /// Events with a place in a timeline that were made or changed.
+    pub(crate) made: Vec<Arc<Event>>,
     /// Events whose remembered form is not true any more once this is committed.
     pub(crate) redacted: Vec<EventNumber>,
 }
@@ -147,6 +152,7 @@ impl Composer {
             nodes: BTreeMap::new(),
             made: BTreeMap::new(),
             made_ids: HashMap::new(),
+            written: Box::default(),
             new_state_keys: BTreeMap::new(),
             new_chains: NewChains::default(),
             servers: ServerCounts::default(),
@@ -171,10 +177,13 @@ impl Composer {
         states.put_in(&mut self.transaction, room, &self.nodes);
         self.new_chains.put_in(&mut self.transaction, room);
         self.servers.put_in(&mut self.transaction, room);
+        let changes_state = resolved || self.made.values().any(|event| event.state_key.is_some());
         Some(Composed {
+            view: self.view,
             transaction: self.transaction,
             head: self.head,
-            changes_state: resolved || self.made.values().any(|event| event.state_key.is_some()),
+            changes_state,
+            made: self.made.into_values().filter(|event| !event.is_outlier()).collect(),
             redacted: self.redacted,
         })
     }
@@ -194,20 +203,25 @@ impl Composer {
         &mut self,
         keys: &[StateKey],
     ) -> Result<Vec<Option<Arc<Event>>>, RoomError> {
-        let unknown: Vec<&StateKey> =
-            keys.iter().filter(|key| !self.head.current.contains_key(*key)).collect();
+        let mut events = Vec::with_capacity(keys.len());
+        let (mut unknown, mut names) = (Vec::new(), Vec::new());
+        for (place, key) in keys.iter().enumerate() {
+            let remembered = self.head.current.get(key);
+            if remembered.is_none() {
+                unknown.push((place, key));
+                names.push((key.0.to_string(), key.1.as_str()));
+            }
+            events.push(remembered.cloned().flatten());
+        }
         if !unknown.is_empty() {
-            let root = self.head.state();
-            let names: Vec<(String, &str)> = unknown
-                .iter()
-                .map(|(event_type, state_key)| (event_type.to_string(), state_key.as_str()))
-                .collect();
-            let found = self.stored_state(root, &names).await?;
-            for (key, event) in unknown.into_iter().zip(found) {
-                self.head.remember(key.clone(), event);
+            let found = self.stored_state(self.head.state(), &names).await?;
+            for ((place, key), event) in unknown.into_iter().zip(found) {
+                // This can make everything else forgotten that is asked for here.
+                self.head.remember(key.clone(), event.clone());
+                events[place] = event;
             }
         }
-        Ok(keys.iter().map(|key| self.head.current.get(key).cloned().flatten()).collect())
+        Ok(events)
     }
 
     async fn stored_state(
@@ -553,6 +567,18 @@ struct Authorisation {
 }
 
 impl Authorisation {
+    /// Whether these are the events that it consists of, and this the one that made the room.
+    fn is_by(&self, create: Option<&Arc<Event>>, events: &[Arc<Event>]) -> bool {
+        let is_same = |one: &Arc<Event>, other: &Arc<Event>| one.event_id == other.event_id;
+        let is_of_room = match (&self.create, create) {
+            (Some(own), Some(create)) => is_same(own, create),
+            _ => false,
+        };
+        let selected: Vec<&Arc<Event>> = self.selected.iter().flatten().collect();
+        let are_named = selected.iter().all(|own| events.iter().any(|event| is_same(own, event)));
+        is_of_room && are_named && selected.len() == events.len()
+    }
+
     fn check(
         &self,
         rules: &ruma::room_version_rules::AuthorizationRules,

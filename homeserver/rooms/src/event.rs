@@ -19,7 +19,7 @@ use crate::{
 pub const LONGEST_STICKY: u64 = 60 * 60 * 1_000;
 
 /// An event of a room: its canonical JSON as it was signed, what this server knows of it, and a parsed view.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Event {
     /// The room.
     pub room: RoomNumber,
@@ -50,7 +50,7 @@ pub struct Event {
 }
 
 /// The events that an event names.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct References {
     prev_events: Vec<OwnedEventId>,
     auth_events: Vec<OwnedEventId>,
@@ -141,6 +141,20 @@ impl Event {
             json,
             references: OnceLock::new(),
         })
+    }
+
+    /// The same event with what this server has come to know of it.
+    pub(crate) fn stored_as(self, stored: &StoredEvent) -> Result<Self, RoomError> {
+        if self.json != stored.json {
+            return Self::new(self.room, self.number.0, stored.clone());
+        }
+        Ok(Self { position: stored.position, header: stored.header.clone(), ..self })
+    }
+
+    /// The same event as a commit stored it, if it was not in the store before.
+    pub(crate) fn committed_at(&self, position: LogPosition) -> Self {
+        let is_new = self.position == LogPosition::AT_COMMIT;
+        Self { position: if is_new { position } else { self.position }, ..self.clone() }
     }
 
     /// The canonical JSON as it was signed, or redacted.

@@ -187,7 +187,7 @@ impl Rooms {
         if !is_own {
             return Err(RoomError::Forbidden("this server is not the policy server of that room"));
         }
-        self.change_stored_room(room_id, async |composer| {
+        self.change_stored_room(room_id, async |mut composer| {
             composer.require_allowed_now(pdu).await?;
             Ok((composer, ()))
         })

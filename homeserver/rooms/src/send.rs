@@ -1,4 +1,4 @@
-use std::{future::Future, sync::Arc, task::Poll};
+use std::{future::Future, sync::Arc, task::Poll, time::Duration};
 
 use entente_storage::Transaction;
 use ruma::{EventId, OwnedEventId, RoomId, UserId, events::TimelineEventType};
@@ -20,6 +20,8 @@ const REMEMBERED_FOR: u64 = 3 * 24 * 60 * 60 * 1_000;
 const PAGE: usize = 1_000;
 /// So often a policy server is asked about what one change adds to a room.
 const MOST_INQUIRIES: u32 = 16;
+/// For so long a change waits for those that are on their way to the store. One of them may never get there.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// Upon what a change is built.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -190,22 +192,28 @@ impl Rooms {
         Fut: Future<Output = Result<(Composer, T), RoomError>>,
     {
         let mut place = room.head.lock().await;
-        let redactions = self.redactions();
-        let snapshot = self.store().snapshot().await?;
-        let view = RoomView::new(self.clone(), snapshot, Arc::clone(room), redactions);
+        let newest = place.as_ref().map(|head| head.row.next_event);
+        let view = match newest {
+            Some(next_event) if base == Base::Stored => self.caught_up(room, next_event).await?,
+            _ => self.newest_view(room).await?,
+        };
         // The first versions of rooms name events by their hashes, for which the events are looked at.
         // What a policy server signed need not follow the newest.
         let looks_at_events = base == Base::Stored || needs_hashes(&room.rules) || !answers.own.is_empty();
         let head = match place.take() {
             Some(head) if !looks_at_events => head,
-            _ => Head::new(view.head().await?.clone()),
+            remembered => {
+                let stored = view.head().await?;
+                // What was looked up of the state holds as long as nobody else has written.
+                remembered.filter(|head| head.row == *stored).unwrap_or_else(|| Head::new(stored.clone()))
+            }
         };
         // After an error the head is read again: it is seldom, and what was composed may have left traces in it.
         let mut composer = Composer::new(view, head);
         composer.answers = Arc::clone(answers);
         let (composer, answer) = compose(composer).await?;
         let Some(composed) = composer.finish() else { return Ok(answer) };
-        let Composed { transaction, head, changes_state, redacted } = composed;
+        let Composed { view, transaction, head, changes_state, made, redacted } = composed;
         let commit = self.store().commit(transaction);
         let committed = if changes_state || !redacted.is_empty() {
             // Who comes next reads what this writes.
@@ -230,11 +238,41 @@ impl Rooms {
             }
             committed
         };
-        committed?;
+        if let Some(position) = committed?.position {
+            // Who follows the log looks for them next.
+            for event in made {
+                view.remember(event.committed_at(position));
+            }
+        }
         for number in redacted {
             self.forget_redacted(room.number, number);
         }
         Ok(answer)
+    }
+
+    /// The room as it is in the store.
+    async fn newest_view(&self, room: &Arc<Room>) -> Result<RoomView, RoomError> {
+        let redactions = self.redactions();
+        let snapshot = self.store().snapshot().await?;
+        Ok(RoomView::new(self.clone(), snapshot, Arc::clone(room), redactions))
+    }
+
+    /// The same once the events below a number are there: what is made without them has to be made again.
+    async fn caught_up(&self, room: &Arc<Room>, next_event: i64) -> Result<RoomView, RoomError> {
+        let arrival = async {
+            let mut watch = self.store().watch();
+            loop {
+                let view = self.newest_view(room).await?;
+                if view.head().await?.next_event >= next_event {
+                    return Ok::<_, RoomError>(view);
+                }
+                watch.beyond(&view.position().await?).await?;
+            }
+        };
+        match tokio::time::timeout(LONGEST_WAIT, arrival).await {
+            Ok(view) => view,
+            Err(_) => self.newest_view(room).await,
+        }
     }
 }
 

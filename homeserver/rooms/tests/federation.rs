@@ -248,8 +248,20 @@ async fn servers_agree_whatever_was_done_while_they_could_not_hear_each_other() 
                 let until = delivered[from] + dice.below(sent[from].len() - delivered[from] + 1);
                 // What it was built upon came before.
                 let needed: Vec<OwnedEventId> = sent[from][delivered[from]..until].to_vec();
-                for event_id in needed {
-                    shared.deliver(homes[from], homes[1 - from], &[event_id]).await;
+                if from == 0 {
+                    shared.deliver(homes[from], homes[1 - from], &needed).await;
+                } else {
+                    let mut pdus = Vec::new();
+                    for event_id in &needed {
+                        pdus.push(shared.verified(&homes[from].json(&shared.room, event_id).await));
+                    }
+                    for received in shared.take_together(homes[1 - from], &pdus).await {
+                        let is_missing = matches!(
+                            received,
+                            Received::MissingAuthEvents(_) | Received::MissingPrevEvents(_)
+                        );
+                        assert!(!is_missing, "{received:?}");
+                    }
                 }
                 delivered[from] = until;
             }

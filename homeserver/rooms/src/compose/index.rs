@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use entente_storage::{LogPosition, value::Stamped};
 use ruma::{
     CanonicalJsonObject, EventId, UserId, canonical_json::redact_in_place, events::StateEventType,
     state_res::events::RoomPowerLevelsIntField,
@@ -89,16 +88,14 @@ impl Composer {
         membership: Membership,
         before: Option<Membership>,
     ) -> Result<(), RoomError> {
-        let key = (localpart, self.view.room.number.0);
-        let old = self.view.snapshot.get(&rows::USER_ROOMS, key).await?;
-        let was_told = old.as_ref().is_some_and(|old| old.value.event < FIRST_NUMBER);
-        let was_joined = before == Some(Membership::Join) || old.is_some_and(|old| old.value.was_joined);
+        let old = self.user_room(localpart).await?;
+        let was_told = old.as_ref().is_some_and(|old| old.event < FIRST_NUMBER);
+        let was_joined = before == Some(Membership::Join) || old.is_some_and(|old| old.was_joined);
         if was_told {
             self.transaction.delete(&rows::TOLD_STATES, (self.view.room.number.0, localpart));
         }
         let row = UserRoomRow { membership, event: number.0, was_joined, forgotten: false, before };
-        let row = Stamped { position: LogPosition::AT_COMMIT, value: row };
-        self.transaction.put(&rows::USER_ROOMS, key, &row);
+        self.put_user_room(localpart, row);
         Ok(())
     }
 
@@ -106,8 +103,7 @@ impl Composer {
     pub(super) async fn note_relation(&mut self, event: &Event) -> Result<(), RoomError> {
         let Some(relation) = Relation::of(event) else { return Ok(()) };
         let Some(target) = self.find(&relation.event_id).await? else {
-            let key = (self.view.room.number.0, relation.event_id.as_str(), event.number.0);
-            self.transaction.put(&rows::EARLY_RELATIONS, key, &());
+            self.put_early_relation(&relation.event_id, event.number.0);
             return Ok(());
         };
         self.relate(event, &relation, &target).await
@@ -115,10 +111,7 @@ impl Composer {
 
     /// Indexes the events that relate to this one and came before it, as those do that stand behind history.
     pub(super) async fn note_early_relations(&mut self, event: &Event) -> Result<(), RoomError> {
-        let room = self.view.room.number.0;
-        let early = rows::EARLY_RELATIONS.scan((room, event.event_id.as_str()));
-        for ((_, event_id, number), ()) in self.view.snapshot.scan_all(early).await? {
-            self.transaction.delete(&rows::EARLY_RELATIONS, (room, event_id.as_str(), number));
+        for number in self.take_early_relations(&event.event_id).await? {
             let Some(other) = self.event(EventNumber(number)).await? else { continue };
             // One that was redacted meanwhile relates to nothing.
             if let Some(relation) = Relation::of(&other) {
@@ -134,8 +127,7 @@ impl Composer {
             event_type: event.event_type.to_string(),
             sender: event.sender.to_string(),
         };
-        let place = (self.view.room.number.0, target.number.0, event.number.0);
-        self.transaction.put(&rows::RELATIONS, place, &row);
+        self.put_relation(target.number.0, event.number.0, row);
         let old = self.aggregate(target.number).await?;
         let mut aggregate = old.clone().unwrap_or_default();
         match relation.rel_type.as_str() {
@@ -194,15 +186,23 @@ impl Composer {
         if let Some(event) = self.made_ids.get(event_id).and_then(|number| self.made.get(number)) {
             return Ok(Some(Arc::clone(event)));
         }
-        self.view.event_by_id(event_id).await
+        let known = self.written.numbers.lock().get(event_id).copied();
+        let number = match known {
+            Some(number) => Some(number),
+            None => self.view.number_of(event_id).await?,
+        };
+        let Some(number) = number else { return Ok(None) };
+        if known.is_none() {
+            self.written.numbers.lock().insert(event_id.to_owned(), number);
+        }
+        self.view.event(number).await
     }
 
     /// Redacts the event that this one redacts, if it may (S-S API, "Handling redactions" of each room version). Answers which.
     pub(super) async fn apply_redaction(&mut self, event: &Event) -> Result<Option<i64>, RoomError> {
         let Some(event_id) = event.redacts() else { return Ok(None) };
         let Some(target) = self.find(&event_id).await? else {
-            let key = (self.view.room.number.0, event_id.as_str());
-            self.transaction.put(&rows::EARLY_REDACTIONS, key, &event.number.into());
+            self.put_early_redaction(&event_id, event.number.0);
             return Ok(None);
         };
         self.redact_event(event, &target).await
@@ -210,10 +210,8 @@ impl Composer {
 
     /// Redacts an event whose redaction came before it.
     pub(super) async fn apply_early_redaction(&mut self, event: &Event) -> Result<(), RoomError> {
-        let key = (self.view.room.number.0, event.event_id.as_str());
-        let Some(number) = self.view.snapshot.get(&rows::EARLY_REDACTIONS, key).await? else { return Ok(()) };
-        self.transaction.delete(&rows::EARLY_REDACTIONS, key);
-        if let Some(redaction) = self.event(EventNumber(number.0)).await? {
+        let Some(number) = self.take_early_redaction(&event.event_id).await? else { return Ok(()) };
+        if let Some(redaction) = self.event(EventNumber(number)).await? {
             self.redact_event(&redaction, event).await?;
         }
         Ok(())
@@ -244,7 +242,10 @@ impl Composer {
             let stored = StoredEvent { position: outlier.position, header, json: stored.json.clone() };
             self.transaction.put(&rows::EVENTS, (room, known_as), &stored);
             self.redacted.push(EventNumber(known_as));
+            self.made.insert(known_as, Arc::new(Event::new(self.view.room.number, known_as, stored)?));
         }
+        // What comes behind it here is to find it as it is now.
+        self.keep(&Arc::new(Event::new(self.view.room.number, target.number.0, stored)?));
         if let Some(state_key) = &target.state_key {
             // The present state can hold it in its old form.
             self.head
@@ -272,7 +273,7 @@ impl Composer {
         let Some(relation) = Relation::of(event) else { return Ok(()) };
         let Some(target) = self.find(&relation.event_id).await? else { return Ok(()) };
         let room = self.view.room.number.0;
-        self.transaction.delete(&rows::RELATIONS, (room, target.number.0, event.number.0));
+        self.delete_relation(target.number.0, event.number.0);
         let Some(old) = self.aggregate(target.number).await? else { return Ok(()) };
         let mut aggregate = old.clone();
         let others = self.others_related(&target, &relation.rel_type, event.number).await?;
@@ -306,13 +307,12 @@ impl Composer {
         rel_type: &str,
         except: EventNumber,
     ) -> Result<Vec<Arc<Event>>, RoomError> {
-        let scan = rows::RELATIONS.scan((self.view.room.number.0, target.number.0));
-        let related = self.view.snapshot.scan_all(scan).await?;
-        let of_type = related.into_iter().filter(|(_, row)| row.rel_type == rel_type);
-        let numbers: Vec<EventNumber> = of_type
-            .map(|((_, _, number), _)| EventNumber(number))
-            .filter(|number| *number != except)
-            .collect();
-        self.view.events(&numbers).await
+        let mut others = Vec::new();
+        for (number, row) in self.relations_to(target.number.0).await? {
+            if row.rel_type == rel_type && number != except.0 {
+                others.extend(self.event(EventNumber(number)).await?);
+            }
+        }
+        Ok(others)
     }
 }

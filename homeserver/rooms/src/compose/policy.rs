@@ -30,9 +30,9 @@ impl Composer {
         };
         let has_key = policy.public_keys.contains_key(&ruma::SigningKeyAlgorithm::Ed25519);
         let is_in_room = if policy.via == self.view.server_name() {
-            self.view.is_resident().await?
+            self.head.row.joined > self.head.row.joined_elsewhere
         } else {
-            self.view.has_server(&policy.via).await?
+            self.has_server(&policy.via).await?
         };
         Ok(Some(policy).filter(|_| has_key && is_in_room))
     }
@@ -146,7 +146,7 @@ impl Composer {
     }
 
     /// Refuses an event that the room's present state does not allow.
-    pub(crate) async fn require_allowed_now(&self, pdu: &VerifiedPdu) -> Result<(), RoomError> {
+    pub(crate) async fn require_allowed_now(&mut self, pdu: &VerifiedPdu) -> Result<(), RoomError> {
         let state = self.head.state();
         let (event, _) = self.unplaced(pdu, self.head.row.next_event, None, state)?;
         let rules = self.view.room.rules.authorization.clone();

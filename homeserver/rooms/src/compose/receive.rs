@@ -27,26 +27,74 @@ pub(super) enum Verdict {
     Rejected(String),
 }
 
+/// What came of looking at an event, before anything is written.
+enum Weighed {
+    /// There is nothing to be written.
+    Decided(Received),
+    /// It has a place behind what there is.
+    Fits(Box<Fitting>),
+}
+
+/// An event that is to be written.
+struct Fitting {
+    event: Event,
+    stored: StoredEvent,
+    verdict: Verdict,
+    auth_events: Vec<Arc<Event>>,
+}
+
 impl Composer {
     /// Takes in an event that another server made. All that it names must be known; what is not is answered, and nothing happens.
     pub(crate) async fn receive(&mut self, pdu: &VerifiedPdu) -> Result<Received, RoomError> {
+        match self.weigh(pdu).await? {
+            Weighed::Decided(received) => Ok(received),
+            Weighed::Fits(fitting) => self.place_fitting(*fitting).await,
+        }
+    }
+
+    /// Takes in events in their order, up to the first for which something has to be asked for, or that cannot be taken in. Answers
+    /// what became of those before it. After an error some of an event may have been written.
+    pub(crate) async fn receive_run(&mut self, pdus: &[VerifiedPdu]) -> Result<Vec<Received>, RoomError> {
+        let mut outcomes = Vec::with_capacity(pdus.len());
+        for pdu in pdus {
+            let received = match self.weigh(pdu).await {
+                Ok(Weighed::Fits(fitting)) => self.place_fitting(*fitting).await?,
+                Ok(Weighed::Decided(Received::MissingAuthEvents(_) | Received::MissingPrevEvents(_))) => {
+                    break;
+                }
+                Ok(Weighed::Decided(received)) => received,
+                Err(error @ (RoomError::Storage(_) | RoomError::Internal(_))) => return Err(error),
+                Err(_) => break,
+            };
+            outcomes.push(received);
+        }
+        Ok(outcomes)
+    }
+
+    async fn place_fitting(&mut self, fitting: Fitting) -> Result<Received, RoomError> {
+        let Fitting { event, stored, verdict, auth_events } = fitting;
+        self.place(event, stored, verdict, &auth_events).await
+    }
+
+    /// Decides about an event that another server made.
+    async fn weigh(&mut self, pdu: &VerifiedPdu) -> Result<Weighed, RoomError> {
         let known = self.find(&pdu.event_id).await?;
         if let Some(answer) = known.as_deref().and_then(already_decided) {
-            return Ok(answer);
+            return Ok(Weighed::Decided(answer));
         }
         if pdu.event_type == "m.room.create" {
             return Err(RoomError::BadEvent(String::from("a room is created once")));
         }
         let (auth_events, missing) = self.find_all(&pdu.auth_events).await?;
         if !missing.is_empty() {
-            return Ok(Received::MissingAuthEvents(missing));
+            return Ok(Weighed::Decided(Received::MissingAuthEvents(missing)));
         }
         let (prev_events, mut missing) = self.find_all(&pdu.prev_events).await?;
         missing.extend(
             prev_events.iter().filter(|event| event.is_outlier()).map(|event| event.event_id.clone()),
         );
         if !missing.is_empty() || prev_events.is_empty() {
-            return Ok(Received::MissingPrevEvents(missing));
+            return Ok(Weighed::Decided(Received::MissingPrevEvents(missing)));
         }
         let states: Vec<StateRoot> = prev_events.iter().map(|event| event.state_after()).collect();
         let state_before = self.resolve(&states).await?;
@@ -54,7 +102,10 @@ impl Composer {
         let (event, mut stored) = self.unplaced(pdu, self.head.row.next_event, known_as, state_before)?;
         let verdict = self.judge(&event, &auth_events, state_before).await?;
         let verdict = self.heed_policy(&event, &mut stored, verdict).await?;
-        self.place(event, stored, verdict, &auth_events).await
+        if matches!(verdict, Verdict::Accepted) {
+            self.extremities_behind(&event)?;
+        }
+        Ok(Weighed::Fits(Box::new(Fitting { event, stored, verdict, auth_events })))
     }
 
     /// Events by their ids, and those ids that are not known.
@@ -99,9 +150,9 @@ impl Composer {
     }
 
     /// Whether the room's present state allows an event.
-    pub(super) async fn is_allowed_now(&self, event: &Event) -> Result<bool, RoomError> {
-        let rules = &self.view.room.rules.authorization;
-        Ok(self.authorisation_of(event, self.head.state()).await?.check(rules, event).is_ok())
+    pub(super) async fn is_allowed_now(&mut self, event: &Event) -> Result<bool, RoomError> {
+        let authorisation = self.authorisation_of(event, self.head.state()).await?;
+        Ok(authorisation.check(&self.view.room.rules.authorization, event).is_ok())
     }
 
     /// Whether an event may be where it stands, whatever the room has become since.
@@ -119,7 +170,12 @@ impl Composer {
         if let Err(reason) = check_by_auth_events(&rules, event, auth_events, create.as_ref()) {
             return Ok(Verdict::Rejected(reason));
         }
-        if let Err(error) = self.authorisation_of(event, state_before).await?.check(&rules, event) {
+        let authorisation = self.authorisation_of(event, state_before).await?;
+        // Mostly it names what the state says, and what that allows was looked at.
+        if authorisation.is_by(create.as_ref(), auth_events) {
+            return Ok(Verdict::Accepted);
+        }
+        if let Err(error) = authorisation.check(&rules, event) {
             return Ok(Verdict::Rejected(error.to_string()));
         }
         Ok(Verdict::Accepted)
@@ -127,7 +183,7 @@ impl Composer {
 
     /// The parts of a state that decide about an event.
     pub(super) async fn authorisation_of(
-        &self,
+        &mut self,
         event: &Event,
         state: StateRoot,
     ) -> Result<Authorisation, RoomError> {
@@ -142,9 +198,15 @@ impl Composer {
         .map_err(RoomError::BadEvent)?;
         let count = keys.len();
         keys.push((StateEventType::RoomCreate, String::new()));
-        let names: Vec<(String, &str)> =
-            keys.iter().map(|(event_type, state_key)| (event_type.to_string(), state_key.as_str())).collect();
-        let mut selected = self.stored_state(state, &names).await?;
+        let mut selected = if state == self.head.state() {
+            self.current_many(&keys).await?
+        } else {
+            let names: Vec<(String, &str)> = keys
+                .iter()
+                .map(|(event_type, state_key)| (event_type.to_string(), state_key.as_str()))
+                .collect();
+            self.stored_state(state, &names).await?
+        };
         let create = selected.pop().flatten();
         keys.truncate(count);
         Ok(Authorisation { keys, selected, create })
@@ -177,7 +239,7 @@ impl Composer {
             }
         }
         // In the composer's memory before the room's state is resolved, which may look for it.
-        let placed = Arc::new(Event::new(self.view.room.number, number.0, stored.clone())?);
+        let mut placed = Arc::new(event.stored_as(&stored)?);
         self.keep(&placed);
         if matches!(verdict, Verdict::Accepted) {
             self.follow_graph(&placed).await?;
@@ -187,10 +249,10 @@ impl Composer {
         if !is_straight {
             stored.header.room_before = Some(present.encode());
             stored.header.room_after = Some(after.encode());
+            placed = Arc::new(Event::new(self.view.room.number, number.0, stored.clone())?);
+            self.keep(&placed);
         }
         self.put_rows(&placed, &stored)?;
-        let placed = Arc::new(Event::new(self.view.room.number, number.0, stored)?);
-        self.keep(&placed);
         if matches!(verdict, Verdict::Accepted) {
             self.note_received(&placed, present, after).await?;
             if present != after {
@@ -208,10 +270,34 @@ impl Composer {
 
     /// Puts an accepted event at the end of the graph, and finds the room's state anew.
     async fn follow_graph(&mut self, event: &Arc<Event>) -> Result<(), RoomError> {
-        let extremities = &mut self.head.row.extremities;
-        extremities.retain(|extremity| {
-            !event.prev_events().iter().any(|prev_event| prev_event.as_str() == extremity.event_id)
-        });
+        self.head.row.extremities = self.extremities_behind(event)?;
+        let numbers: Vec<EventNumber> =
+            self.head.row.extremities.iter().map(|extremity| EventNumber(extremity.number)).collect();
+        let mut states = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            states.push(self.required_event(number).await?.state_after());
+        }
+        let (before, after) = (self.head.state(), self.resolve(&states).await?);
+        self.head.row.state = after.encode();
+        match &event.state_key {
+            // It alone is what changed.
+            Some(state_key) if before == event.state_before() && after == event.state_after() => {
+                let key = (state_type(&event.event_type), state_key.clone());
+                self.head.remember(key, Some(Arc::clone(event)));
+            }
+            _ if before == after => {}
+            _ => self.head.current.clear(),
+        }
+        Ok(())
+    }
+
+    /// The ends of the graph with an event behind those that it names.
+    fn extremities_behind(&self, event: &Event) -> Result<Vec<Extremity>, RoomError> {
+        let is_named = |extremity: &Extremity| {
+            event.prev_events().iter().any(|prev_event| prev_event.as_str() == extremity.event_id)
+        };
+        let others = self.head.row.extremities.iter().filter(|extremity| !is_named(extremity));
+        let mut extremities: Vec<Extremity> = others.cloned().collect();
         if extremities.len() >= MOST_EXTREMITIES {
             return Err(RoomError::TooLarge("this room has more loose ends than it can have"));
         }
@@ -220,16 +306,7 @@ impl Composer {
             number: event.number.0,
             depth: event.depth,
         });
-        let numbers: Vec<EventNumber> =
-            self.head.row.extremities.iter().map(|extremity| EventNumber(extremity.number)).collect();
-        let mut states = Vec::with_capacity(numbers.len());
-        for number in numbers {
-            states.push(self.required_event(number).await?.state_after());
-        }
-        let state = self.resolve(&states).await?;
-        self.head.row.state = state.encode();
-        self.head.current.clear();
-        Ok(())
+        Ok(extremities)
     }
 
     /// Keeps the indices of an accepted event, and tells the log.

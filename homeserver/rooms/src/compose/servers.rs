@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use entente_storage::Transaction;
-use ruma::UserId;
+use ruma::{ServerName, UserId};
 
 use super::Composer;
 use crate::{Membership, RoomError, RoomNumber, rows};
@@ -28,6 +28,14 @@ impl ServerCounts {
 }
 
 impl Composer {
+    /// Whether another server has users in the room.
+    pub(super) async fn has_server(&self, server: &ServerName) -> Result<bool, RoomError> {
+        match self.servers.counts.get(server.as_str()) {
+            Some((_, count)) => Ok(*count > 0),
+            None => self.view.has_server(server).await,
+        }
+    }
+
     /// Counts a user of another server in or out.
     pub(super) async fn count_server(
         &mut self,

@@ -17,6 +17,7 @@ impl Composer {
     pub(super) fn note_refused(&mut self, event: &Event) {
         let Some(until) = event.header().sticky_until else { return };
         self.transaction.put(&rows::REFUSED_STICKY, (event.room.0, event.number.0), &until);
+        self.written.refused.push(event.number.0);
         let latest = &mut self.head.row.refused_sticky_until;
         *latest = until.max(*latest);
     }
@@ -29,7 +30,10 @@ impl Composer {
             return Ok(());
         }
         let scan = rows::REFUSED_STICKY.scan((self.view.room.number.0,)).reverse().limit(MOST_JUDGED);
-        for ((_, number), _) in self.view.snapshot.scan(&scan).await?.rows {
+        let stored = self.view.snapshot.scan(&scan).await?.rows.into_iter().map(|((_, number), _)| number);
+        let mut numbers: Vec<i64> = self.written.refused.iter().rev().copied().chain(stored).collect();
+        numbers.truncate(MOST_JUDGED);
+        for number in numbers {
             let Some(event) = self.event(EventNumber(number)).await? else { continue };
             let waits = event.header().soft_failed && event.sticky_for(now).is_some();
             if waits && self.is_allowed_now(&event).await? && self.has_policy_signature(&event).await? {

@@ -11,7 +11,7 @@ pub use self::{
     history::Chapter,
     join::{JoinAnswer, JoinedRoom},
     outside::{OutsideInvite, OutsideMembership},
-    pdu::{Pdu, VerifiedPdu},
+    pdu::{INEXACT, Pdu, VerifiedPdu},
 };
 use crate::{Change, RoomError, Rooms};
 
@@ -49,6 +49,33 @@ impl Rooms {
             Ok((composer, received))
         })
         .await
+    }
+
+    /// Takes in events that other servers made, in one transaction: those of each run in their order, up to the first for which
+    /// something has to be asked for, be it an event that it names or what a policy server says, or that is no event of this room.
+    /// Answers for each run what became of the events before that one, which is left to [`Self::receive`].
+    pub async fn receive_together(
+        &self,
+        room_id: &RoomId,
+        runs: &[&[VerifiedPdu]],
+    ) -> Result<Vec<Vec<Received>>, RoomError> {
+        let outcome = self
+            .change_stored_room(room_id, async |mut composer| {
+                let mut received = Vec::with_capacity(runs.len());
+                for run in runs {
+                    received.push(composer.receive_run(run).await?);
+                }
+                Ok((composer, received))
+            })
+            .await;
+        match outcome {
+            // One of them cannot be written, and the others are not to suffer from it.
+            Err(RoomError::Internal(error)) => {
+                tracing::warn!(%room_id, %error, "events are taken in one by one");
+                Ok(vec![Vec::new(); runs.len()])
+            }
+            outcome => outcome,
+        }
     }
 
     /// Takes in an event of which the events before it cannot be had, but the state before it was told by another server.

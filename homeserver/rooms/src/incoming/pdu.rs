@@ -15,6 +15,10 @@ const MOST_KEYS: usize = 10;
 /// An event has at most this many bytes (S-S API, "PDUs").
 const MOST_BYTES: usize = 65_535;
 
+/// Stands in an event in which null stands for numbers that canonical JSON does not have. It is no field of the event: with it nothing is
+/// as it was hashed. Whoever sends it of their own accord does themselves no good.
+pub const INEXACT: &str = "entente.inexact";
+
 /// An event as another server sent it. Its form was checked, its signatures were not.
 #[derive(Clone, Debug)]
 pub struct Pdu {
@@ -38,8 +42,13 @@ pub struct VerifiedPdu {
 }
 
 impl Pdu {
-    /// Reads an event of a room of some version, and computes its id.
-    pub fn new(object: CanonicalJsonObject, rules: &RoomVersionRules) -> Result<Self, RoomError> {
+    /// Reads an event of a room of some version, and computes its id. One that is marked as [`INEXACT`] is refused in rooms of versions that
+    /// are strict about canonical JSON. In the others it is one whose content is not what was hashed: its place in the room and what
+    /// authorises others are the same for everybody, and the rest of its content is not shown.
+    pub fn new(mut object: CanonicalJsonObject, rules: &RoomVersionRules) -> Result<Self, RoomError> {
+        if object.remove(INEXACT).is_some() && rules.authorization.strict_canonical_json {
+            return Err(RoomError::BadEvent(String::from("the event is not canonical JSON")));
+        }
         let json = serde_json::to_vec(&object).map_err(|error| RoomError::BadEvent(error.to_string()))?;
         if json.len() > MOST_BYTES {
             return Err(RoomError::TooLarge("an event has at most 65535 bytes"));

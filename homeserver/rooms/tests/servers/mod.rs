@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 /// A server with its rooms.
 pub(crate) struct Home {
     pub(crate) rooms: Rooms,
+    pub(crate) store: Store,
     pub(crate) clock: Arc<ManualClock>,
 }
 
@@ -40,8 +41,8 @@ impl Home {
         let schema = Schema { version: 1, catalogue: Catalogue::new(KEYSPACES), migrations: Vec::new() };
         let store = Store::open(Disk::new().open().unwrap(), schema).await.unwrap();
         let name = ServerName::parse(name).unwrap();
-        let rooms = Rooms::open(store, environment, name, Settings::default()).await.unwrap();
-        Self { rooms, clock }
+        let rooms = Rooms::open(store.clone(), environment, name, Settings::default()).await.unwrap();
+        Self { rooms, store, clock }
     }
 
     pub(crate) fn user(&self, name: &str) -> OwnedUserId {
@@ -108,6 +109,11 @@ impl Shared {
 
     /// Lets a user of the other server in, as their servers do it.
     pub(crate) async fn join(&self, user: &UserId) {
+        self.join_at(user, &[&self.other]).await;
+    }
+
+    /// The same where several stand for the other server.
+    pub(crate) async fn join_at(&self, user: &UserId, others: &[&Home]) {
         let (version, template) = self.one.rooms.membership_template(&self.room, user, "join").await.unwrap();
         let (event, event_id) = self.other.rooms.sign_template(template, &self.rules).unwrap();
         let event = self.verified(&serde_json::to_vec(&event).unwrap());
@@ -116,7 +122,9 @@ impl Shared {
         let answer = self.one.rooms.join_answer(&self.room, &event_id, false).await.unwrap();
         let told = self.told(answer.state.iter(), answer.auth_chain.iter());
         let joined = JoinedRoom { room_id: self.room.clone(), version, told, event };
-        self.other.rooms.take_over(&joined).await.unwrap();
+        for other in others {
+            other.rooms.take_over(&joined).await.unwrap();
+        }
     }
 
     pub(crate) fn told<'a>(
@@ -128,6 +136,20 @@ impl Shared {
         let state = events.iter().map(|event| event.event_id.clone()).collect();
         events.extend(auth_chain.map(|json| self.verified(json)));
         ToldState { state, events }
+    }
+
+    /// Takes events in, as many in one transaction as can be. Answers what became of each.
+    pub(crate) async fn take_together(&self, to: &Home, pdus: &[VerifiedPdu]) -> Vec<Received> {
+        let mut outcomes = Vec::new();
+        while outcomes.len() < pdus.len() {
+            let rest = &pdus[outcomes.len()..];
+            let received = to.rooms.receive_together(&self.room, &[rest]).await.unwrap().remove(0);
+            outcomes.extend(received);
+            if let Some(pdu) = pdus.get(outcomes.len()) {
+                outcomes.push(to.rooms.receive(&self.room, pdu).await.unwrap());
+            }
+        }
+        outcomes
     }
 
     pub(crate) async fn deliver(&self, from: &Home, to: &Home, events: &[OwnedEventId]) {
