@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use entente_tests::{Authority, Key, SOON, Server, User, bodies, fresh_id, segment};
+use entente_tests::{Answer, Authority, Key, Peer, SOON, Server, User, bodies, fresh_id, segment};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 fn name_of(user: &User) -> &str {
@@ -242,6 +243,31 @@ async fn messages_to_devices_and_keys_cross_servers() {
     assert_eq!(arrived, [json!({ "type": "m.dummy", "sender": alice.id, "content": { "n": 1 } })]);
 }
 
+#[tokio::test]
+async fn who_has_the_same_name_elsewhere_may_use_the_same_id() {
+    let authority = Authority::new();
+    let server = authority.server(&[]);
+    let alice = User::register(&server, "alice").await;
+    let peers = [Peer::start(&authority), Peer::start(&authority)];
+    for peer in &peers {
+        let content = json!({
+            "sender": peer.user("bob"), "type": "org.example.test", "message_id": "1",
+            "messages": { &alice.id: { "*": { "from": peer.name } } },
+        });
+        let edus = [json!({ "edu_type": "m.direct_to_device", "content": content })];
+        let body = json!({ "origin": peer.name, "origin_server_ts": 1, "pdus": [], "edus": edus });
+        // A second transaction with the same message says nothing new.
+        for _ in 0..2 {
+            let target = peer.transaction();
+            Answer::to(peer.request(&server.name(), Method::PUT, &target, Some(&body))).await.ok();
+        }
+    }
+    let heard = alice.sync(&[]).await["to_device"]["events"].clone();
+    let heard: Vec<&Value> =
+        heard.as_array().unwrap().iter().map(|event| &event["content"]["from"]).collect();
+    assert_eq!(heard, [&peers[0].name, &peers[1].name]);
+}
+
 /// The names of the rooms on a page of a walk through a space.
 fn names(page: &Value) -> Vec<&str> {
     page["rooms"].as_array().unwrap().iter().filter_map(|room| room["name"].as_str()).collect()
@@ -380,6 +406,113 @@ async fn who_is_not_let_in_hears_nothing() {
 }
 
 #[tokio::test]
+async fn nothing_goes_to_whom_this_server_does_not_speak_to() {
+    let authority = Authority::new();
+    let settings =
+        [("ENTENTE_FEDERATION__POLICY", "closed"), ("ENTENTE_FEDERATION__ALLOW", "[\"friend.example\"]")];
+    let closed = authority.server(&settings);
+    let other = Peer::start(&authority);
+    let alice = User::register(&closed, "alice").await;
+    let room = alice.create_room(json!({ "preset": "public_chat" })).await;
+    let (name, bob, theirs) = (closed.name(), other.user("bob"), format!("!theirs:{}", other.name));
+
+    // Nothing that they ask is answered.
+    for (method, target) in [
+        (Method::PUT, "/_matrix/federation/v1/send/1".to_owned()),
+        (
+            Method::GET,
+            format!("/_matrix/federation/v1/make_join/{}/{}?ver=12", segment(&room), segment(&bob)),
+        ),
+        (
+            Method::GET,
+            format!("/_matrix/federation/v1/make_knock/{}/{}?ver=12", segment(&room), segment(&bob)),
+        ),
+        (Method::PUT, format!("/_matrix/federation/v2/send_join/{}/$a", segment(&room))),
+        (Method::PUT, format!("/_matrix/federation/v2/invite/{}/$a", segment(&theirs))),
+        (Method::GET, format!("/_matrix/federation/v1/backfill/{}?v=$a&limit=1", segment(&room))),
+        (Method::GET, format!("/_matrix/federation/v1/state/{}?event_id=$a", segment(&room))),
+        (Method::GET, format!("/_matrix/federation/v1/hierarchy/{}", segment(&room))),
+        (Method::GET, "/_matrix/federation/v1/event/$a".to_owned()),
+        (Method::GET, format!("/_matrix/federation/v1/query/profile?user_id={}", segment(&alice.id))),
+        (Method::GET, "/_matrix/federation/v1/query/directory?room_alias=%23a%3Ab".to_owned()),
+        (Method::GET, "/_matrix/federation/v1/publicRooms".to_owned()),
+        (Method::GET, format!("/_matrix/federation/v1/user/devices/{}", segment(&alice.id))),
+        (Method::POST, "/_matrix/federation/v1/user/keys/query".to_owned()),
+        (Method::POST, "/_matrix/federation/v1/user/keys/claim".to_owned()),
+        (Method::GET, "/_matrix/federation/v1/media/download/abc".to_owned()),
+        (Method::GET, "/_matrix/federation/v1/media/thumbnail/abc?width=1&height=1".to_owned()),
+        (Method::POST, "/_matrix/federation/v1/rtc/livekit/get_token".to_owned()),
+        (Method::POST, "/_matrix/policy/v1/sign".to_owned()),
+    ] {
+        let body = json!({});
+        let asked = other.request(&name, method.clone(), &target, (method != Method::GET).then_some(&body));
+        let refused = Answer::to(asked).await.refused(403, "M_FORBIDDEN");
+        assert!(refused["error"].as_str().unwrap().contains(&other.name), "{target}: {refused}");
+    }
+
+    // Nothing that users here want of them is asked for.
+    let via = segment(&other.name);
+    for (method, path, body) in [
+        (Method::GET, format!("v3/profile/{}", segment(&bob)), json!({})),
+        (Method::POST, format!("v3/join/{}?via={via}", segment(&theirs)), json!({})),
+        (Method::POST, format!("v3/knock/{}?via={via}", segment(&theirs)), json!({})),
+        (Method::POST, format!("v3/rooms/{}/invite", segment(&room)), json!({ "user_id": bob })),
+        (Method::GET, format!("v3/directory/room/{}", segment(&format!("#a:{}", other.name))), json!({})),
+        (Method::POST, format!("v3/publicRooms?server={via}"), json!({})),
+        (Method::GET, format!("v1/room_summary/{}?via={via}", segment(&theirs)), json!({})),
+        (Method::GET, format!("v1/media/download/{via}/abc"), json!({})),
+        (Method::GET, format!("v1/media/thumbnail/{via}/abc?width=32&height=32"), json!({})),
+    ] {
+        let path = format!("/_matrix/client/{path}");
+        let request = alice.request(method.clone(), &path);
+        let request = if method == Method::GET { request } else { request.json(&body) };
+        let answer = Answer::to(request).await;
+        assert!(
+            answer.status.is_client_error() || answer.status.is_server_error(),
+            "{path}: {}",
+            answer.body
+        );
+    }
+    let keys =
+        alice.post("/_matrix/client/v3/keys/query", &json!({ "device_keys": { &bob: [] } })).await.ok();
+    assert!(keys["failures"][&other.name].is_object(), "{keys}");
+    let claim = json!({ "one_time_keys": { &bob: { "A": "signed_curve25519" } } });
+    let keys = alice.post("/_matrix/client/v3/keys/claim", &claim).await.ok();
+    assert!(keys["failures"][&other.name].is_object(), "{keys}");
+    let messages = json!({ "messages": { &bob: { "*": {} } } });
+    alice.put("/_matrix/client/v3/sendToDevice/m.test/1", &messages).await.ok();
+    let notarise = authority.client().post(format!("https://{name}/_matrix/key/v2/query"));
+    let notarise = notarise.json(&json!({ "server_keys": { other.name.clone(): {} } }));
+    Answer::to(notarise).await;
+    // What is sent by and by is not sent either.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(other.connections(), 0, "{:?}", other.requests(""));
+}
+
+#[tokio::test]
+async fn one_server_asks_as_often_as_the_operator_lets_it() {
+    let authority = Authority::new();
+    let (slow, other) = (Peer::start(&authority), Peer::start(&authority));
+    let peers = format!(r#"[{{ server = "{}", requests = {{ per_second = 0.1, burst = 3 }} }}]"#, slow.name);
+    let settings = [("ENTENTE_RATE_LIMITS__ENABLED", "true"), ("ENTENTE_FEDERATION__PEERS", peers.as_str())];
+    let server = authority.server(&settings);
+    let alice = User::register(&server, "alice").await;
+    let target = format!("/_matrix/federation/v1/query/profile?user_id={}", segment(&alice.id));
+    let ask = async |peer: &Peer| {
+        let request = peer.request(&server.name(), Method::GET, &target, None);
+        Answer::to(request).await
+    };
+    for _ in 0..3 {
+        ask(&slow).await.ok();
+        ask(&other).await.ok();
+    }
+    let late = ask(&slow).await;
+    assert!(late.header("Retry-After").parse::<u64>().is_ok_and(|seconds| seconds > 1), "{late:?}");
+    late.refused(429, "M_LIMIT_EXCEEDED");
+    ask(&other).await.ok();
+}
+
+#[tokio::test]
 async fn requests_without_proof_are_refused() {
     let authority = Authority::new();
     let server = authority.server(&[]);
@@ -403,7 +536,7 @@ async fn requests_without_proof_are_refused() {
 fn federation_caller<'a>(
     authority: &'a Authority,
     server: &'a Server,
-) -> impl AsyncFn(&str, Option<&str>) -> entente_tests::Answer + 'a {
+) -> impl AsyncFn(&str, Option<&str>) -> Answer + 'a {
     let client = authority.client();
     let base = format!("https://{}", server.name());
     async move |path: &str, authorization: Option<&str>| {
@@ -411,6 +544,6 @@ fn federation_caller<'a>(
         if let Some(authorization) = authorization {
             request = request.header("Authorization", authorization);
         }
-        entente_tests::Answer::to(request).await
+        Answer::to(request).await
     }
 }

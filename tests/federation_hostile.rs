@@ -5,6 +5,7 @@
 
 use std::{
     io::Write as _,
+    net::Ipv4Addr,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -266,6 +267,90 @@ async fn bodies_that_come_a_byte_a_second_are_not_waited_for() {
     scene.check_usable().await;
 }
 
+/// A body that begins with so many bytes and goes on for ever, a byte in half a minute.
+fn stalling(bytes: usize) -> Body {
+    let pieces = stream::unfold(bytes, |bytes| async move {
+        if bytes == 1 {
+            tokio::time::sleep(SOON).await;
+        }
+        Some((Ok::<_, std::convert::Infallible>(vec![b' '; bytes]), 1))
+    });
+    Body::wrap_stream(pieces.boxed())
+}
+
+#[tokio::test]
+async fn what_is_read_at_once_is_bounded() {
+    let settings =
+        [("ENTENTE_LIMITS__MAX_FEDERATION_BODY", "128 KiB"), ("ENTENTE_LIMITS__REQUEST_TIMEOUT", "5s")];
+    let scene = Scene::new(&settings).await;
+    let name = scene.server.name();
+    let press = |address: u8, number: usize| {
+        let target = format!("/_matrix/federation/v1/send/{address}.{number}");
+        let signature = scene.evil.signature(&scene.evil.name, &Method::PUT, &target, &name, None);
+        let client = scene.authority.client_from(Ipv4Addr::new(127, 0, 0, address));
+        let request = client.put(format!("https://{name}{target}")).timeout(4 * SOON);
+        Answer::to(request.header("Authorization", signature).body(stalling(100 * 1024)))
+    };
+    let check = |answers: &[Answer]| {
+        for answer in answers {
+            let status = answer.status.as_u16();
+            assert!(matches!(status, 408 | 429 | 503 | 504), "{status} {}", answer.body);
+            let is_to_come_back =
+                answer.header("Retry-After").parse::<u64>().is_ok_and(|seconds| seconds > 0);
+            assert_eq!(is_to_come_back, matches!(status, 429 | 503), "{status} {}", answer.body);
+        }
+    };
+    let of =
+        |answers: &[Answer], status: u16| answers.iter().filter(|answer| answer.status == status).count();
+
+    // Whoever sends from one address takes the place of nobody else.
+    let attack = join_all((0..30).map(|number| press(2, number)));
+    let usable = async {
+        for _ in 0..3 {
+            scene.check_usable().await;
+        }
+    };
+    let (answers, ()) = tokio::join!(attack, usable);
+    check(&answers);
+    assert!(of(&answers, 429) >= 28, "two bodies are read at once: {answers:?}");
+    scene.is_logged("the body of another server's request is not read").await;
+
+    // Many addresses are as good as one.
+    let answers = join_all((2..42).map(|address| press(address, 0))).await;
+    check(&answers);
+    assert!(of(&answers, 503) >= 30, "ten bodies are read at once: {answers:?}");
+    scene.check_usable().await;
+}
+
+#[tokio::test]
+async fn whom_nothing_can_prove_need_not_be_read() {
+    let denied = [("ENTENTE_FEDERATION__DENY", r#"["evil.example"]"#)];
+    let scene = Scene::new(&denied).await;
+    let name = scene.server.name();
+    for (origin, to, status, errcode) in [
+        ("evil.example", name.as_str(), 403, "M_FORBIDDEN"),
+        (scene.evil.name.as_str(), "other.example", 401, "M_UNAUTHORIZED"),
+        ("nobody.invalid", name.as_str(), 401, "M_UNAUTHORIZED"),
+    ] {
+        let target = scene.evil.transaction();
+        let signature = scene.evil.signature(origin, &Method::PUT, &target, to, None);
+        let request = scene.evil.unsigned(&name, Method::PUT, &target).header("Authorization", signature);
+        // The rest of the body does not come in time.
+        let answer = tokio::time::timeout(SOON, Answer::to(request.body(stalling(1_000))));
+        answer.await.expect("an answer before the body").refused(status, errcode);
+    }
+    for (target, bytes) in [
+        (scene.evil.transaction(), 17 * 1024 * 1024),
+        ("/_matrix/federation/v1/user/keys/query".to_owned(), 2 * 1024 * 1024),
+    ] {
+        let signature = scene.evil.signature(&scene.evil.name, &Method::PUT, &target, &name, None);
+        let method = if target.ends_with("query") { Method::POST } else { Method::PUT };
+        let request = scene.evil.unsigned(&name, method, &target).header("Authorization", signature);
+        Answer::to(request.body(stalling(bytes))).await.refused(413, "M_TOO_LARGE");
+    }
+    scene.check_usable().await;
+}
+
 /// So many bytes that compress to next to nothing.
 fn bomb() -> Vec<u8> {
     let piece = vec![b' '; 1024 * 1024];
@@ -368,6 +453,70 @@ async fn json_that_readers_take_differently_is_refused() {
     scene.evil.answer_with("/get_missing_events/", |_| answer(r#"{"events":[]}"#));
     let event = scene.changed("upon two faces", json!({ "prev_events": unknown_ids(0, 1) }));
     assert_eq!(scene.refused(&[event]).await.len(), 1);
+    scene.check_usable().await;
+}
+
+#[tokio::test]
+async fn numbers_that_canonical_json_does_not_have_spoil_only_what_they_are_in() {
+    let scene = Scene::new(&[]).await;
+    let alice = &scene.alice;
+    let body = json!({ "preset": "public_chat", "room_version": "5" });
+    let old_room = alice.create_room(body).await;
+    let mut old = scene.evil.join(&scene.server.name(), &old_room, &scene.mallory).await;
+    let with_number = |event: &CanonicalJsonObject| {
+        let text = serde_json::to_string(event).unwrap();
+        let changed = text.replacen(r#""body":"heavy""#, r#""body":"heavy","mass":1.50"#, 1);
+        assert_ne!(changed, text);
+        changed
+    };
+    let strict = (scene.message("heavy"), scene.message("light"));
+    let lenient = old.message(&scene.evil, &scene.mallory, "heavy");
+    old.add(&lenient);
+    let upon = old.message(&scene.evil, &scene.mallory, "upon it");
+    let message = |id: &str, mass: &str| {
+        let sender = &scene.mallory;
+        format!(
+            r#"{{"content":{{"message_id":"{id}","messages":{{"{}":{{"*":{{"mass":{mass}}}}}}},"sender":"{sender}","type":"m.mass"}},"edu_type":"m.direct_to_device"}}"#,
+            alice.id
+        )
+    };
+    let text = |event: &CanonicalJsonObject| serde_json::to_string(event).unwrap();
+    let content = format!(
+        r#"{{"edus":[{},{},{},7],"origin":"{}","origin_server_ts":1,"pdus":[{},{},{},{},true]}}"#,
+        message("a", "1.50"),
+        message("b", "1e400"),
+        message("c", "15"),
+        scene.evil.name,
+        with_number(&strict.0),
+        text(&strict.1),
+        with_number(&lenient),
+        text(&upon),
+    );
+    let (name, target) = (scene.server.name(), scene.evil.transaction());
+    let signature = scene.evil.signature_of_text(&Method::PUT, &target, &name, &content);
+    let send = |content: String| {
+        let request = scene.evil.unsigned(&name, Method::PUT, &target).header("Authorization", &signature);
+        Answer::to(request.body(content))
+    };
+    // The number is a part of what is signed.
+    send(content.replacen("1.50", "1.5", 1)).await.refused(401, "M_UNAUTHORIZED");
+    let answer = send(content).await.ok();
+    for event in [scene.theirs.id_of(&strict.1), old.id_of(&lenient), old.id_of(&upon)] {
+        assert_eq!(answer["pdus"][&event], json!({}), "{answer}");
+    }
+    assert_eq!(answer["pdus"].as_object().unwrap().len(), 3, "{answer}");
+    scene.is_logged("the event is not canonical JSON").await;
+    scene.is_logged("messages of another server that are not canonical JSON are left out").await;
+
+    let heard = alice.sync(&[]).await;
+    let heard: Vec<&Value> = heard["to_device"]["events"].as_array().unwrap().iter().collect();
+    assert_eq!(heard, [&json!({ "type": "m.mass", "sender": scene.mallory, "content": { "mass": 15 } })]);
+    assert_eq!(read(alice, &scene.room).await, ["light"]);
+    // In the old room it is an event that is not what was hashed. Nobody asks what is before those upon it.
+    assert_eq!(read(alice, &old_room).await, ["upon it"]);
+    let hollow = alice.event(&old_room, &old.id_of(&lenient)).await.ok();
+    assert_eq!(hollow["content"], json!({}));
+    assert_eq!(scene.evil.requests("_missing_events/").len(), 0);
     scene.check_usable().await;
 }
 
@@ -507,6 +656,18 @@ async fn who_is_shut_out_comes_in_under_no_other_name() {
     let greeting = scene.message("let in");
     scene.evil.send_as("evil.example", &name, &[greeting]).await.ok();
     assert_eq!(read(&scene.alice, &scene.room).await, ["let in"]);
+    let types = async |writes: bool| {
+        let content = json!({ "room_id": scene.room, "user_id": scene.mallory, "typing": writes });
+        let edus = [json!({ "edu_type": "m.typing", "content": content })];
+        let body = json!({ "origin": "evil.example", "origin_server_ts": 1, "pdus": [], "edus": edus });
+        let target = scene.evil.transaction();
+        let sent = scene.evil.request_as("evil.example", &name, Method::PUT, &target, Some(&body));
+        Answer::to(sent).await.ok();
+        let seen = scene.alice.sync(&[]).await;
+        seen["rooms"]["join"][&scene.room]["ephemeral"].to_string().contains(&scene.mallory)
+    };
+    assert!(types(true).await);
+    assert!(!types(false).await);
     let list = json!({ "allow": ["*"], "deny": ["evil.example"], "allow_ip_literals": false });
     scene.alice.set_state(&scene.room, "m.room.server_acl", "", list).await.ok();
     for (number, origin) in [
@@ -528,12 +689,21 @@ async fn who_is_shut_out_comes_in_under_no_other_name() {
         let answer = scene.evil.send_as(origin, &name, &[event]).await.ok();
         assert!(answer["pdus"][&id]["error"].is_string(), "{origin}: {answer}");
         scene.is_logged(&id).await;
-        let user = format!("@other:{origin}");
-        let target =
-            format!("/_matrix/federation/v1/make_join/{}/{}?ver=12", segment(&scene.room), segment(&user));
-        let join = scene.evil.request_as(origin, &name, Method::GET, &target, None);
-        Answer::to(join).await.refused(403, "M_FORBIDDEN");
+        let (room, user) = (segment(&scene.room), segment(&format!("@other:{origin}")));
+        for what in ["make_join", "make_knock", "make_leave"] {
+            let target = format!("/_matrix/federation/v1/{what}/{room}/{user}?ver=12");
+            let request = scene.evil.request_as(origin, &name, Method::GET, &target, None);
+            Answer::to(request).await.refused(403, "M_FORBIDDEN");
+        }
     }
+    let refusals = || scene.server.log().matches("a membership of another server is refused").count();
+    let logged = tokio::time::timeout(SOON, async {
+        while refusals() < 3 * 9 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert!(logged.await.is_ok(), "{} lines\n{}", refusals(), scene.server.log());
+    assert!(!types(true).await, "nor is it heard that they type");
     assert_eq!(read(&scene.alice, &scene.room).await, ["let in"]);
     scene.alice.say(&scene.room, "among ourselves").await;
     assert_eq!(read(&scene.alice, &scene.room).await, ["among ourselves", "let in"]);

@@ -282,6 +282,41 @@ async fn users_of_synapse_and_ours_share_rooms() {
     assert_eq!(found["room_id"], place);
 }
 
+/// Synapse sends what its clients say: numbers as well that canonical JSON does not have, in messages to devices and in old rooms. They
+/// hold up nothing of what comes behind them.
+#[tokio::test]
+async fn numbers_of_all_kinds_from_synapse_hold_nothing_up() {
+    let authority = Authority::new();
+    let (server, synapse) = (authority.server(&[]), Synapse::start(&authority).await);
+    let ours = User::register(&server, "alice").await;
+    let theirs = User::register_at(&synapse.base_url, "bob").await;
+    let body = json!({ "preset": "public_chat", "room_version": "5" });
+    let room = theirs.create_room(body).await;
+    join_via(&ours, &room, &theirs).await;
+    let heavy = json!({ "msgtype": "m.text", "body": "heavy", "mass": 1.5, "more": 1e300 });
+    let heavy = theirs.send(&room, "m.room.message", heavy).await;
+    let heavy = heavy.ok()["event_id"].as_str().unwrap().to_owned();
+    for mass in [json!(0.1), json!(9_007_199_254_740_993_u64), json!(3)] {
+        let messages = json!({ "messages": { &ours.id: { &ours.device_id: { "mass": mass } } } });
+        let path = format!("/_matrix/client/v3/sendToDevice/org.example.mass/{}", fresh_id());
+        theirs.put(&path, &messages).await.ok();
+    }
+    theirs.say(&room, "light").await;
+    soon("what comes behind them", async || (read(&ours, &room).await == ["light"]).then_some(())).await;
+    // There it is whole, here it is an event whose content is not what was hashed.
+    assert_eq!(theirs.event(&room, &heavy).await.ok()["content"]["mass"], 1.5);
+    assert_eq!(ours.event(&room, &heavy).await.ok()["content"], json!({}));
+    let heard = soon("the message to the device", async || {
+        let heard = ours.sync(&[]).await["to_device"]["events"].clone();
+        heard.as_array().filter(|heard| !heard.is_empty()).cloned()
+    })
+    .await;
+    assert_eq!(heard.iter().map(|event| &event["content"]).collect::<Vec<_>>(), [&json!({ "mass": 3 })]);
+    ours.say(&room, "answered").await;
+    soon("the answer", async || read(&theirs, &room).await.contains(&"answered".to_owned()).then_some(()))
+        .await;
+}
+
 /// The ids of a room's state as a user's server has it.
 async fn state_of(user: &User, room: &str) -> BTreeMap<(String, String), String> {
     let state = user.get(&User::in_room(room, "state")).await.ok();

@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use entente_accounts::Accounts;
-use entente_api::{ApiState, InFlight, Metrics, Readiness, Server, Services, metrics_router};
+use entente_api::{ApiState, InFlight, Intake, Metrics, Readiness, Server, Services, metrics_router};
 use entente_config::Config;
 use entente_delivery::Delivery;
 use entente_encryption::Encryption;
@@ -190,6 +190,7 @@ async fn open(config: &Config, environment: &Environment, store: &Store) -> Resu
         identity: Arc::new(settings::identity(config)?),
         http: settings::http(config),
         in_flight: InFlight::new(settings::as_usize(config.limits.max_requests_in_flight.get())),
+        intake: Intake::new(config.limits.max_federation_body.as_usize()),
     }))
 }
 
@@ -229,7 +230,7 @@ fn follow(state: &ApiState, store: &Store, clock: &Arc<dyn Clock>) -> Tasks {
     {
         let removals = CallRemovals { store: store.clone(), members: calls.members.clone(), sfu };
         tasks.0.push(tokio::spawn(removals.follow()));
-        tasks.0.extend(calls.leaves.clone().map(|leaves| tokio::spawn(leaves.follow())));
+        tasks.0.push(tokio::spawn(calls.leaves.clone().follow()));
     }
     tasks
 }

@@ -110,7 +110,6 @@ async fn somebody_here_talks_encrypted_with_users_of_synapse() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails: the second device of a user of Synapse is not seen here as signed by that user"]
 async fn a_user_of_synapse_talks_encrypted_with_somebody_here() {
     let authority = Authority::new();
     let (server, synapse) = (authority.server(&[]), Synapse::start(&authority).await);

@@ -20,6 +20,7 @@ use matrix_sdk::{
     encryption::{BackupDownloadStrategy, EncryptionSettings},
     ruma::{
         OwnedEventId, OwnedUserId, RoomId, UserId,
+        api::client::filter::FilterDefinition,
         events::{
             reaction::OriginalSyncReactionEvent,
             room::message::{OriginalSyncRoomMessageEvent, Relation},
@@ -100,7 +101,9 @@ impl Person {
         let syncing = tokio::spawn({
             let client = client.clone();
             async move {
-                let settings = SyncSettings::default().timeout(Duration::from_secs(10));
+                // As apps do. Without it Synapse does not say how many are in a room, by which the client knows a talk of two.
+                let filter = FilterDefinition::with_lazy_loading().into();
+                let settings = SyncSettings::default().timeout(Duration::from_secs(10)).filter(filter);
                 let ended = client.sync(settings).await;
                 assert!(ended.is_ok(), "{ended:?}");
             }

@@ -7,7 +7,7 @@ use matrix_sdk::{
         SasState, SasVerification, Verification, VerificationRequest, VerificationRequestState,
     },
     ruma::{
-        OwnedRoomId,
+        OwnedRoomId, UserId,
         api::client::room::create_room::v3::{Request as CreateRoom, RoomPreset},
         events::{
             InitialStateEvent,
@@ -47,7 +47,9 @@ pub async fn encrypted_room(alice: &Person, bob: &Person) -> OwnedRoomId {
 /// Has both compare what they see, and waits until each holds the other for verified. They share an encrypted room.
 pub async fn verify_each_other(asking: &Person, asked: &Person) {
     let mut requests = watch_for_request(asked);
-    let identity = asking.client.encryption().request_user_identity(&asked.id()).await.unwrap().unwrap();
+    // Who does not know the device that asks takes no notice.
+    identity_of(asked, &asking.id()).await;
+    let identity = identity_of(asking, &asked.id()).await;
     assert!(!identity.is_verified());
     let request = identity.request_verification().await.unwrap();
     let seen = tokio::spawn(verify_as_asker(request));
@@ -60,6 +62,14 @@ pub async fn verify_each_other(asking: &Person, asked: &Person) {
         })
         .await;
     }
+}
+
+/// Has somebody ask who a user is. Asked again: Synapse looks for the identity of another server's user before it fetches their devices,
+/// and may find those without it.
+async fn identity_of(asking: &Person, user_id: &UserId) -> UserIdentity {
+    let encryption = asking.client.encryption();
+    let asked = || async { encryption.request_user_identity(user_id).await.unwrap() };
+    eventually("the identity", asked).await
 }
 
 /// Compares the short string on one side once both have it.

@@ -1,7 +1,7 @@
 //! Servers that federate on loopback addresses, over TLS.
 
 use std::{
-    net::TcpListener,
+    net::{IpAddr, Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU16, Ordering},
 };
@@ -56,8 +56,14 @@ impl Authority {
 
     /// Speaks to servers with its certificates.
     pub fn client(&self) -> reqwest::Client {
+        self.client_from(Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same from another loopback address.
+    pub fn client_from(&self, address: Ipv4Addr) -> reqwest::Client {
         let root = reqwest::Certificate::from_pem(&std::fs::read(self.ca_file()).unwrap()).unwrap();
-        reqwest::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap()
+        let client = reqwest::Client::builder().no_proxy().tls_certs_only([root]);
+        client.local_address(IpAddr::from(address)).build().unwrap()
     }
 
     /// Writes `certificate.pem` and `key.pem` for `localhost` into a directory.

@@ -13,7 +13,7 @@ use reqwest::{Method, RequestBuilder};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, RoomVersionId,
     room_version_rules::RoomVersionRules,
-    signatures::{Ed25519KeyPair, hash_and_sign_event, reference_hash, sign_json},
+    signatures::{Ed25519KeyPair, KeyPair as _, hash_and_sign_event, reference_hash, sign_json},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -43,6 +43,7 @@ struct Inner {
     keys_end: Duration,
     answers: Vec<(String, Arc<Answering>)>,
     requests: Vec<PeerRequest>,
+    connections: usize,
     sent: u64,
 }
 
@@ -120,8 +121,14 @@ impl Peer {
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)
             .unwrap();
-        let inner =
-            Inner { key: new_key(), keys_end: A_DAY, answers: Vec::new(), requests: Vec::new(), sent: 0 };
+        let inner = Inner {
+            key: new_key(),
+            keys_end: A_DAY,
+            answers: Vec::new(),
+            requests: Vec::new(),
+            connections: 0,
+            sent: 0,
+        };
         let port = free_port();
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let peer = Self {
@@ -134,6 +141,7 @@ impl Peer {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let serving = serving.clone();
+                serving.inner.lock().unwrap().connections += 1;
                 std::thread::spawn(move || serving.serve(stream));
             }
         });
@@ -179,6 +187,11 @@ impl Peer {
         inner.requests.iter().filter(|request| request.line.contains(part)).cloned().collect()
     }
 
+    /// How often somebody connected to it.
+    pub fn connections(&self) -> usize {
+        self.inner.lock().unwrap().connections
+    }
+
     /// Forgets what it was asked.
     pub fn forget_requests(&self) {
         self.inner.lock().unwrap().requests.clear();
@@ -202,6 +215,16 @@ impl Peer {
         sign_json(origin, &*self.key(), &mut signed).unwrap();
         let signed = serde_json::to_value(&signed).unwrap();
         let signature = signed["signatures"][origin]["ed25519:one"].as_str().unwrap().to_owned();
+        format!(r#"X-Matrix origin="{origin}",destination="{to}",key="ed25519:one",sig="{signature}""#)
+    }
+
+    /// The same where the content is JSON that is not canonical, but for the order of its names and the spaces between them.
+    pub fn signature_of_text(&self, method: &Method, target: &str, to: &str, content: &str) -> String {
+        let origin = &self.name;
+        let signed = format!(
+            r#"{{"content":{content},"destination":"{to}","method":"{method}","origin":"{origin}","uri":"{target}"}}"#
+        );
+        let signature = self.key().sign(signed.as_bytes()).base64();
         format!(r#"X-Matrix origin="{origin}",destination="{to}",key="ed25519:one",sig="{signature}""#)
     }
 
@@ -263,7 +286,7 @@ impl Peer {
     pub async fn join(&self, through: &str, room_id: &str, user: &str) -> PeerRoom {
         let origin = user.split_once(':').unwrap().1.to_owned();
         let target = format!(
-            "/_matrix/federation/v1/make_join/{}/{}?ver=10&ver=11&ver=12",
+            "/_matrix/federation/v1/make_join/{}/{}?ver=5&ver=10&ver=11&ver=12",
             segment(room_id),
             segment(user)
         );

@@ -15,7 +15,7 @@ use crate::{
 pub struct Limits {
     /// The largest body of a client's request, in bytes. Uploads have `media.max_upload_size`.
     pub max_client_body: ByteSize,
-    /// The largest body of another server's request, in bytes: a transaction holds 50 events of 64 KiB and 100 EDUs.
+    /// The largest transaction of another server, in bytes: it holds 50 events of 64 KiB and 100 EDUs.
     pub max_federation_body: ByteSize,
     /// The largest header of a request, in bytes.
     pub max_header_size: ByteSize,

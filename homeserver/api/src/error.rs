@@ -226,13 +226,18 @@ impl MatrixError {
         }
     }
 
+    /// 413, `M_TOO_LARGE`: a body of more bytes than the request may have.
+    pub(crate) fn body_too_large(most_bytes: usize) -> Self {
+        let message = format!("a request has at most {most_bytes} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE", message)
+    }
+
     /// A body that is too large, or that broke off.
     pub(crate) fn unreadable_body(error: &axum::Error, most_bytes: usize) -> Self {
         let is_too_large = std::error::Error::source(error)
             .is_some_and(|source| source.to_string().contains("length limit exceeded"));
         if is_too_large {
-            let message = format!("a request has at most {most_bytes} bytes");
-            return Self::new(StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE", message);
+            return Self::body_too_large(most_bytes);
         }
         Self::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "the request ended before it was complete")
     }

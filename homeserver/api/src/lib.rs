@@ -39,12 +39,13 @@ use url::Url;
 
 pub use self::{
     error::MatrixError,
+    federation::Intake,
     health::Readiness,
     layers::{HttpSettings, InFlight},
     limits::{LimitKind, Limits, RateLimit},
     listener::{Acme, ConnectionSettings, Listener, Server, ServerError, Tls},
     metrics::{Metrics, metrics_router},
-    rtc::{CallMember, Calls, Leaves, RemoteUsers, RoomMembers, Standing},
+    rtc::{CallMember, Calls, Leaves, RemoteUsers, RoomMembers, Standing, Witness},
 };
 
 /// What handlers work with. Every layer and handler of every request has a clone: it is one pointer.
@@ -102,6 +103,8 @@ pub struct Services {
     pub http: HttpSettings,
     /// The places for requests that are worked on.
     pub in_flight: InFlight,
+    /// The room in memory for those of other servers.
+    pub intake: Intake,
 }
 
 /// A part of what is served, so that a listener can leave the other to others.

@@ -88,7 +88,17 @@ impl Limits {
 
     /// Counts one request of `key`, or refuses it with 429 and the time until the next is allowed.
     pub fn take(&self, kind: LimitKind, key: &str) -> Result<(), MatrixError> {
-        self.draw(kind, key, 1.0)
+        self.draw(kind, key, 1.0, None)
+    }
+
+    /// The same at the rate that is given, if one is.
+    pub(crate) fn take_at(
+        &self,
+        kind: LimitKind,
+        key: &str,
+        rate: Option<RateLimit>,
+    ) -> Result<(), MatrixError> {
+        self.draw(kind, key, 1.0, rate)
     }
 
     /// Counts one request of a user, unless it is one of an application service that is exempt.
@@ -103,11 +113,19 @@ impl Limits {
 
     /// Refuses like [`Limits::take`], but counts nothing.
     pub fn check(&self, kind: LimitKind, key: &str) -> Result<(), MatrixError> {
-        self.draw(kind, key, 0.0)
+        self.draw(kind, key, 0.0, None)
     }
 
-    fn draw(&self, kind: LimitKind, key: &str, cost: f64) -> Result<(), MatrixError> {
-        let Some(&limit) = self.inner.limits.get(&kind) else { return Ok(()) };
+    fn draw(
+        &self,
+        kind: LimitKind,
+        key: &str,
+        cost: f64,
+        rate: Option<RateLimit>,
+    ) -> Result<(), MatrixError> {
+        // Where nothing is limited, nobody is.
+        let Some(&usual) = self.inner.limits.get(&kind) else { return Ok(()) };
+        let limit = rate.unwrap_or(usual);
         let now = self.inner.clock.monotonic();
         let mut buckets = self.inner.buckets.lock();
         if buckets.len() >= MOST_BUCKETS {
@@ -157,6 +175,10 @@ mod tests {
         clock.advance(Duration::from_millis(1));
         assert_eq!([take("a"), take("a")], [true, false]);
         assert!(limits.take(LimitKind::RequestsByUser, "a").is_ok(), "what has no limit is not limited");
+        let faster = Some(RateLimit { per_second: 2.0, burst: 5 });
+        let allowed =
+            (0..9).filter(|_| limits.take_at(LimitKind::LoginByAddress, "c", faster).is_ok()).count();
+        assert_eq!(allowed, 5, "who has a rate of their own has that");
     }
 
     #[test]

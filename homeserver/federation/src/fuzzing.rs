@@ -4,9 +4,9 @@ use bytes::Bytes;
 use entente_environment::Timestamp;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::HeaderMap;
-use ruma::{CanonicalJsonObject, ServerName};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, ServerName};
 
-use crate::{client::media, discovery::WellKnown, keys::answer::KeyAnswer, x_matrix::XMatrix};
+use crate::{client::media, discovery::WellKnown, json, keys::answer::KeyAnswer, x_matrix::XMatrix};
 
 /// Reads the value of an `Authorization` header. Answers the origin, the destination, the key and the signature.
 pub fn x_matrix(header: &str) -> Option<(String, Option<String>, String, String)> {
@@ -17,6 +17,11 @@ pub fn x_matrix(header: &str) -> Option<(String, Option<String>, String, String)
 /// Reads what a server says of its keys, and answers how many are good now.
 pub fn key_answer(server: &ServerName, answer: CanonicalJsonObject) -> Option<usize> {
     KeyAnswer::verify(server, answer).ok().map(|answer| answer.current.len())
+}
+
+/// Reads the body of a request. Answers what is read of it, and the text that was signed where that is more.
+pub fn signed_body(body: &[u8]) -> Option<(CanonicalJsonValue, Option<String>)> {
+    json::signed(body).ok().map(|body| (body.value, body.text))
 }
 
 /// Reads `/.well-known/matrix/server`. Answers where the server is, and for how many ms that holds.

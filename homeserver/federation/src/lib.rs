@@ -25,6 +25,7 @@ mod sending;
 mod shared_rooms;
 #[cfg(test)]
 mod testing;
+mod together;
 mod turns;
 mod verification;
 mod x_matrix;
@@ -38,7 +39,7 @@ pub use self::{
     identity::{Address, IdentityServers, StoredInvite},
     inviting::ReceivedInvite,
     joining::JoinRequest,
-    keys::{Authenticated, Keys},
+    keys::{Authenticated, Claim, Keys},
     peers::{
         Asked, EventAt, KeyRing, KnownKey, KnownKeys, MembershipTemplate, Peers, SendJoin, StateAnswer,
         StateIdsAnswer, WantedKeys,

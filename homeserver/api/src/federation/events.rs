@@ -61,16 +61,16 @@ pub(super) async fn backfill(
 pub(super) async fn missing(
     State(state): State<ApiState>,
     Path(room_id): Path<String>,
-    peer: Peer,
+    mut peer: Peer,
 ) -> Result<Json<Value>, MatrixError> {
     let room_id: OwnedRoomId = parsed(&room_id)?;
-    let (origin, body) = peer.object()?;
+    let body = peer.object()?;
     let (earliest, latest) = (named(&body, "earliest_events")?, named(&body, "latest_events")?);
     let limit = usize::try_from(whole(&body, "limit").unwrap_or(10)).unwrap_or(MOST_MISSING);
-    let view = state.federation.rooms.readable_view(&origin, &room_id).await?;
+    let view = state.federation.rooms.readable_view(&peer.origin, &room_id).await?;
     let least_depth = whole(&body, "min_depth").unwrap_or_default();
     let events = view.events_between(&earliest, &latest, least_depth, limit.clamp(1, MOST_MISSING)).await?;
-    Ok(Json(json!({ "events": raw_all(&view.shown_to(&origin, &events).await?)? })))
+    Ok(Json(json!({ "events": raw_all(&view.shown_to(&peer.origin, &events).await?)? })))
 }
 
 /// `GET /v1/state/{roomId}`.

@@ -4,9 +4,12 @@ use axum::{
     Json,
     extract::{Path, RawQuery, State},
 };
-use entente_federation::ReceivedInvite;
+use entente_federation::{FederationError, ReceivedInvite};
 use entente_storage::Bytes;
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId,
+    ServerName,
+};
 use serde_json::{Value, json, value::RawValue};
 
 use super::peer::{Peer, all_of, one_of, parsed};
@@ -59,7 +62,8 @@ async fn make(
         versions.push(RoomVersionId::V1);
     }
     let rooms = &state.federation.rooms;
-    let template = rooms.make_membership(&peer.origin, &room_id, &user_id, membership, &versions).await?;
+    let template = rooms.make_membership(&peer.origin, &room_id, &user_id, membership, &versions).await;
+    let template = template.inspect_err(|error| refused(&peer.origin, &room_id, membership, error))?;
     Ok(Json(json!({ "room_version": template.version, "event": template.event })))
 }
 
@@ -87,12 +91,13 @@ async fn accept_join(
     state: &ApiState,
     (room_id, event_id): (String, String),
     omits_members: bool,
-    peer: Peer,
+    mut peer: Peer,
 ) -> Result<Value, MatrixError> {
     let (room_id, event_id): (OwnedRoomId, OwnedEventId) = (parsed(&room_id)?, parsed(&event_id)?);
-    let (origin, event) = peer.object()?;
+    let event = peer.object()?;
     let rooms = &state.federation.rooms;
-    let answer = rooms.accept_join(&origin, &room_id, &event_id, event, omits_members).await?;
+    let answer = rooms.accept_join(&peer.origin, &room_id, &event_id, event, omits_members).await;
+    let answer = answer.inspect_err(|error| refused(&peer.origin, &room_id, "join", error))?;
     let mut body = json!({
         "origin": state.rooms.server_name(),
         "members_omitted": answer.servers.is_some(),
@@ -129,22 +134,24 @@ pub(super) async fn send_leave_v1(
 async fn accept_leave(
     state: &ApiState,
     (room_id, event_id): (String, String),
-    peer: Peer,
+    mut peer: Peer,
 ) -> Result<(), MatrixError> {
     let (room_id, event_id): (OwnedRoomId, OwnedEventId) = (parsed(&room_id)?, parsed(&event_id)?);
-    let (origin, event) = peer.object()?;
-    Ok(state.federation.rooms.accept_leave(&origin, &room_id, &event_id, event).await?)
+    let event = peer.object()?;
+    let left = state.federation.rooms.accept_leave(&peer.origin, &room_id, &event_id, event).await;
+    Ok(left.inspect_err(|error| refused(&peer.origin, &room_id, "leave", error))?)
 }
 
 /// `PUT /v1/send_knock`.
 pub(super) async fn send_knock(
     State(state): State<ApiState>,
     Path((room_id, event_id)): Path<(String, String)>,
-    peer: Peer,
+    mut peer: Peer,
 ) -> Result<Json<Value>, MatrixError> {
     let (room_id, event_id): (OwnedRoomId, OwnedEventId) = (parsed(&room_id)?, parsed(&event_id)?);
-    let (origin, event) = peer.object()?;
-    let told = state.federation.rooms.accept_knock(&origin, &room_id, &event_id, event).await?;
+    let event = peer.object()?;
+    let told = state.federation.rooms.accept_knock(&peer.origin, &room_id, &event_id, event).await;
+    let told = told.inspect_err(|error| refused(&peer.origin, &room_id, "knock", error))?;
     Ok(Json(json!({ "knock_room_state": raw(&told)? })))
 }
 
@@ -152,9 +159,9 @@ pub(super) async fn send_knock(
 pub(super) async fn invite(
     State(state): State<ApiState>,
     Path((room_id, event_id)): Path<(String, String)>,
-    peer: Peer,
+    mut peer: Peer,
 ) -> Result<Json<Value>, MatrixError> {
-    let (origin, mut body) = peer.object()?;
+    let mut body = peer.object()?;
     let version = match body.get("room_version") {
         Some(CanonicalJsonValue::String(version)) => parsed(version)?,
         _ => return Err(MatrixError::missing_param("the invite has no room_version")),
@@ -163,7 +170,7 @@ pub(super) async fn invite(
         return Err(MatrixError::missing_param("there is no event"));
     };
     let told = told_state(body.remove("invite_room_state"));
-    let (room_id, event_id) = (parsed(&room_id)?, parsed(&event_id)?);
+    let (room_id, event_id, origin) = (parsed(&room_id)?, parsed(&event_id)?, peer.origin.clone());
     let invite = ReceivedInvite { origin, room_id, event_id, version, event, told };
     let event = accept(&state, invite).await?;
     Ok(Json(json!({ "event": event })))
@@ -173,12 +180,12 @@ pub(super) async fn invite(
 pub(super) async fn invite_v1(
     State(state): State<ApiState>,
     Path((room_id, event_id)): Path<(String, String)>,
-    peer: Peer,
+    mut peer: Peer,
 ) -> Result<Json<Value>, MatrixError> {
-    let (origin, event) = peer.object()?;
+    let event = peer.object()?;
     let unsigned = event.get("unsigned").and_then(CanonicalJsonValue::as_object);
     let told = told_state(unsigned.and_then(|unsigned| unsigned.get("invite_room_state")).cloned());
-    let (room_id, event_id) = (parsed(&room_id)?, parsed(&event_id)?);
+    let (room_id, event_id, origin) = (parsed(&room_id)?, parsed(&event_id)?, peer.origin.clone());
     let version = RoomVersionId::V1;
     let event = accept(&state, ReceivedInvite { origin, room_id, event_id, version, event, told }).await?;
     Ok(Json(json!([200, { "event": event }])))
@@ -193,7 +200,14 @@ async fn accept(state: &ApiState, invite: ReceivedInvite) -> Result<CanonicalJso
     state.accounts.require_invitable(&target).await?;
     // Nobody who does not exist is invited.
     state.accounts.profile(&target).await?;
-    Ok(state.federation.rooms.accept_invite(invite).await?)
+    let (origin, room_id) = (invite.origin.clone(), invite.room_id.clone());
+    let accepted = state.federation.rooms.accept_invite(invite).await;
+    Ok(accepted.inspect_err(|error| refused(&origin, &room_id, "invite", error))?)
+}
+
+/// Every refusal leaves a line in the log, with the membership that was wanted.
+fn refused(origin: &ServerName, room_id: &RoomId, membership: &str, error: &FederationError) {
+    tracing::info!(%origin, %room_id, membership, %error, "a membership of another server is refused");
 }
 
 fn told_state(told: Option<CanonicalJsonValue>) -> Vec<CanonicalJsonObject> {

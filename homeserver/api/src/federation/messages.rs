@@ -103,6 +103,8 @@ fn require_own(origin: &ServerName, user_id: &OwnedUserId) -> Result<(), MatrixE
 async fn typing(state: &ApiState, origin: &ServerName, content: Value) -> Result<(), MatrixError> {
     let Typing { room_id, user_id, writes } = read(content)?;
     require_own(origin, &user_id)?;
+    // Whom the room shuts out is not heard in this way either.
+    state.federation.rooms.resident_view(origin, &room_id).await?;
     if writes {
         Ok(state.rooms.begin_typing(&room_id, &user_id, TYPING).await?)
     } else {
@@ -114,6 +116,10 @@ async fn receipts(state: &ApiState, origin: &ServerName, content: Value) -> Resu
     let mut taken = 0;
     for (room_id, kinds) in content.as_object().into_iter().flatten() {
         let Ok(room_id) = OwnedRoomId::try_from(room_id.as_str()) else { continue };
+        if let Err(error) = state.federation.rooms.resident_view(origin, &room_id).await {
+            tracing::debug!(%error, %origin, %room_id, "receipts of another server are left out");
+            continue;
+        }
         for (user_id, receipt) in kinds.get("m.read").and_then(Value::as_object).into_iter().flatten() {
             let Ok(user_id) = OwnedUserId::try_from(user_id.as_str()) else { continue };
             require_own(origin, &user_id)?;
@@ -177,7 +183,9 @@ async fn to_device(
         .iter()
         .map(|(localpart, device_id, content)| ToDeviceMessage { localpart, device_id, content })
         .collect();
-    let sender = Sender { user_id: &content.sender, device_id: "", transaction_id: &content.message_id };
+    // By the server in the device's place: somebody of the same name elsewhere may use the same id.
+    let device_id = origin.as_str();
+    let sender = Sender { user_id: &content.sender, device_id, transaction_id: &content.message_id };
     let now = state.limits.clock().now();
     Ok(state.encryption.send_to_devices(sender, &content.event_type, &messages, now).await?)
 }

@@ -2,6 +2,7 @@
 
 mod calls;
 mod events;
+mod intake;
 mod membership;
 mod messages;
 mod openid;
@@ -19,8 +20,12 @@ use axum::{
     routing::{get, post, put},
 };
 
+pub use self::intake::Intake;
 pub(crate) use self::peer::Peer;
 use crate::{ApiState, endpoint::Endpoints};
+
+/// Where transactions come in.
+const SEND: &str = "/_matrix/federation/v1/send/{txn}";
 
 /// How other servers find this one.
 pub(crate) fn discovery() -> Router<ApiState> {
@@ -44,7 +49,7 @@ pub(crate) fn routes() -> Router<ApiState> {
 
 fn rooms() -> Router<ApiState> {
     Router::new()
-        .route("/_matrix/federation/v1/send/{txn}", put(transactions::send))
+        .route(SEND, put(transactions::send))
         .route("/_matrix/federation/v1/event/{event}", get(events::event))
         .route("/_matrix/federation/v1/backfill/{room}", get(events::backfill))
         .route("/_matrix/federation/v1/get_missing_events/{room}", post(events::missing))

@@ -1,13 +1,16 @@
 use axum::{
-    extract::{FromRequest, Request},
+    extract::{FromRequest, MatchedPath, Request},
     http::header,
 };
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName};
+use entente_config::Rate;
+use entente_federation::FederationError;
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName};
 
-use crate::{ApiState, LimitKind, MatrixError};
-
-/// A transaction of 50 events of the greatest size, and what else it carries.
-const MOST_BODY_BYTES: usize = 16 * 1024 * 1024;
+use super::{SEND, intake::Share};
+use crate::{
+    ApiState, LimitKind, MatrixError, RateLimit,
+    address::{ClientAddress, address_key},
+};
 
 /// A request of another server, which proved who it is (S-S API, "Request Authentication").
 #[derive(Debug)]
@@ -16,6 +19,8 @@ pub(crate) struct Peer {
     pub(super) origin: OwnedServerName,
     /// The body, as it was signed.
     body: Option<CanonicalJsonValue>,
+    /// The place that it has in memory.
+    _share: Share,
 }
 
 impl Peer {
@@ -24,10 +29,10 @@ impl Peer {
         serde_json::to_value(&self.body).map_err(MatrixError::internal)
     }
 
-    /// The body of a request that has a JSON object.
-    pub(super) fn object(self) -> Result<(OwnedServerName, CanonicalJsonObject), MatrixError> {
-        match self.body {
-            Some(CanonicalJsonValue::Object(object)) => Ok((self.origin, object)),
+    /// Takes out the body of a request that has a JSON object. The request is to be kept for as long as that is.
+    pub(super) fn object(&mut self) -> Result<CanonicalJsonObject, MatrixError> {
+        match self.body.take() {
+            Some(CanonicalJsonValue::Object(object)) => Ok(object),
             _ => Err(MatrixError::bad_json("the body is a JSON object")),
         }
     }
@@ -41,15 +46,30 @@ impl FromRequest<ApiState> for Peer {
         let (parts, body) = request.into_parts();
         let header = parts.headers.get(header::AUTHORIZATION).and_then(|header| header.to_str().ok());
         let header = header.ok_or_else(|| MatrixError::unauthorized("the request is not signed"))?;
-        let body = axum::body::to_bytes(body, MOST_BODY_BYTES).await;
-        let body = body.map_err(|error| MatrixError::unreadable_body(&error, MOST_BODY_BYTES))?;
-        let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let keys = &state.federation.keys;
-        let authenticated = keys.authenticate(&parts.method, target, header, &body).await;
-        let authenticated = authenticated
-            .inspect_err(|error| tracing::info!(%error, "a request of another server is refused"))?;
-        state.limits.take(LimitKind::RequestsByServer, authenticated.origin.as_str())?;
-        Ok(Self { origin: authenticated.origin, body: authenticated.body })
+        let refused = |error: &FederationError| {
+            tracing::info!(%error, "a request of another server is refused");
+        };
+        let claim = keys.claimed(header).await.inspect_err(refused)?;
+        let no_room = |origin: &ServerName, error: &MatrixError| {
+            tracing::info!(%origin, ?error, "the body of another server's request is not read");
+        };
+        let address = address_key(ClientAddress::of(&parts));
+        let path = parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
+        let body = state.intake.read(address, body, path == Some(SEND)).await;
+        let (body, mut share) = body.inspect_err(|error| no_room(claim.origin(), error))?;
+        let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let authenticated = keys.authenticate(claim, &parts.method, target, &body).await;
+        let authenticated = authenticated.inspect_err(refused)?;
+        let origin = authenticated.origin;
+        share.hand_over(origin.to_string()).inspect_err(|error| no_room(&origin, error))?;
+        let rate = state.federation.policy.requests_of(&origin);
+        let rate = rate.map(|Rate { per_second, burst }| RateLimit {
+            per_second: per_second.as_f64(),
+            burst: burst.get(),
+        });
+        state.limits.take_at(LimitKind::RequestsByServer, origin.as_str(), rate)?;
+        Ok(Self { origin, body: authenticated.body, _share: share })
     }
 }
 

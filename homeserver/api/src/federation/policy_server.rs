@@ -7,9 +7,9 @@ use super::peer::Peer;
 use crate::{ApiState, MatrixError};
 
 /// `POST /_matrix/policy/v1/sign`.
-pub(super) async fn sign(State(state): State<ApiState>, peer: Peer) -> Result<Json<Value>, MatrixError> {
-    let (origin, event) = peer.object()?;
-    Ok(Json(json!(state.federation.rooms.sign_as_policy_server(&origin, event).await?)))
+pub(super) async fn sign(State(state): State<ApiState>, mut peer: Peer) -> Result<Json<Value>, MatrixError> {
+    let event = peer.object()?;
+    Ok(Json(json!(state.federation.rooms.sign_as_policy_server(&peer.origin, event).await?)))
 }
 
 /// `GET /.well-known/matrix/policy_server`: the key that rooms name who want this server as their policy server.

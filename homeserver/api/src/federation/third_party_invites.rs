@@ -43,11 +43,11 @@ struct BoundInvite {
 pub(super) async fn exchange(
     State(state): State<ApiState>,
     Path(room_id): Path<String>,
-    peer: Peer,
+    mut peer: Peer,
 ) -> Result<Json<Value>, MatrixError> {
     let room_id: OwnedRoomId = parsed(&room_id)?;
-    let (origin, event) = peer.object()?;
-    state.federation.rooms.exchange_third_party_invite(&origin, &room_id, &event).await?;
+    let event = peer.object()?;
+    state.federation.rooms.exchange_third_party_invite(&peer.origin, &room_id, &event).await?;
     Ok(Json(json!({})))
 }
 

@@ -3,7 +3,7 @@ use axum::{
     extract::{Path, State},
 };
 use entente_federation::Transaction;
-use ruma::{CanonicalJsonObject, CanonicalJsonValue};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, ServerName};
 use serde_json::{Map, Value, json};
 
 use super::{messages, peer::Peer};
@@ -20,14 +20,15 @@ const MOST_ID_BYTES: usize = 255;
 pub(super) async fn send(
     State(state): State<ApiState>,
     Path(transaction_id): Path<String>,
-    peer: Peer,
+    mut peer: Peer,
 ) -> Result<Json<Value>, MatrixError> {
-    let (origin, mut body) = peer.object()?;
-    let pdus = objects(body.remove("pdus"))?;
-    let edus = objects(body.remove("edus"))?;
+    let mut body = peer.object()?;
+    let (pdus, edus) = (listed(&mut body, "pdus")?, listed(&mut body, "edus")?);
     if pdus.len() > MOST_EVENTS || edus.len() > MOST_MESSAGES || transaction_id.len() > MOST_ID_BYTES {
         return Err(MatrixError::invalid_param("a transaction has at most 50 events and 100 messages"));
     }
+    let origin = peer.origin.clone();
+    let (pdus, edus) = (objects(&origin, pdus), objects(&origin, edus));
     messages::take(&state, &origin, edus).await?;
     let answer = state.federation.rooms.receive(Transaction { origin, transaction_id, pdus }).await?;
     let outcome = |(event_id, outcome): (&ruma::OwnedEventId, &Result<(), String>)| {
@@ -41,14 +42,24 @@ pub(super) async fn send(
     Ok(Json(json!({ "pdus": pdus })))
 }
 
-fn objects(list: Option<CanonicalJsonValue>) -> Result<Vec<CanonicalJsonObject>, MatrixError> {
-    let Some(list) = list else { return Ok(Vec::new()) };
-    let CanonicalJsonValue::Array(list) = list else {
-        return Err(MatrixError::bad_json("pdus and edus are lists"));
-    };
+fn listed(body: &mut CanonicalJsonObject, field: &str) -> Result<Vec<CanonicalJsonValue>, MatrixError> {
+    match body.remove(field) {
+        None => Ok(Vec::new()),
+        Some(CanonicalJsonValue::Array(list)) => Ok(list),
+        Some(_) => Err(MatrixError::bad_json("pdus and edus are lists")),
+    }
+}
+
+/// The objects of a list. What is none is left out with a line in the log: the rest may be good.
+fn objects(origin: &ServerName, list: Vec<CanonicalJsonValue>) -> Vec<CanonicalJsonObject> {
+    let all = list.len();
     let object = |value| match value {
-        CanonicalJsonValue::Object(object) => Ok(object),
-        _ => Err(MatrixError::bad_json("pdus and edus are lists of objects")),
+        CanonicalJsonValue::Object(object) => Some(object),
+        _ => None,
     };
-    list.into_iter().map(object).collect()
+    let objects: Vec<CanonicalJsonObject> = list.into_iter().filter_map(object).collect();
+    if objects.len() < all {
+        tracing::info!(%origin, "what is neither an event nor a message is left out of a transaction");
+    }
+    objects
 }

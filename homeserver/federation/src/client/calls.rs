@@ -63,7 +63,7 @@ struct SendJoinBody {
 
 #[derive(Deserialize)]
 struct KnockBody {
-    #[serde(default, deserialize_with = "json::events")]
+    #[serde(default, deserialize_with = "json::stripped")]
     knock_room_state: Vec<CanonicalJsonObject>,
 }
 

@@ -13,7 +13,7 @@ use quick_cache::sync::Cache;
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName, serde::Base64};
 
 use self::answer::KeyAnswer;
-pub use self::authentication::Authenticated;
+pub use self::authentication::{Authenticated, Claim};
 use crate::{
     Client, FederationError, KeyRing, KnownKey, KnownKeys, WantedKeys,
     backoff::key as lower_case,

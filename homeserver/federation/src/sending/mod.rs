@@ -213,15 +213,18 @@ impl Outbox {
         Ok(servers)
     }
 
-    /// Puts down messages that may not get lost, one for each server. They wait in the store once this returns.
+    /// Puts down messages that may not get lost, one for each server. They wait in the store once this returns. Those for servers that are
+    /// not spoken to are left out: the others are not to miss theirs.
     pub async fn put_messages(
         &self,
         messages: Vec<(OwnedServerName, CanonicalJsonObject)>,
     ) -> Result<(), FederationError> {
         let mut waiting = Waiting::default();
         for (server, message) in messages {
-            self.inner.client.policy().check_outbound(&server)?;
-            waiting.add_message(server, &message)?;
+            match self.inner.client.policy().check_outbound(&server) {
+                Ok(()) => waiting.add_message(server, &message)?,
+                Err(error) => tracing::info!(%error, "a message to another server is left out"),
+            }
         }
         loop {
             let transaction = self.put_down(&waiting).await?;
