@@ -19,8 +19,10 @@ const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Pauses are up to a fifth longer or shorter, so that many servers do not come back at once.
 const JITTER_PERCENT: u64 = 20;
-/// A server that speaks is asked again, but not if it did not answer within this time: it may reach us, and we not it.
+/// A server that speaks is asked again, but not if it did not answer within this time or this part of its pause: it may reach us, and we
+/// not it.
 const SHORTEST_WAKE: Duration = Duration::from_secs(60);
+const WAKE_AFTER_PART: u32 = 4;
 /// Servers that spoke and were not yet noticed to have.
 const MOST_NEWS: usize = 1_024;
 
@@ -132,7 +134,9 @@ impl Destinations {
         let row = {
             let mut failing = self.inner.failing.lock();
             let Some(row) = failing.get_mut(&key(server)) else { return };
-            let just_failed = now.since(Timestamp(row.failed_at)) < SHORTEST_WAKE;
+            let failed_at = Timestamp(row.failed_at);
+            let pause = Timestamp(row.retry_at).since(failed_at);
+            let just_failed = now.since(failed_at) < SHORTEST_WAKE.min(pause / WAKE_AFTER_PART);
             if just_failed || row.retry_at <= now.millis() {
                 return;
             }
@@ -228,6 +232,24 @@ mod tests {
         let asked_at = Timestamp(999_000);
         let first = destinations.failed(server_name!("a.example"), asked_at).await;
         assert_eq!(destinations.failed(server_name!("a.example"), asked_at).await, first);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_speaks_soon_after_it_was_away_is_asked_again_soon() {
+        let (store, clock) = (memory_store().await, Arc::new(ManualClock::new(Timestamp(1_000_000))));
+        let destinations = open(&store, &clock).await;
+        let peer = server_name!("a.example");
+        for _ in 0..6 {
+            destinations.failed(peer, Timestamp(clock_now(&clock))).await;
+            clock.advance(Duration::from_millis(1));
+        }
+        // A pause of 26 to 38 seconds.
+        clock.advance(Duration::from_secs(6));
+        destinations.heard_from(peer).await;
+        assert!(destinations.check(peer).is_err());
+        clock.advance(Duration::from_secs(4));
+        destinations.heard_from(peer).await;
+        destinations.check(peer).unwrap();
     }
 
     #[tokio::test]
