@@ -77,8 +77,8 @@ pub use self::{
     filter::{EventFilter, RelatedBy, matches_pattern},
     hierarchy::{HierarchyPage, HierarchyQuery, HierarchyRoom, RoomElsewhere, RoomsElsewhere, SpaceChild},
     incoming::{
-        Chapter, INEXACT, JoinAnswer, JoinedRoom, OutsideInvite, OutsideMembership, Pdu, Received,
-        ToldState, VerifiedPdu,
+        Chapter, INEXACT, JoinAnswer, JoinedRoom, OutsideInvite, OutsideMembership, Pdu, Received, ToldState,
+        VerifiedPdu,
     },
     membership::MembershipRequest,
     peers::{Gap, StateIds},
