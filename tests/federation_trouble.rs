@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use entente_tests::{Answer, Authority, Key, SOON, User, free_port, fresh_id, segment};
+use entente_tests::{Answer, Authority, Key, Peer, PeerAnswer, SOON, User, free_port, fresh_id, segment};
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -471,4 +471,34 @@ async fn everything_ends_up_everywhere_once() {
         sent.send(&users[0], &room, "m.room.message", json!({ "msgtype": "m.text", "body": "bye" })).await;
     agree(&users, &room, &sent).await;
     read_and_type(&users, &room, &mut heard, &newest).await;
+}
+
+#[tokio::test]
+async fn a_room_of_a_space_that_could_not_be_looked_at_is_looked_at_again() {
+    let authority = Authority::new();
+    let (server, peer) = (authority.server(&[]), Peer::start(&authority));
+    let alice = User::register(&server, "alice").await;
+    let place = format!("!place:{}", peer.name);
+    let shown = json!({
+        "room": {
+            "room_id": place, "name": "Place", "join_rule": "public", "num_joined_members": 1,
+            "guest_can_join": false, "world_readable": true, "children_state": [],
+        },
+        "children": [], "inaccessible_children": [],
+    });
+    let asked = AtomicUsize::new(0);
+    peer.answer_with("/hierarchy/", move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+        0 => PeerAnswer::Json(502, "{}".to_owned()),
+        _ => PeerAnswer::Json(200, shown.to_string()),
+    });
+    let space = alice.create_room(json!({ "creation_content": { "type": "m.space" } })).await;
+    let child = json!({ "via": [peer.name] });
+    alice.set_state(&space, "m.space.child", &place, child).await.ok();
+    let hierarchy = format!("/_matrix/client/v1/rooms/{}/hierarchy", segment(&space));
+    let found = tokio::time::timeout(SOON, async {
+        while alice.get(&hierarchy).await.ok()["rooms"].as_array().unwrap().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    found.await.expect("the other room is shown");
 }

@@ -439,7 +439,8 @@ impl Peer {
         PeerAnswer::Json(404, unknown.to_string())
     }
 
-    fn keys(&self) -> String {
+    /// What it says of its keys.
+    pub fn keys(&self) -> String {
         let lifetime = self.inner.lock().unwrap().keys_end;
         let end = if lifetime.is_zero() {
             milliseconds() - 60_000

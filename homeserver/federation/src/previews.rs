@@ -14,6 +14,8 @@ use crate::{Client, FederationError};
 const MOST_REMEMBERED: usize = 200;
 /// For how long: pages of a walk through a space ask for the same rooms.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+/// The same where nobody could be asked.
+const FAILED_FOR: Duration = Duration::from_secs(5);
 /// Servers that are asked about one room.
 const MOST_SERVERS: usize = 3;
 /// How long one of them may take.
@@ -77,7 +79,7 @@ impl RoomsElsewhere for Questions {
             if let Some(known) = known {
                 return known.answer;
             }
-            let mut answer = None;
+            let (mut answer, mut remembered_for) = (None, REMEMBERED_FOR);
             for server in &key.1 {
                 let left = self.until.since(environment.now());
                 if left.is_zero() {
@@ -85,13 +87,18 @@ impl RoomsElsewhere for Questions {
                 }
                 match self.ask(server, room_id, suggested_only, left.min(ANSWER_TIMEOUT)).await {
                     Ok(found) => {
-                        answer = Some(Arc::new(found));
+                        (answer, remembered_for) = (Some(Arc::new(found)), REMEMBERED_FOR);
                         break;
                     }
-                    Err(error) => tracing::debug!(%server, %room_id, %error, "a server does not show a room"),
+                    Err(error) => {
+                        tracing::debug!(%server, %room_id, %error, "a server does not show a room");
+                        if error.may_pass() {
+                            remembered_for = FAILED_FOR;
+                        }
+                    }
                 }
             }
-            let until = environment.now().after(REMEMBERED_FOR);
+            let until = environment.now().after(remembered_for);
             remembered.insert(key, Remembered { answer: answer.clone(), until });
             answer
         }

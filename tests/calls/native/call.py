@@ -10,6 +10,7 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 import sys
 import time
 
@@ -278,4 +279,7 @@ if __name__ == "__main__":
     parser.add_argument("--encrypted", action="store_true")
     parser.add_argument("--simulcast", action="store_true")
     parser.add_argument("--codec", default="vp8")
-    sys.exit(asyncio.run(asyncio.wait_for(main(parser.parse_args()), 60)))
+    status = asyncio.run(asyncio.wait_for(main(parser.parse_args()), 60))
+    sys.stdout.flush()
+    # Without the library's own end, in which a thread of it may go on forever.
+    os._exit(status)

@@ -178,7 +178,8 @@ impl Keys {
         if self.inner.asked.get(&name).is_some_and(|until| now < until) {
             return;
         }
-        self.inner.asked.insert(name.clone(), now.after(SHORTEST_PAUSE));
+        // Who waits for this may go away in the middle of it: then nobody was asked.
+        self.inner.asked.insert(name.clone(), now.after(PAUSE_AFTER_FAILURE));
         let mut outcome = self.fetch_patiently(server).await;
         for notary in &self.inner.notaries {
             if outcome.is_ok() {
@@ -186,12 +187,14 @@ impl Keys {
             }
             outcome = self.fetch_from(notary, server).await;
         }
-        if let Err(error) = outcome {
-            tracing::info!(%server, %error, "the keys of a server cannot be had");
-            if error.may_pass() {
-                self.inner.asked.insert(name, self.inner.environment.now().after(PAUSE_AFTER_FAILURE));
+        let pause = match outcome {
+            Ok(()) => SHORTEST_PAUSE,
+            Err(error) => {
+                tracing::info!(%server, %error, "the keys of a server cannot be had");
+                if error.may_pass() { PAUSE_AFTER_FAILURE } else { SHORTEST_PAUSE }
             }
-        }
+        };
+        self.inner.asked.insert(name, self.inner.environment.now().after(pause));
     }
 
     /// Asks a server itself, again when it could not be asked for a moment.
