@@ -6,10 +6,7 @@
 use std::{
     io::Write as _,
     net::Ipv4Addr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -735,35 +732,4 @@ async fn keys_are_good_for_as_long_as_their_server_says() {
     assert!(!read(&scene.alice, &scene.room).await.contains(&"too late".to_owned()));
     scene.alice.say(&scene.room, "in time").await;
     assert!(read(&scene.alice, &scene.room).await.contains(&"in time".to_owned()));
-}
-
-#[tokio::test]
-async fn who_hangs_up_while_its_keys_are_asked_for_is_heard_soon_after() {
-    let authority = Authority::new();
-    let server = authority.server(&[]);
-    let alice = User::register(&server, "alice").await;
-    let peer = Peer::start(&authority);
-    let (asked, answering) = (Arc::new(AtomicUsize::new(0)), peer.clone());
-    let counted = Arc::clone(&asked);
-    peer.answer_with("/_matrix/key/v2/server", move |_| match counted.fetch_add(1, Ordering::Relaxed) {
-        0 => PeerAnswer::Slow("{".to_owned()),
-        _ => PeerAnswer::Json(200, answering.keys()),
-    });
-    let target = format!("/_matrix/federation/v1/query/profile?user_id={}", segment(&alice.id));
-    let ask = || peer.request(&server.name(), Method::GET, &target, None).send();
-    let hang_up = async {
-        while asked.load(Ordering::Relaxed) == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::select! {
-        answer = ask() => panic!("nobody knows who that was: {answer:?}"),
-        () = hang_up => {}
-    }
-    let heard = tokio::time::timeout(SOON, async {
-        while ask().await.unwrap().status() != 200 {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    });
-    heard.await.expect("its keys are asked for again");
 }

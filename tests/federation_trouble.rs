@@ -1,4 +1,5 @@
-//! Three servers in one room, on a network that fails, while one of them is killed: everything ends up everywhere, once.
+//! Three servers in one room, on a network that fails, while one of them is killed: everything ends up everywhere, once. And what could not
+//! be asked for is asked for again soon.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -6,7 +7,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -501,4 +505,35 @@ async fn a_room_of_a_space_that_could_not_be_looked_at_is_looked_at_again() {
         }
     });
     found.await.expect("the other room is shown");
+}
+
+#[tokio::test]
+async fn who_hangs_up_while_its_keys_are_asked_for_is_heard_soon_after() {
+    let authority = Authority::new();
+    let server = authority.server(&[]);
+    let alice = User::register(&server, "alice").await;
+    let peer = Peer::start(&authority);
+    let (asked, answering) = (Arc::new(AtomicUsize::new(0)), peer.clone());
+    let counted = Arc::clone(&asked);
+    peer.answer_with("/_matrix/key/v2/server", move |_| match counted.fetch_add(1, Ordering::Relaxed) {
+        0 => PeerAnswer::Slow("{".to_owned()),
+        _ => PeerAnswer::Json(200, answering.keys()),
+    });
+    let target = format!("/_matrix/federation/v1/query/profile?user_id={}", segment(&alice.id));
+    let ask = || peer.request(&server.name(), Method::GET, &target, None).send();
+    let hang_up = async {
+        while asked.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        answer = ask() => panic!("nobody knows who that was: {answer:?}"),
+        () = hang_up => {}
+    }
+    let heard = tokio::time::timeout(SOON, async {
+        while ask().await.unwrap().status() != 200 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    heard.await.expect("its keys are asked for again");
 }
