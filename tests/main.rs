@@ -1,0 +1,46 @@
+//! Behaviour through the public surface, one topic a file. One program, so that what they all need is linked once, and so that a topic
+//! whose last test takes long keeps nobody waiting: `cargo test -p entente-tests federation::` runs those of one.
+
+mod account_requests;
+mod accounts;
+mod appservices;
+mod appservices_encryption;
+mod appservices_load;
+mod call_tokens;
+mod clients;
+mod dehydrated_devices;
+mod delayed_events;
+mod encryption_keys;
+mod federation;
+mod federation_batches;
+mod federation_directory;
+mod federation_hostile;
+mod federation_load;
+mod federation_presence;
+mod federation_synapse;
+mod federation_trouble;
+mod guests;
+mod http;
+mod initial_sync;
+mod invites;
+mod key_backup;
+mod limits;
+mod media;
+mod media_elsewhere;
+mod media_s3;
+mod nodes;
+mod operating;
+mod outbound_proxy;
+mod presence;
+mod previews;
+mod push;
+mod rooms;
+mod rooms_directory;
+mod rooms_receipts;
+mod rooms_upgrade;
+mod sliding_sync;
+mod sticky_events;
+mod sync;
+mod third_party_invites;
+mod tls;
+mod turn;
