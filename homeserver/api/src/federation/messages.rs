@@ -11,8 +11,8 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{ApiState, MatrixError, client::devices_of};
 
-/// How long somebody of another server types who does not say that they ceased.
-const TYPING: Duration = Duration::from_secs(30);
+/// How long somebody of another server types of whom it is not said that they ceased. Servers say again that they go on, some every 40 s.
+const TYPING: Duration = Duration::from_secs(60);
 /// Receipts of one message that are taken.
 const MOST_RECEIPTS: usize = 200;
 /// Users of one message whose presence is taken.

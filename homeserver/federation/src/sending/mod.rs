@@ -59,6 +59,26 @@ struct Desk {
     passing: Mutex<Vec<CanonicalJsonObject>>,
 }
 
+impl Desk {
+    /// Takes a message that is worth telling only now. The oldest give way to the newest.
+    fn pass(&self, message: CanonicalJsonObject) {
+        let mut passing = self.passing.lock();
+        if passing.len() >= MOST_PASSING {
+            passing.remove(0);
+        }
+        passing.push(message);
+    }
+
+    /// Takes back what could not be told and is still so later: what was read.
+    fn take_back(&self, unsent: Vec<CanonicalJsonObject>) {
+        let mut passing = self.passing.lock();
+        let newer = std::mem::take(&mut *passing);
+        passing.extend(unsent.into_iter().filter(passing::is_receipt).chain(newer));
+        let surplus = passing.len().saturating_sub(MOST_PASSING);
+        passing.drain(..surplus);
+    }
+}
+
 impl Outbox {
     /// What waits in a store.
     pub fn new(
@@ -84,7 +104,7 @@ impl Outbox {
 
     /// Follows the log and sends, for as long as it is polled.
     pub async fn follow(self) {
-        tokio::join!(self.follow_log(), self.tell_presences());
+        tokio::join!(self.follow_log(), self.tell_presences(), self.repeat_typing());
     }
 
     async fn follow_log(&self) {
@@ -252,15 +272,9 @@ impl Outbox {
         self.with_desk(server, |_| ());
     }
 
-    /// Hands a message to the worker of a server that is worth telling only now. The oldest give way to the newest.
+    /// Hands a message to the worker of a server that is worth telling only now.
     fn pass(&self, server: &ServerName, message: CanonicalJsonObject) {
-        self.with_desk(server, |desk| {
-            let mut passing = desk.passing.lock();
-            if passing.len() >= MOST_PASSING {
-                passing.remove(0);
-            }
-            passing.push(message);
-        });
+        self.with_desk(server, |desk| desk.pass(message));
     }
 
     fn with_desk(&self, server: &ServerName, put: impl FnOnce(&Desk)) {

@@ -1,6 +1,10 @@
-//! What is worth telling only now: who types, what was read. It is not put down, and a server that is away never hears of it.
+//! What is worth telling only now: who types, what was read. It is not put down: with the process it is forgotten. A server that is away
+//! hears of what was read when it is back, and of who still types then.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use entente_rooms::{Receipt, RoomView};
 use parking_lot::Mutex;
@@ -8,6 +12,11 @@ use ruma::{CanonicalJsonObject, CanonicalJsonValue, Int, OwnedUserId, ServerName
 
 use super::Outbox;
 use crate::FederationError;
+
+/// After so long it is told again who goes on typing: servers that were not there learn of it, and no server believes it for ever.
+const REPEAT: Duration = Duration::from_secs(20);
+
+const RECEIPT: &str = "m.receipt";
 
 /// Who types in which room, as other servers were told last.
 #[derive(Debug, Default)]
@@ -32,12 +41,37 @@ impl Outbox {
         };
         let before = before.unwrap_or_default();
         for user_id in before.symmetric_difference(&typing) {
-            let content = object([
-                ("room_id", text(view.room.room_id.as_str())),
-                ("user_id", text(user_id.as_str())),
-                ("typing", CanonicalJsonValue::Bool(typing.contains(user_id))),
-            ]);
-            self.tell_now(&servers, "m.typing", &content);
+            self.tell_now(&servers, "m.typing", &typing_content(&view, user_id, typing.contains(user_id)));
+        }
+        Ok(())
+    }
+
+    /// Tells other servers now and then who goes on typing, for as long as it is polled.
+    pub(super) async fn repeat_typing(&self) {
+        loop {
+            tokio::time::sleep(REPEAT).await;
+            let told: Vec<(u64, BTreeSet<OwnedUserId>)> =
+                self.inner.typists.told.lock().iter().map(|(room, users)| (*room, users.clone())).collect();
+            for (room, users) in told {
+                if let Err(error) = self.tell_typing_again(room, &users).await {
+                    tracing::warn!(%error, "it is not told again who types");
+                }
+            }
+        }
+    }
+
+    async fn tell_typing_again(
+        &self,
+        room: u64,
+        users: &BTreeSet<OwnedUserId>,
+    ) -> Result<(), FederationError> {
+        let view = self.inner.rooms.view_of(room).await?;
+        let servers = view.servers().await?;
+        // Who ceased is told of by the log.
+        for user_id in view.typing(self.inner.environment.now()).await? {
+            if users.contains(&user_id) {
+                self.tell_now(&servers, "m.typing", &typing_content(&view, &user_id, true));
+            }
         }
         Ok(())
     }
@@ -54,24 +88,47 @@ impl Outbox {
             return Ok(());
         }
         if let Some(receipt) = view.newest_receipt_of(user_id).await? {
-            self.tell_now(&servers, "m.receipt", &receipt_content(&view, &receipt));
+            self.tell(&servers, RECEIPT, &receipt_content(&view, &receipt), |_| true);
         }
         Ok(())
     }
 
     /// Sends a message to those servers that are there.
     pub(super) fn tell_now(&self, servers: &[String], kind: &str, content: &CanonicalJsonObject) {
+        let destinations = self.inner.client.destinations();
+        self.tell(servers, kind, content, |server| destinations.check(server).is_ok());
+    }
+
+    /// Sends a message to those servers of which that is wanted.
+    fn tell(
+        &self,
+        servers: &[String],
+        kind: &str,
+        content: &CanonicalJsonObject,
+        is_wanted: impl Fn(&ServerName) -> bool,
+    ) {
         let message =
             object([("edu_type", text(kind)), ("content", CanonicalJsonValue::Object(content.clone()))]);
         for server in servers {
             let Ok(server) = ServerName::parse(server) else { continue };
-            let client = &self.inner.client;
-            if client.policy().check_outbound(&server).is_ok() && client.destinations().check(&server).is_ok()
-            {
+            if self.inner.client.policy().check_outbound(&server).is_ok() && is_wanted(&server) {
                 self.pass(&server, message.clone());
             }
         }
     }
+}
+
+/// Whether a message tells what was read.
+pub(super) fn is_receipt(message: &CanonicalJsonObject) -> bool {
+    message.get("edu_type").and_then(CanonicalJsonValue::as_str) == Some(RECEIPT)
+}
+
+fn typing_content(view: &RoomView, user_id: &UserId, typing: bool) -> CanonicalJsonObject {
+    object([
+        ("room_id", text(view.room.room_id.as_str())),
+        ("user_id", text(user_id.as_str())),
+        ("typing", CanonicalJsonValue::Bool(typing)),
+    ])
 }
 
 fn receipt_content(view: &RoomView, receipt: &Receipt) -> CanonicalJsonObject {

@@ -77,14 +77,27 @@ impl Outbox {
         if batch.is_empty() && passing.is_empty() {
             return Ok(false);
         }
+        let sent = self.send(server, &batch, passing.clone()).await;
+        if sent.is_err() {
+            desk.take_back(passing);
+        }
+        sent.map(|()| true)
+    }
+
+    async fn send(
+        &self,
+        server: &ServerName,
+        batch: &Batch,
+        passing: Vec<CanonicalJsonObject>,
+    ) -> Result<(), FederationError> {
         self.inner.client.destinations().check(server)?;
         let mut transaction_id = batch.transaction_id();
         if !passing.is_empty() {
-            // Said once, with what waits: it is another transaction than without it.
+            // What is told only now may be other things the next time: it is another transaction than without it.
             let tag = self.inner.environment.randomness().alphanumeric(12);
             transaction_id = format!("{transaction_id}.{tag}");
         }
-        let body = self.body(&batch, passing).await?;
+        let body = self.body(batch, passing).await?;
         let answer = {
             let _place = self.inner.places.acquire().await;
             self.inner.client.send_transaction(server, &transaction_id, &body).await
@@ -93,7 +106,7 @@ impl Outbox {
             Ok(answer) => {
                 log_refusals(server, &answer);
                 batch.delete(&self.inner.store, server).await?;
-                Ok(true)
+                Ok(())
             }
             Err(error) => {
                 tracing::debug!(%server, %error, "a transaction was not taken");
