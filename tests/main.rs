@@ -16,6 +16,7 @@ mod federation_batches;
 mod federation_directory;
 mod federation_hostile;
 mod federation_load;
+mod federation_passing;
 mod federation_presence;
 mod federation_synapse;
 mod federation_trouble;

@@ -78,7 +78,8 @@ impl Outbox {
             return Ok(false);
         }
         let sent = self.send(server, &batch, passing.clone()).await;
-        if sent.is_err() {
+        // What a server refuses may be refused for these: with the next they would hold up all that waits.
+        if sent.as_ref().is_err_and(|error| !is_verdict(error)) {
             desk.take_back(passing);
         }
         sent.map(|()| true)
@@ -145,6 +146,11 @@ impl Outbox {
             (String::from("edus"), CanonicalJsonValue::Array(edus)),
         ]))
     }
+}
+
+/// Whether a server saw what it was sent and did not take it: others answer in its place that it cannot be asked now.
+fn is_verdict(error: &FederationError) -> bool {
+    matches!(error, FederationError::Status { status, .. } if !matches!(status, 429 | 502..=504))
 }
 
 fn parsed(json: &[u8]) -> Result<CanonicalJsonValue, FederationError> {
