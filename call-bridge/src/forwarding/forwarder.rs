@@ -60,11 +60,13 @@ impl Forwarder {
         }
     }
 
-    /// Sends nothing any more until the keyframe of the wanted layer, if that is a smaller one.
-    pub(crate) fn break_off_larger(&mut self) {
-        if self.current > self.target {
+    /// Sends nothing any more until the keyframe of the wanted layer, if that is a smaller one. Answers whether it is.
+    pub(crate) fn break_off_larger(&mut self) -> bool {
+        let is_larger = self.current > self.target;
+        if is_larger {
             self.current = None;
         }
+        is_larger
     }
 
     /// The layer that is being sent.

@@ -109,9 +109,13 @@ impl Room {
     }
 
     fn break_off_larger(&mut self, key: ParticipantKey, track: TrackKey) {
-        let participant = self.participants.get_mut(&key);
-        if let Some(subscription) = participant.and_then(|known| known.subscriptions.get_mut(&track)) {
-            subscription.forwarder.break_off_larger();
+        let Some(participant) = self.participants.get_mut(&key) else { return };
+        let peer = participant.receiving_peer();
+        if let Some(subscription) = participant.subscriptions.get_mut(&track)
+            && subscription.forwarder.break_off_larger()
+            && let Some(mid) = subscription.mid
+        {
+            self.command(key, peer, Command::ForgetSent(mid));
         }
     }
 

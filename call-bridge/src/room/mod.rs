@@ -112,6 +112,8 @@ pub(crate) enum Command {
     RequestKeyframe(Mid, Option<Rid>),
     /// What is sent in this section is another stream from now on.
     RenewStream(Mid),
+    /// To send nothing once more of what was sent in a section.
+    ForgetSent(Mid),
     /// Write to a data channel.
     SendData(DataChannel, Arc<[u8]>),
     /// For the bandwidth estimator: what comes next and what is desired, in bits per second.

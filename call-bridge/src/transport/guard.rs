@@ -92,6 +92,10 @@ impl<T: Transport> Transport for Guarded<T> {
         self.with(|inner| inner.renew_stream(mid));
     }
 
+    fn forget_sent(&mut self, mid: Mid) {
+        self.with(|inner| inner.forget_sent(mid));
+    }
+
     fn send_data(&mut self, channel: DataChannel, bytes: &[u8]) -> bool {
         self.with(|inner| inner.send_data(channel, bytes)).unwrap_or(false)
     }

@@ -210,6 +210,10 @@ pub(crate) trait Transport {
     /// Forgets how a section was sent, so that it begins anew as another stream.
     fn renew_stream(&mut self, mid: Mid);
 
+    /// Sends nothing once more of what was sent in a section so far: the path is too narrow for it, so it would be lost again, and others
+    /// with it.
+    fn forget_sent(&mut self, mid: Mid);
+
     /// Writes to a data channel; false if it is not open or cannot take more now.
     fn send_data(&mut self, channel: DataChannel, bytes: &[u8]) -> bool;
 

@@ -23,7 +23,7 @@ use str0m::{
     rtp::{Extension, Ssrc},
 };
 
-use self::sending::Sender;
+use self::sending::{Sender, remember_sent};
 use super::{
     Carrier, DataChannel, MediaPacket, Mid, Offer, OfferChanges, Output, Rid, Transport, TransportError,
     TransportEvent, dependency_descriptor, estimate::Estimate, red::Arrivals,
@@ -32,7 +32,7 @@ use super::{
 /// With what the estimate of a path begins, in bits per second: enough for a few small pictures.
 const FIRST_ESTIMATE: Bitrate = Bitrate::kbps(1_500);
 /// How often the stack is asked for its figures: by them it is seen that a path has become narrower.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOKS_A_SECOND: u64 = 2;
 /// What may wait in data channels to one peer, in bytes. Who reads more slowly loses messages.
 const MAXIMUM_BUFFERED_DATA: usize = 1_024 * 1_024;
 /// The largest message on a data channel, in bytes; clients are told.
@@ -95,6 +95,8 @@ pub(crate) struct Peer {
     estimate: Estimate,
     /// Of what was sent lately, the share that was lost.
     loss: f32,
+    /// What was sent of sound and of video since the estimate was looked at, in bytes.
+    sent: [u64; 2],
     /// What the estimator was told last: what to reach next, and what would be liked, in bits per second.
     bitrates: (u64, u64),
     /// The worst since figures were told.
@@ -126,7 +128,7 @@ impl Peer {
             .set_extension(9, Extension::AbsoluteCaptureTime)
             .set_extension(12, dependency_descriptor::extension())
             .enable_bwe(Some(FIRST_ESTIMATE))
-            .set_stats_interval(Some(LOOK_EVERY))
+            .set_stats_interval(Some(Duration::from_millis(1_000 / LOOKS_A_SECOND)))
             .set_sctp_max_buffered_amount(MAXIMUM_BUFFERED_DATA)
             .set_sctp_max_message_size(MAXIMUM_MESSAGE);
         // Video comes with gaps whenever nobody watches or the camera is off.
@@ -155,6 +157,7 @@ impl Peer {
             repeats: false,
             estimate: Estimate::default(),
             loss: 0.0,
+            sent: [0; 2],
             bitrates: (0, 0),
             jitter: None,
             figures_told: now,
@@ -227,7 +230,7 @@ impl Peer {
                 None
             }
             Event::MediaEgressStats(stats) => {
-                self.note_loss(stats.mid, stats.loss);
+                self.note_sent(&stats);
                 None
             }
             Event::PeerStats(stats) => self.look(&stats),
@@ -422,6 +425,14 @@ impl Transport for Peer {
             direct.remove_stream_tx(ssrc);
         }
         self.senders.remove(&mid);
+    }
+
+    fn forget_sent(&mut self, mid: Mid) {
+        if let Some(sender) = self.senders.get(&mid)
+            && let Some(stream) = self.rtc.direct_api().stream_tx(&sender.ssrc)
+        {
+            remember_sent(stream);
+        }
     }
 
     fn send_data(&mut self, channel: DataChannel, bytes: &[u8]) -> bool {

@@ -445,6 +445,7 @@ impl Worker {
             }
             room::Command::RequestKeyframe(mid, rid) => entry.peer.request_keyframe(mid, rid),
             room::Command::RenewStream(mid) => entry.peer.renew_stream(mid),
+            room::Command::ForgetSent(mid) => entry.peer.forget_sent(mid),
             room::Command::SendData(channel, bytes) => {
                 if !entry.peer.send_data(channel, &bytes) {
                     tracing::trace!("a data channel cannot take a message");

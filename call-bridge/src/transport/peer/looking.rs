@@ -1,10 +1,13 @@
 use std::time::Duration;
 
-use str0m::{bwe::Bitrate, stats::PeerStats};
+use str0m::{
+    bwe::Bitrate,
+    stats::{MediaEgressStats, PeerStats},
+};
 
 use super::{
-    super::{Figures, Mid, TransportEvent},
-    Peer,
+    super::{Figures, TransportEvent, estimate::FULL_FROM},
+    LOOKS_A_SECOND, Peer,
 };
 
 /// How often [`Figures`] come.
@@ -13,8 +16,6 @@ const FIGURES_EVERY: Duration = Duration::from_secs(2);
 const LOSSY_FROM: f32 = 0.01;
 /// And does so as long as more than this is lost.
 const LOSSY_UNTIL: f32 = 0.002;
-/// From this share of lost packets on a path counts as full: it is not filled with padding to find out what more it carries.
-const FULL_FROM: f32 = 0.05;
 
 impl Peer {
     /// Looks at what the stack tells of the connection.
@@ -31,14 +32,15 @@ impl Peer {
         }
         self.repeats = self.senders.values().any(|sender| sender.is_repeated);
         tracing::trace!(estimate = ?self.estimate, now = ?stats.bwe_tx, loss, "what a path carries");
-        let before = self.estimate.told();
-        if let Some(rate) = stats.bwe_tx
-            && let Some(rate) = self.estimate.now(rate.as_u64(), loss)
-        {
-            if before.is_some_and(|before| rate < before / 2) {
-                self.forget_sent();
+        let [sound, video] = std::mem::take(&mut self.sent).map(|bytes| bytes * 8 * LOOKS_A_SECOND);
+        if let Some(rate) = stats.bwe_tx.map(|rate| rate.as_u64()) {
+            let anew = self.estimate.begins_anew(rate, loss, sound);
+            if let Some(rate) = anew {
+                self.rtc.bwe().reset(Bitrate::bps(rate));
             }
-            self.recovered.push_back(TransportEvent::Bandwidth(rate));
+            if let Some(rate) = self.estimate.now(anew.unwrap_or(rate), loss, video) {
+                self.recovered.push_back(TransportEvent::Bandwidth(rate));
+            }
         }
         if now.saturating_duration_since(self.figures_told) < FIGURES_EVERY {
             return None;
@@ -47,18 +49,23 @@ impl Peer {
         Some(TransportEvent::Figures(Figures { jitter: self.jitter.take(), ..figures(stats) }))
     }
 
-    /// Notes the share of what was sent in a section that its receiver missed.
-    pub(super) fn note_loss(&mut self, mid: Mid, loss: Option<f32>) {
-        if let Some((sender, loss)) = self.senders.get_mut(&mid).zip(loss) {
+    /// Notes what was sent in a section, and the share of it that its receiver missed.
+    pub(super) fn note_sent(&mut self, stats: &MediaEgressStats) {
+        let Some(sender) = self.senders.get_mut(&stats.mid) else { return };
+        let sent = stats.bytes.saturating_sub(std::mem::replace(&mut sender.bytes, stats.bytes));
+        let [sound, video] = &mut self.sent;
+        let is_sound = sender.parameters.is_some_and(|parameters| parameters.spec().codec.is_audio());
+        *if is_sound { sound } else { video } += sent;
+        if let Some(loss) = stats.loss {
             sender.is_lossy = loss > if sender.is_lossy { LOSSY_UNTIL } else { LOSSY_FROM };
         }
     }
 
     /// Tells the bandwidth estimator what to reach next.
     pub(super) fn apply_bitrates(&mut self) {
-        let (next, desired) = self.bitrates;
-        // Up to the next step the stack fills what it sends with padding.
-        let next = if self.loss > FULL_FROM { 0 } else { next };
+        // Up to the next step the stack fills what it sends with padding, and what would be liked it looks for with bursts, for which it holds
+        // media back. On a full path neither helps.
+        let (next, desired) = if self.loss > FULL_FROM { (0, 0) } else { self.bitrates };
         self.rtc.bwe().set_bitrate(Bitrate::bps(next), Bitrate::bps(desired));
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Sender {
     /// Whether what is sent gets lost on the way.
     pub(super) is_lossy: bool,
     pub(super) redundancy: Redundancy,
+    /// What was sent so far, in bytes.
+    pub(super) bytes: u64,
     /// For what is encrypted between the clients.
     pub(super) repeats: Repeats,
     pub(super) is_repeated: bool,
@@ -47,6 +49,7 @@ impl Sender {
             redundant: None,
             is_lossy: false,
             redundancy: Redundancy::default(),
+            bytes: 0,
             repeats: Repeats::default(),
             is_repeated: false,
         }
@@ -109,16 +112,6 @@ impl Peer {
         Some((sender, payload_type))
     }
 
-    /// What was lost because the path is too narrow is not sent once more: it would be lost again, and others with it.
-    pub(super) fn forget_sent(&mut self) {
-        let mut direct = self.rtc.direct_api();
-        for sender in self.senders.values() {
-            if let Some(stream) = direct.stream_tx(&sender.ssrc) {
-                remember_sent(stream);
-            }
-        }
-    }
-
     /// A datagram goes out, with which others may go once more.
     pub(super) fn repeat(&mut self, source: SocketAddr, destination: SocketAddr, datagram: &[u8]) {
         let Some(ssrc) = ssrc_of(datagram) else { return };
@@ -132,7 +125,7 @@ impl Peer {
 }
 
 /// Begins to remember what is sent in a stream, to be sent once more.
-fn remember_sent(stream: &mut StreamTx) {
+pub(super) fn remember_sent(stream: &mut StreamTx) {
     stream.set_rtx_cache(RESENDABLE, RESENDABLE_FOR, Some(MAXIMUM_RESENT));
 }
 
