@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Small enough for the bridge's first estimate of a path, so that nothing waits for it to rise.
-const SIZE: Size = Size { publishers: 2, subscribers: 3, bitrate: 600, feedback: true };
+const SIZE: Size = Size { publishers: 2, subscribers: 3, bitrate: 600, feedback: true, flows_before: false };
 /// How long media may take to flow, or layers to change, on a machine that has much else to do.
 const SOON: Duration = Duration::from_secs(30);
 /// How long it is looked at.

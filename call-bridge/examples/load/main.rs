@@ -65,7 +65,8 @@ struct Arguments {
     /// The bridge that is started; `standalone` beside this program if absent.
     #[arg(long)]
     program: Option<PathBuf>,
-    /// Where a bridge is that runs already: a host and a port. Nothing is started then.
+    /// Where a bridge is that runs already, or another server that speaks LiveKit's protocol: a host and a port. Nothing is started then, and
+    /// media flows before subscribers join.
     #[arg(long, requires_all = ["process", "key", "secret"])]
     running: Option<String>,
     /// Its process on this machine.
@@ -99,6 +100,7 @@ async fn main() -> Result<ExitCode, Failure> {
         subscribers: arguments.subscribers,
         bitrate: arguments.bitrate,
         feedback: !arguments.no_feedback,
+        flows_before: arguments.running.is_some(),
     };
     let limit = tokio::task::spawn_blocking(limit::measure).await??;
     let mut call = Call::begin(&bridge, &environment, size).await?;

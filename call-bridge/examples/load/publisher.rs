@@ -1,7 +1,6 @@
 //! A participant that sends a camera in three layers and a microphone.
 
 use std::{
-    collections::VecDeque,
     sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
@@ -34,8 +33,6 @@ use crate::{
     signalling::Path,
 };
 
-/// The packets of a picture go out over this share of the time until the next, as those of real clients do.
-const SPREAD_PERCENT: u32 = 40;
 const MID: &str = "urn:ietf:params:rtp-hdrext:sdes:mid";
 const RID: &str = "urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id";
 /// How loud the made-up sound is: not heard as speaking (RFC 6464).
@@ -60,8 +57,6 @@ pub(crate) struct Publisher {
     layers: Vec<Stream>,
     voice: Stream,
     picture: u16,
-    /// What is to be sent, in the order of its time.
-    waiting: VecDeque<Waiting>,
     started: Instant,
     clock: Arc<dyn Clock>,
     largest: u32,
@@ -75,16 +70,6 @@ struct Stream {
     first_timestamp: u32,
     /// Header extensions of every packet.
     extensions: Vec<(u8, Bytes)>,
-}
-
-/// A packet of video that is not sent yet.
-struct Waiting {
-    at: Instant,
-    layer: usize,
-    length: usize,
-    timestamp: u32,
-    video: Video,
-    last: bool,
 }
 
 impl Publisher {
@@ -126,10 +111,9 @@ impl Publisher {
         let offer = SessionDescription { r#type: "offer".to_owned(), sdp, id: 1, ..Default::default() };
         client.signalling.say(signal_request::Message::Offer(offer)).await?;
         let clock = environment.clock().clone();
-        let waiting = VecDeque::new();
         let picture = u16::from_be_bytes(random.bytes::<2>()) & 0x7fff;
         let mut publisher =
-            Self { client, camera, microphone, layers, voice, picture, waiting, started, clock, largest };
+            Self { client, camera, microphone, layers, voice, picture, started, clock, largest };
         publisher.connect().await?;
         publisher.learn_parameters()?;
         Ok(publisher)
@@ -194,7 +178,7 @@ impl Publisher {
                     if *picture_at <= now {
                         let at = caught_up(*picture_at, now, frame);
                         *picture_at = at + frame;
-                        self.make_picture(at);
+                        self.send_picture(at)?;
                     }
                     let sound_at = next_sound.get_or_insert(now);
                     if *sound_at <= now {
@@ -202,9 +186,7 @@ impl Publisher {
                         *sound_at = at + SOUND_EVERY;
                         self.send_sound(at)?;
                     }
-                    self.send_due(now)?;
-                    let next = self.waiting.front().map(|waiting| waiting.at);
-                    [next, next_picture, next_sound].into_iter().flatten().min().unwrap_or(now + frame)
+                    [next_picture, next_sound].into_iter().flatten().min().unwrap_or(now + frame)
                 }
             };
             // Whatever happens, nothing follows from it but that time passes.
@@ -212,50 +194,32 @@ impl Publisher {
         }
     }
 
-    /// Makes all layers of the picture of this time.
-    fn make_picture(&mut self, at: Instant) {
+    /// Sends all layers of the picture of this time. Its packets go out together, as those of real clients do: they spread only what
+    /// would take their paths longer than 40 ms.
+    fn send_picture(&mut self, at: Instant) -> Result<(), Failure> {
         self.picture = (self.picture + 1) & 0x7fff;
         let wanted = std::mem::take(&mut *self.client.peer.keyframes.lock());
-        let spread = Duration::from_secs(1) / FRAMES_PER_SECOND * SPREAD_PERCENT / 100;
-        for (index, (layer, stream)) in LAYERS.iter().zip(&self.layers).enumerate() {
+        for (index, (layer, stream)) in LAYERS.iter().zip(&mut self.layers).enumerate() {
             let bits = self.largest * 1_000 / 100 * layer.percent;
             let bytes = usize::try_from(bits / 8 / FRAMES_PER_SECOND).unwrap_or(0).max(1);
             let packets = bytes.div_ceil(MAXIMUM_PAYLOAD);
-            let video = Video {
-                picture: self.picture,
-                // All but the last eight bits are cut off on purpose.
-                base_layer: self.picture.to_be_bytes()[1],
-                begins: false,
-                keyframe: wanted.contains(&stream.ssrc),
-                layer: u8::try_from(index).unwrap_or(0),
-                sent: Duration::ZERO,
-            };
             let timestamp = stream.first_timestamp.wrapping_add(ticks(at - self.started, 90_000));
             for number in 0..packets {
-                let share = u32::try_from(number).unwrap_or(0);
-                let of = u32::try_from(packets).unwrap_or(1);
-                self.waiting.push_back(Waiting {
-                    at: at + spread * share / of,
-                    layer: index,
-                    length: bytes.div_ceil(packets),
-                    timestamp,
-                    video: Video { begins: number == 0, ..video },
-                    last: number + 1 == packets,
-                });
+                let now = self.clock.monotonic();
+                let video = Video {
+                    picture: self.picture,
+                    // All but the last eight bits are cut off on purpose.
+                    base_layer: self.picture.to_be_bytes()[1],
+                    begins: number == 0,
+                    keyframe: wanted.contains(&stream.ssrc),
+                    layer: u8::try_from(index).unwrap_or(0),
+                    sent: now - self.started,
+                };
+                let payload = video.payload(bytes.div_ceil(packets));
+                let packet = stream.packet(timestamp, number + 1 == packets, payload)?;
+                let mut sender = self.client.peer.connection.rtp_sender(self.camera).ok_or("no camera")?;
+                sender.write_rtp(now, packet)?;
             }
-        }
-        self.waiting.make_contiguous().sort_by_key(|waiting| waiting.at);
-    }
-
-    fn send_due(&mut self, now: Instant) -> Result<(), Failure> {
-        while self.waiting.front().is_some_and(|waiting| waiting.at <= now) {
-            let Some(waiting) = self.waiting.pop_front() else { break };
-            let Some(stream) = self.layers.get_mut(waiting.layer) else { continue };
-            let now = self.clock.monotonic();
-            let payload = Video { sent: now - self.started, ..waiting.video }.payload(waiting.length);
-            let packet = stream.packet(waiting.timestamp, waiting.last, payload)?;
-            let mut sender = self.client.peer.connection.rtp_sender(self.camera).ok_or("no camera")?;
-            sender.write_rtp(now, packet)?;
         }
         Ok(())
     }

@@ -41,6 +41,8 @@ pub(crate) struct Size {
     pub(crate) bitrate: u32,
     /// Subscribers tell when what arrived.
     pub(crate) feedback: bool,
+    /// Media flows already when subscribers join: others than this bridge connect them only to what there is.
+    pub(crate) flows_before: bool,
 }
 
 /// A call.
@@ -123,6 +125,9 @@ impl<'a> Call<'a> {
             let publisher = Box::pin(joining).await?;
             sent.push(publisher.sent());
             tasks.spawn(publisher.run(following.clone()));
+        }
+        if size.flows_before {
+            phase.send_replace(Phase::Sending);
         }
         let before = bridge.usage()?;
         let joining_since = clock.monotonic();
