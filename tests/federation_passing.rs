@@ -1,8 +1,6 @@
 //! What is worth telling other servers only now: a request that failed does not lose it, and a server that does not want it loses nothing
 //! else by it.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::{
     sync::{
         Arc,

@@ -136,6 +136,12 @@ impl Peer {
         Ok(self.connection.local_description().ok_or("there is no answer")?.sdp)
     }
 
+    /// Takes an address of the other side that its offer did not name: an `RTCIceCandidateInit` as JSON.
+    pub(crate) fn take_candidate(&mut self, candidate: &str) -> Result<(), Failure> {
+        self.connection.add_remote_candidate(serde_json::from_str(candidate)?)?;
+        Ok(())
+    }
+
     /// The next packet for the application. If there is none, everything was sent that was to be.
     pub(crate) fn poll(&mut self) -> Result<Option<TaggedRTCMessage>, Failure> {
         if let Some(message) = self.connection.poll_read() {

@@ -44,7 +44,7 @@ impl Path {
                 let wrapped = WrappedJoinRequest { join_request: request, ..WrappedJoinRequest::default() };
                 format!("/rtc/v1?join_request={}", URL_SAFE.encode(wrapped.encode_to_vec()))
             }
-            Self::Subscribing => "/rtc?auto_subscribe=1&subscriber_allow_pause=0".to_owned(),
+            Self::Subscribing => "/rtc?protocol=16&auto_subscribe=1&subscriber_allow_pause=0".to_owned(),
         }
     }
 }

@@ -128,6 +128,9 @@ impl Subscriber {
                 };
                 self.client.signalling.say(signal_request::Message::Answer(answer)).await?;
             }
+            Happening::Said(Message::Trickle(trickle)) => {
+                self.client.peer.take_candidate(&trickle.candidate_init)?;
+            }
             Happening::Said(Message::Update(update)) => self.learn(&update.participants),
             Happening::Said(Message::Leave(leave)) => return Err(format!("thrown out: {leave:?}").into()),
             Happening::Came(tagged) => self.count(tagged),
