@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
 };
 
@@ -13,8 +14,8 @@ use crate::{
     reading::{self, Node},
     sections::{
         Accounts, Acme, Admin, ApplicationServices, Calls, Federation, IdentityServer, Limits, Listener, Log,
-        Login, Media, Metrics, Outbound, Presence, Push, RateLimits, Registration, Rooms, Storage, Support,
-        Turn, listeners,
+        Login, Media, Metrics, Outbound, Presence, Push, RateLimits, Registration, Rooms, Sfu, Storage,
+        Support, Turn, listeners,
     },
     validation,
     values::{DomainName, ServerName},
@@ -167,7 +168,7 @@ impl Config {
     /// `http://localhost:8008/` for the server to try things with.
     pub fn public_base_url(&self) -> Url {
         let Some(given) = &self.public_base_url else {
-            let scheme = if self.server_name == ServerName::default() { "http" } else { "https" };
+            let scheme = if self.is_for_trying() { "http" } else { "https" };
             return self.server_name.url(scheme);
         };
         let mut url = given.clone();
@@ -176,6 +177,24 @@ impl Config {
             url.set_path(&path);
         }
         url
+    }
+
+    /// Whether this is the server to try things with.
+    fn is_for_trying(&self) -> bool {
+        self.server_name == ServerName::default()
+    }
+
+    /// Whether clients are offered a way to hold calls; by default on the server to try things with, which forwards them itself.
+    pub fn holds_calls(&self) -> bool {
+        self.calls.enabled.unwrap_or_else(|| self.is_for_trying() && self.calls.sfu == Sfu::Embedded)
+    }
+
+    /// The addresses of this machine at which clients reach calls; by default that of this machine alone on the server to try things with.
+    pub fn call_addresses(&self) -> Vec<IpAddr> {
+        if self.calls.addresses.is_empty() && self.is_for_trying() {
+            return vec![Ipv4Addr::LOCALHOST.into()];
+        }
+        self.calls.addresses.clone()
     }
 
     /// The directory of the engine `fjall`; by default `store` in the data directory.

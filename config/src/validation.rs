@@ -65,7 +65,7 @@ fn check(config: &Config) -> Contradictions {
     config.federation.check(&mut found);
     config.outbound.check(&mut found);
     identity_servers::check(config, &mut found);
-    config.calls.check(&mut found);
+    config.calls.check(&config.call_addresses(), &mut found);
     config.check_turn(&mut found);
     config.support.check(&mut found);
     config.limits.check(&mut found);

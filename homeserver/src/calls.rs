@@ -41,7 +41,7 @@ pub(crate) fn open(
     federation: &Federation,
     turn: Option<TurnService>,
 ) -> Result<Option<Calls>, String> {
-    if !config.calls.enabled {
+    if !config.holds_calls() {
         return Ok(None);
     }
     let base_url = config.public_base_url();
@@ -76,8 +76,9 @@ pub(crate) fn open(
             .map_err(|error| format!("the secret of calls, {}: {error}", path.display()))?
     };
     let key = ApiKey { name: settings.api_key.clone(), secret };
+    let addresses = config.call_addresses();
     let addresses: Vec<MediaAddress> =
-        settings.addresses.iter().map(|address| media_address(*address, settings.external_ip)).collect();
+        addresses.iter().map(|address| media_address(*address, settings.external_ip)).collect();
     // No two nodes receive media at the same.
     let keeper = addresses.first().map(|address| format!("{}:{}", address.advertised, settings.udp_port));
     let bridge = Settings {

@@ -42,7 +42,7 @@ pub(crate) async fn open(
         max_allocations_per_user: as_usize(settings.max_allocations_per_user.get()),
         max_bytes_per_second: settings.max_bytes_per_second.as_u64(),
         peers: PeerPolicy {
-            media_port: config.calls.enabled.then_some(config.calls.udp_port.get()),
+            media_port: config.holds_calls().then_some(config.calls.udp_port.get()),
             allowed: settings.allowed_address_ranges.clone(),
             denied: settings.denied_address_ranges.clone(),
             is_private: is_private_address,

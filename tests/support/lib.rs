@@ -58,10 +58,11 @@ fn program() -> &'static Path {
     })
 }
 
-/// The program with this directory as its own, and with nothing of the environment that could be a setting.
+/// The program with this directory as its own, and with nothing of the environment that could be a setting. Calls are off unless a test
+/// wants them: many servers run at once, and by default all of them hold calls at the same port.
 pub fn entente(directory: &Path) -> Command {
     let mut command = Command::new(program());
-    command.env_clear().current_dir(directory);
+    command.env_clear().current_dir(directory).env("ENTENTE_CALLS__ENABLED", "false");
     for name in ["PATH", "HOME", "TMPDIR"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);

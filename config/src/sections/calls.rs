@@ -15,8 +15,9 @@ use crate::{validation::Contradictions, values::Secret};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Calls {
-    /// Whether clients are offered a way to hold calls.
-    pub enabled: bool,
+    /// Whether clients are offered a way to hold calls; absent: as [`crate::Config::holds_calls`] says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
     /// What forwards the media.
     pub sfu: Sfu,
     /// The UDP port of all media; for `embedded`.
@@ -49,7 +50,7 @@ pub struct Calls {
 impl Default for Calls {
     fn default() -> Self {
         Self {
-            enabled: false,
+            enabled: None,
             sfu: Sfu::default(),
             udp_port: NonZeroU16::new(7_882).expect("a constant above zero"),
             tcp_port: None,
@@ -93,7 +94,8 @@ pub enum RemoteUsers {
 const MINIMUM_SECRET_BYTES: usize = 32;
 
 impl Calls {
-    pub(crate) fn check(&self, found: &mut Contradictions) {
+    /// Looks for contradictions; `addresses` are those at which calls are reached.
+    pub(crate) fn check(&self, addresses: &[IpAddr], found: &mut Contradictions) {
         if self.api_key.is_empty() {
             found.add(&["calls.api_key"], "tokens name the key that signs them; it can't be empty");
         }
@@ -109,20 +111,19 @@ impl Calls {
                 found.add(&[&format!("calls.webhooks.{index}")], "an http or https address is needed");
             }
         }
-        if self.enabled {
-            self.check_enabled(found);
+        if self.enabled == Some(true) {
+            self.check_enabled(addresses, found);
         }
     }
 
-    fn check_enabled(&self, found: &mut Contradictions) {
+    fn check_enabled(&self, addresses: &[IpAddr], found: &mut Contradictions) {
         match self.sfu {
-            Sfu::Embedded if self.addresses.is_empty() => {
+            Sfu::Embedded if addresses.is_empty() => {
                 found
                     .add(&["calls.enabled", "calls.addresses"], "clients must be told an address to send to");
             }
             Sfu::Embedded => {
-                let of_family =
-                    |ip: &IpAddr| self.addresses.iter().any(|other| other.is_ipv4() == ip.is_ipv4());
+                let of_family = |ip: &IpAddr| addresses.iter().any(|other| other.is_ipv4() == ip.is_ipv4());
                 if self.external_ip.as_ref().is_some_and(|ip| !of_family(ip)) {
                     let message = "no address of this family is in calls.addresses";
                     found.add(&["calls.external_ip", "calls.addresses"], message);

@@ -108,10 +108,10 @@ impl crate::Config {
                 "media is relayed from calls.addresses; there are none",
             );
         }
-        if self.calls.enabled && turn.port == self.calls.udp_port {
+        if self.holds_calls() && turn.port == self.calls.udp_port {
             found.add(&["turn.port", "calls.udp_port"], "two things cannot be served on one UDP port");
         }
-        if self.calls.enabled && self.calls.tcp_port == Some(turn.port) {
+        if self.holds_calls() && self.calls.tcp_port == Some(turn.port) {
             found.add(&["turn.port", "calls.tcp_port"], "two things cannot be served on one TCP port");
         }
         let relay_ports = turn.first_relay_port..=turn.last_relay_port;

@@ -141,7 +141,12 @@ entente.toml:6:12: turn.port: two things cannot be served on one TCP port
 entente.toml:9:10: turn.secret: at least 32 bytes are needed
 "#);
     // Without calls nothing else is on their port.
-    assert!(parse("[calls]\naddresses = [\"192.0.2.1\"]\nudp_port = 3478\n[turn]\nenabled = true").is_ok());
+    assert!(
+        parse(
+            "[calls]\nenabled = false\naddresses = [\"192.0.2.1\"]\nudp_port = 3478\n[turn]\nenabled = true"
+        )
+        .is_ok()
+    );
 }
 
 #[test]

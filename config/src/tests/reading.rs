@@ -1,6 +1,9 @@
 //! Settings from files: what is read, and what is said about what can't be.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 use insta::assert_snapshot;
 
@@ -14,6 +17,7 @@ fn without_a_file_the_defaults_hold() {
     assert_eq!(config.server_name.as_str(), "localhost:8008");
     assert_eq!(config.public_base_url().as_str(), "http://localhost:8008/");
     assert_eq!(config.federation_address().as_str(), "localhost:8008");
+    assert!(config.holds_calls() && config.call_addresses() == [Ipv4Addr::LOCALHOST]);
     assert!(
         config.listeners.iter().all(|listener| listener.address.ip().is_loopback() && listener.tls.is_none())
     );
@@ -24,6 +28,7 @@ fn without_a_file_the_defaults_hold() {
 fn settings_that_follow_from_others() {
     let config =
         parse("server_name = \"example.org\"\ndata_dir = \"/var/lib/entente\"").expect("valid settings");
+    assert!(!config.holds_calls() && config.call_addresses().is_empty());
     assert_eq!(config.public_base_url().as_str(), "https://example.org/");
     assert_eq!(config.federation_address().as_str(), "example.org:443");
     let names: Vec<_> = config.acme_domains().into_iter().map(String::from).collect();
