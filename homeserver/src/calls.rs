@@ -76,9 +76,9 @@ pub(crate) fn open(
             .map_err(|error| format!("the secret of calls, {}: {error}", path.display()))?
     };
     let key = ApiKey { name: settings.api_key.clone(), secret };
-    let addresses = config.call_addresses();
+    let addresses = config.call_addresses().into_iter();
     let addresses: Vec<MediaAddress> =
-        addresses.iter().map(|address| media_address(*address, settings.external_ip)).collect();
+        addresses.map(|address| media_address(address, settings.external_ip)).collect();
     // No two nodes receive media at the same.
     let keeper = addresses.first().map(|address| format!("{}:{}", address.advertised, settings.udp_port));
     let bridge = Settings {

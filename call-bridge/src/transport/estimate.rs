@@ -16,8 +16,8 @@ pub(super) const FULL_FROM: f32 = 0.05;
 const ARRIVES_FOR: usize = 4;
 /// The share of what arrives that is always counted on, in percent: a full path is left some room to empty its queues.
 const COUNTED_ON: u64 = 75;
-/// The stack begins anew with so many times what arrives, if it takes the path for less than that. It holds back what exceeds its estimate, up
-/// to two seconds: keyframes do, and what is sent once more.
+/// The stack begins anew with so many times what arrives, if it takes the path for less than what arrives. It holds back what exceeds its
+/// estimate, up to two seconds: keyframes do, and what is sent once more.
 const ANEW: u64 = 2;
 
 /// The stack tells a mean of some seconds, which is steady enough to choose layers by. By that, a path that becomes narrower at once would be
