@@ -1,9 +1,9 @@
 use std::time::{Duration, Instant, SystemTime};
 
-use str0m::rtp::Vp8Descriptor;
+use str0m::rtp::{Vp8Descriptor, Vp8Patch};
 
 use super::{keyframe::begins_stream, sequence::SequenceMap};
-use crate::transport::{MediaCodec, MediaPacket, SenderClock};
+use crate::transport::{MediaCodec, MediaPacket, Renumbered, SenderClock};
 
 /// Further apart, a sender's clock and the arrival of its packets are not believed to agree.
 const CLOCK_TOLERANCE: f64 = 2.0;
@@ -79,8 +79,8 @@ impl Forwarder {
         self.target.filter(|target| self.current != Some(*target))
     }
 
-    /// The packet as the subscriber gets it, if it gets it.
-    pub(crate) fn forward(&mut self, layer: usize, packet: &MediaPacket) -> Option<MediaPacket> {
+    /// With which numbers the subscriber gets a packet, if it gets it.
+    pub(crate) fn forward(&mut self, layer: usize, packet: &MediaPacket) -> Option<Renumbered> {
         if self.current != Some(layer) {
             let begins = self.target == Some(layer)
                 && !packet.payload.is_empty()
@@ -102,7 +102,7 @@ impl Forwarder {
             _ => None,
         };
         self.remember(timestamp, packet);
-        Some(MediaPacket { sequence, timestamp, patch, ..packet.clone() })
+        Some(Renumbered { sequence, timestamp, patch })
     }
 
     fn remember(&mut self, timestamp: u32, packet: &MediaPacket) {
@@ -138,7 +138,7 @@ impl Pictures {
             base_layer.wrapping_add(1).wrapping_sub(descriptor.tl0_pic_idx().unwrap_or(0));
     }
 
-    fn continued(&mut self, payload: &[u8]) -> Option<str0m::rtp::Vp8Patch> {
+    fn continued(&mut self, payload: &[u8]) -> Option<Vp8Patch> {
         const LONG: u16 = 0x7fff;
         const SHORT: u16 = 0x7f;
         let descriptor = Vp8Descriptor::parse(payload).ok()?;
@@ -224,7 +224,6 @@ mod tests {
             timestamp,
             marker: true,
             payload: payload.into(),
-            patch: None,
             audio_level: None,
             extensions: str0m::rtp::ExtensionValues::default(),
             received_at: at,

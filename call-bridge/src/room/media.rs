@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::{Command, Moment, Output, ParticipantKey, PeerKind, Room, TrackKey};
 use crate::{
     CallEvent,
@@ -30,7 +32,7 @@ impl Room {
         }
         match event {
             TransportEvent::Media { mid, rid, packet } if peer == PeerKind::Publisher => {
-                self.forward(now, key, mid, rid, &packet);
+                self.forward(now, key, mid, rid, packet);
             }
             TransportEvent::Connected => self.connected(key, peer),
             TransportEvent::Disconnected | TransportEvent::Closed => self.disconnected(now, key, peer),
@@ -54,14 +56,7 @@ impl Room {
     }
 
     /// A packet of a publisher goes to all who want it.
-    fn forward(
-        &mut self,
-        now: Moment,
-        key: ParticipantKey,
-        mid: Mid,
-        rid: Option<Rid>,
-        packet: &MediaPacket,
-    ) {
+    fn forward(&mut self, now: Moment, key: ParticipantKey, mid: Mid, rid: Option<Rid>, packet: MediaPacket) {
         let Some(participant) = self.participants.get(&key) else { return };
         let found = participant.tracks.iter().find(|(_, section)| **section == mid);
         let Some(track_key) = found.map(|(track, _)| *track) else { return };
@@ -77,14 +72,14 @@ impl Room {
             self.speakers.hear(now.at, key, if track.info.muted { 127 } else { level });
         }
         let is_encrypted = track.info.encryption() != EncryptionType::None;
+        let packet = Arc::new(MediaPacket { is_encrypted, ..packet });
         for subscriber in &track.subscribers {
             let Some(participant) = self.participants.get_mut(subscriber) else { continue };
             let peer = participant.receiving_peer();
             let Some(subscription) = participant.subscriptions.get_mut(&track_key) else { continue };
             let Some(mid) = subscription.mid else { continue };
-            if let Some(packet) = subscription.forwarder.forward(layer, packet) {
-                let packet = MediaPacket { is_encrypted, ..packet };
-                self.outputs.push(Output::Media(*subscriber, peer, mid, packet));
+            if let Some(renumbered) = subscription.forwarder.forward(layer, &packet) {
+                self.outputs.push(Output::Media(*subscriber, peer, mid, packet.clone(), renumbered));
             }
         }
     }

@@ -41,7 +41,7 @@ use self::{participant::Participant, speakers::Speakers, track::Track};
 use crate::{
     CallEvent, Settings,
     proto::{self, SignalResponse, signal_response::Message},
-    transport::{DataChannel, MediaPacket, Mid, OfferChanges, Rid},
+    transport::{DataChannel, MediaPacket, Mid, OfferChanges, Renumbered, Rid},
 };
 
 /// How often the room looks after what changes by itself: bitrates, speakers, what was put off.
@@ -81,7 +81,6 @@ pub(crate) struct Moment {
 
 /// What a room wants done.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "most outputs are packets, which are not worth a box each")]
 pub(crate) enum Output {
     /// To be said to a participant on its signalling connection, if it has one.
     Signal(ParticipantKey, Box<SignalResponse>),
@@ -90,7 +89,7 @@ pub(crate) enum Output {
     /// To be done on a peer connection.
     Transport(ParticipantKey, PeerKind, Command),
     /// A packet for a subscriber.
-    Media(ParticipantKey, PeerKind, Mid, MediaPacket),
+    Media(ParticipantKey, PeerKind, Mid, Arc<MediaPacket>, Renumbered),
     /// A participant is gone; so are its connections.
     Gone(ParticipantKey),
     /// To be told outside.

@@ -15,7 +15,7 @@ use crate::{
         TrackInfo, UpdateSubscription, UpdateTrackSettings, UserPacket, leave_request::Action,
         participant_info::State, signal_request::Message as Request,
     },
-    transport::{Figures, MediaPacket, TransportEvent},
+    transport::{Figures, Renumbered, TransportEvent},
 };
 
 #[test]
@@ -185,7 +185,7 @@ fn subscribers_get_one_stream_from_the_keyframe_on_and_switch_layers_at_keyframe
     let numbers: Vec<u64> = first.iter().chain(&second).map(|packet| packet.sequence).collect();
     let start = *numbers.first().unwrap();
     assert_eq!(numbers, (start..start + 40).collect::<Vec<_>>(), "no gap and nothing twice");
-    let forward = |pair: &[MediaPacket]| matches!(pair, [a, b] if a.timestamp < b.timestamp);
+    let forward = |pair: &[Renumbered]| matches!(pair, [a, b] if a.timestamp < b.timestamp);
     assert!(second.windows(2).all(forward));
 
     let disabled = UpdateTrackSettings { disabled: true, ..settings };

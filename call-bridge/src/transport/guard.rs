@@ -5,7 +5,7 @@ use std::{
 };
 
 use super::{
-    DataChannel, MediaPacket, Mid, Offer, OfferChanges, Output, Rid, Transport, TransportError,
+    DataChannel, MediaPacket, Mid, Offer, OfferChanges, Output, Renumbered, Rid, Transport, TransportError,
     TransportEvent,
 };
 
@@ -80,8 +80,8 @@ impl<T: Transport> Transport for Guarded<T> {
         }
     }
 
-    fn send(&mut self, mid: Mid, packet: MediaPacket) {
-        self.with(|inner| inner.send(mid, packet));
+    fn send(&mut self, mid: Mid, packet: &MediaPacket, renumbered: Renumbered) {
+        self.with(|inner| inner.send(mid, packet, renumbered));
     }
 
     fn request_keyframe(&mut self, mid: Mid, rid: Option<Rid>) {

@@ -17,7 +17,7 @@ pub(crate) use str0m::media::{MediaKind, Mid, Rid};
 
 pub(crate) use self::{
     guard::Guarded,
-    packet::{MediaCodec, MediaPacket, SenderClock},
+    packet::{MediaCodec, MediaPacket, Renumbered, SenderClock},
     peer::{Certificate, Peer, PeerSettings},
 };
 
@@ -201,8 +201,8 @@ pub(crate) trait Transport {
     /// What is to be done next.
     fn poll(&mut self) -> Output;
 
-    /// Sends a packet of media in a section.
-    fn send(&mut self, mid: Mid, packet: MediaPacket);
+    /// Sends a packet of media in a section, with numbers of its own.
+    fn send(&mut self, mid: Mid, packet: &MediaPacket, renumbered: Renumbered);
 
     /// Asks the other side for a keyframe.
     fn request_keyframe(&mut self, mid: Mid, rid: Option<Rid>);

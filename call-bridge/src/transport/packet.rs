@@ -66,7 +66,7 @@ pub(crate) struct SenderClock {
     pub(crate) timestamp: u32,
 }
 
-/// An RTP packet without what belongs to one hop only. Cheap to clone.
+/// An RTP packet without what belongs to one hop only, as it came.
 #[derive(Clone)]
 pub(crate) struct MediaPacket {
     /// How it is encoded.
@@ -79,10 +79,8 @@ pub(crate) struct MediaPacket {
     pub(crate) timestamp: u32,
     /// The last packet of a frame of video; the first after silence in audio.
     pub(crate) marker: bool,
-    /// What is forwarded untouched, but for [`Self::patch`].
+    /// What is forwarded untouched, but for [`Renumbered::patch`].
     pub(crate) payload: Arc<[u8]>,
-    /// Bytes of the payload descriptor that are different for this receiver.
-    pub(crate) patch: Option<Vp8Patch>,
     /// How loud it is, in -dBov from 0, the loudest, to 127, silence (RFC 6464).
     pub(crate) audio_level: Option<u8>,
     /// Header extensions that go from end to end.
@@ -93,6 +91,17 @@ pub(crate) struct MediaPacket {
     pub(crate) clock: Option<SenderClock>,
     /// Whether its payload is encrypted between the clients.
     pub(crate) is_encrypted: bool,
+}
+
+/// What of a packet is different for each receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Renumbered {
+    /// The sequence number, extended beyond 16 bits.
+    pub(crate) sequence: u64,
+    /// The RTP timestamp.
+    pub(crate) timestamp: u32,
+    /// Bytes of the payload descriptor.
+    pub(crate) patch: Option<Vp8Patch>,
 }
 
 impl std::fmt::Debug for MediaPacket {

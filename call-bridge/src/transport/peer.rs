@@ -25,8 +25,8 @@ use str0m::{
 
 use self::sending::{Sender, remember_sent};
 use super::{
-    Carrier, DataChannel, MediaPacket, Mid, Offer, OfferChanges, Output, Rid, Transport, TransportError,
-    TransportEvent, dependency_descriptor, estimate::Estimate, red::Arrivals,
+    Carrier, DataChannel, MediaPacket, Mid, Offer, OfferChanges, Output, Renumbered, Rid, Transport,
+    TransportError, TransportEvent, dependency_descriptor, estimate::Estimate, red::Arrivals,
 };
 
 /// With what the estimate of a path begins, in bits per second: enough for a few small pictures.
@@ -408,8 +408,8 @@ impl Transport for Peer {
         }
     }
 
-    fn send(&mut self, mid: Mid, packet: MediaPacket) {
-        self.write(mid, packet);
+    fn send(&mut self, mid: Mid, packet: &MediaPacket, renumbered: Renumbered) {
+        self.write(mid, packet, renumbered);
     }
 
     fn request_keyframe(&mut self, mid: Mid, rid: Option<Rid>) {

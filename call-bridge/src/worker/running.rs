@@ -372,10 +372,10 @@ impl Worker {
 
     fn carry_out_one(&mut self, now: Moment, key: RoomKey, output: RoomOutput) {
         match output {
-            RoomOutput::Media(participant, kind, mid, packet) => {
+            RoomOutput::Media(participant, kind, mid, packet, renumbered) => {
                 let Some(peer) = self.peers.of((key, participant, kind)) else { return };
                 if let Some(entry) = self.peers.get(peer) {
-                    entry.peer.send(mid, packet);
+                    entry.peer.send(mid, &packet, renumbered);
                     self.soil(peer);
                 }
             }

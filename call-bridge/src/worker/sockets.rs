@@ -45,8 +45,8 @@ impl Sockets {
     fn bind_shared(settings: &Settings, mut port: u16, is_shared: bool) -> io::Result<Self> {
         let mut families = Vec::new();
         for ipv6 in [false, true] {
-            if settings.addresses.iter().any(|address| address.local.is_ipv6() == ipv6) {
-                let socket = MediaSocket::bind(ipv6, port, is_shared)?;
+            if let Some(address) = address_to_bind(&settings.addresses, ipv6) {
+                let socket = MediaSocket::bind(SocketAddr::new(address, port), is_shared)?;
                 port = socket.socket.local_addr()?.port();
                 families.push(socket);
             }
@@ -99,13 +99,9 @@ impl Sockets {
 
 impl MediaSocket {
     /// Of several sockets that share a port, each gets all datagrams of some of the addresses from which they come.
-    fn bind(ipv6: bool, port: u16, is_shared: bool) -> io::Result<Self> {
-        let (domain, any): (_, IpAddr) = if ipv6 {
-            (Domain::IPV6, Ipv6Addr::UNSPECIFIED.into())
-        } else {
-            (Domain::IPV4, Ipv4Addr::UNSPECIFIED.into())
-        };
-        let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    fn bind(address: SocketAddr, is_shared: bool) -> io::Result<Self> {
+        let ipv6 = address.is_ipv6();
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         if ipv6 {
             socket.set_only_v6(true)?;
         }
@@ -114,7 +110,7 @@ impl MediaSocket {
         }
         socket.set_recv_buffer_size(BUFFER)?;
         socket.set_send_buffer_size(BUFFER)?;
-        socket.bind(&SocketAddr::new(any, port).into())?;
+        socket.bind(&address.into())?;
         let socket: UdpSocket = socket.into();
         let state = UdpSocketState::new((&socket).into())?;
         Ok(Self { socket, state, ipv6 })
@@ -122,5 +118,40 @@ impl MediaSocket {
 
     pub(super) fn is_ipv6(&self) -> bool {
         self.ipv6
+    }
+}
+
+/// The address to which the socket of a family is bound; `None` if the family is not used. Addresses come and go while a server runs, so that
+/// is all of them, unless only this machine is to reach it.
+fn address_to_bind(addresses: &[MediaAddress], ipv6: bool) -> Option<IpAddr> {
+    let mut of_family = addresses.iter().filter(|address| address.local.is_ipv6() == ipv6).peekable();
+    let first = of_family.peek()?.local;
+    let unspecified: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    Some(if first.is_loopback() && of_family.all(|address| address.local == first) {
+        first
+    } else {
+        unspecified
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bound(addresses: &[&str], ipv6: bool) -> Option<String> {
+        let parsed = addresses.iter().map(|address| address.parse::<IpAddr>().unwrap().into());
+        let addresses: Vec<MediaAddress> = parsed.collect();
+        address_to_bind(&addresses, ipv6).map(|address| address.to_string())
+    }
+
+    #[test]
+    fn what_only_this_machine_is_to_reach_is_open_to_nobody_else() {
+        assert_eq!(bound(&["127.0.0.1"], false).as_deref(), Some("127.0.0.1"));
+        assert_eq!(bound(&["127.0.0.1"], true), None);
+        assert_eq!(bound(&["::1", "192.0.2.1"], true).as_deref(), Some("::1"));
+        assert_eq!(bound(&["::1", "192.0.2.1"], false).as_deref(), Some("0.0.0.0"));
+        assert_eq!(bound(&["127.0.0.1", "192.0.2.1"], false).as_deref(), Some("0.0.0.0"));
+        assert_eq!(bound(&["127.0.0.1", "127.0.0.2"], false).as_deref(), Some("0.0.0.0"));
+        assert_eq!(bound(&["2001:db8::1"], true).as_deref(), Some("::"));
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     },
     session::{JoinParameters, Path},
     token::{Claims, VideoGrant},
-    transport::{MediaCodec, MediaPacket, TransportEvent},
+    transport::{MediaCodec, MediaPacket, Renumbered, TransportEvent},
 };
 
 /// A room and what its outputs were, by whom they concern.
@@ -187,8 +187,8 @@ impl Scene {
         updates.flatten().collect()
     }
 
-    /// The sequence numbers that were sent to somebody, and the bytes of the layer by its keyframes' sizes.
-    pub(super) fn received(&mut self, key: ParticipantKey) -> Vec<MediaPacket> {
+    /// What was sent to somebody.
+    pub(super) fn received(&mut self, key: ParticipantKey) -> Vec<Renumbered> {
         let (media, kept) = std::mem::take(&mut self.outputs)
             .into_iter()
             .partition(|output| matches!(output, Output::Media(to, ..) if *to == key));
@@ -197,7 +197,7 @@ impl Scene {
         media
             .into_iter()
             .filter_map(|output| match output {
-                Output::Media(_, _, _, packet) => Some(packet),
+                Output::Media(.., renumbered) => Some(renumbered),
                 _ => None,
             })
             .collect()
@@ -240,7 +240,6 @@ pub(super) fn vp8(at: Instant, sequence: u64, keyframe: bool) -> MediaPacket {
         timestamp: u32::try_from(sequence).unwrap() * 1_800,
         marker: true,
         payload: [0x90, 0xe0, 0x80, 1, 5, 0x20, first, 0, 0, 0x9d, 1, 0x2a].into(),
-        patch: None,
         audio_level: None,
         extensions: str0m::rtp::ExtensionValues::default(),
         received_at: at,

@@ -46,7 +46,6 @@ impl Peer {
             timestamp: packet.header.timestamp,
             marker: packet.header.marker,
             payload: packet.payload,
-            patch: None,
             audio_level,
             extensions,
             received_at: packet.timestamp,

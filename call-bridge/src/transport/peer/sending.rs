@@ -9,7 +9,7 @@ use str0m::{
 
 use super::{
     super::{
-        MediaCodec, MediaPacket, Mid,
+        MediaCodec, MediaPacket, Mid, Renumbered,
         red::Redundancy,
         repeats::{Repeats, ssrc_of},
     },
@@ -58,7 +58,8 @@ impl Sender {
 
 impl Peer {
     /// Sends a packet of media in a section.
-    pub(super) fn write(&mut self, mid: Mid, packet: MediaPacket) {
+    pub(super) fn write(&mut self, mid: Mid, packet: &MediaPacket, renumbered: Renumbered) {
+        let Renumbered { sequence, timestamp, patch } = renumbered;
         let Some((sender, payload_type)) = self.sender(mid, packet.parameters) else { return };
         let ssrc = sender.ssrc;
         // Nothing can be added to what is encrypted between the clients.
@@ -68,22 +69,16 @@ impl Peer {
         let is_repeated = sender.is_repeated;
         let (payload_type, payload) = match redundant {
             Some(redundant) => {
-                let payload = sender.redundancy.wrap(*payload_type, packet.timestamp, &packet.payload);
+                let payload = sender.redundancy.wrap(*payload_type, timestamp, &packet.payload);
                 (redundant, payload)
             }
-            None => (payload_type, packet.payload),
+            None => (payload_type, packet.payload.clone()),
         };
-        let mut write = RtpWrite::new(
-            payload_type,
-            packet.sequence.into(),
-            packet.timestamp,
-            packet.received_at,
-            payload,
-        )
-        .marker(packet.marker)
-        .ext_vals(packet.extensions)
-        .nackable(!is_sound);
-        if let Some(patch) = packet.patch {
+        let mut write = RtpWrite::new(payload_type, sequence.into(), timestamp, packet.received_at, payload)
+            .marker(packet.marker)
+            .ext_vals(packet.extensions.clone())
+            .nackable(!is_sound);
+        if let Some(patch) = patch {
             write = write.vp8_patch(patch);
         }
         if let Some(stream) = self.rtc.direct_api().stream_tx(&ssrc) {

@@ -173,7 +173,6 @@ fn what_is_lost_comes_along_with_what_follows() {
             timestamp: sequence * 960,
             marker: false,
             payload: redundancy.wrap(*opus.pt(), sequence * 960, &text),
-            patch: None,
             audio_level: Some(10),
             extensions: ExtensionValues::default(),
             received_at: now,
