@@ -105,6 +105,14 @@ impl Forwarder {
         Some(Renumbered { sequence, timestamp, patch })
     }
 
+    /// Nothing of this packet goes to the subscriber. Sound goes on without a gap; pictures do with a keyframe.
+    pub(crate) fn leave_out(&mut self, packet: &MediaPacket) {
+        match packet.codec {
+            MediaCodec::Opus => self.sequence.skip(packet.sequence),
+            _ => self.current = None,
+        }
+    }
+
     fn remember(&mut self, timestamp: u32, packet: &MediaPacket) {
         // Late packets do not turn the time back.
         if self.last.is_some_and(|last| is_before(timestamp, last.timestamp)) {

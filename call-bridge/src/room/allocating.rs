@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{Command, Moment, ParticipantKey, Room, TrackKey};
+use super::{Command, Moment, ParticipantKey, Room, TrackKey, track::Track};
 use crate::{
     forwarding::{Wish, allocate, floods},
     proto::{StreamState, StreamStateInfo, StreamStateUpdate, signal_response::Message},
@@ -102,8 +102,9 @@ impl Room {
         let Some(subscription) = participant.subscriptions.get_mut(&track) else { return };
         subscription.forwarder.set_target(layer);
         let waits_for = subscription.forwarder.waits_for();
-        let is_video = self.tracks.get(&track).is_some_and(|track| track.kind == MediaKind::Video);
-        if let Some(layer) = waits_for.filter(|_| is_video) {
+        let is_seen = |track: &Track| track.kind == MediaKind::Video && !track.info.muted;
+        let is_seen = self.tracks.get(&track).is_some_and(is_seen);
+        if let Some(layer) = waits_for.filter(|_| is_seen) {
             self.request_keyframe(now, track, layer);
         }
     }

@@ -10,8 +10,20 @@ use crate::{
 
 /// That less is wanted is told after this time: who scrolls back shall not wait for an encoder.
 const LOWER_AFTER: Duration = Duration::from_secs(5);
+/// A video that nobody has asked for this long after it began is not needed for now.
+const UNWATCHED_AFTER: Duration = Duration::from_secs(10);
 
 impl Room {
+    /// A video begins. Its publisher sends all of it until it is told otherwise.
+    pub(super) fn await_demand(&mut self, now: Moment, key: TrackKey) {
+        if let Some(track) = self.tracks.get_mut(&key)
+            && track.kind == MediaKind::Video
+            && track.demand.told.is_none()
+        {
+            track.demand.lower_at.get_or_insert(now.at + UNWATCHED_AFTER);
+        }
+    }
+
     /// Tells publishers what was put off.
     pub(super) fn update_publishers(&mut self, now: Moment) {
         let due: Vec<TrackKey> = self

@@ -154,12 +154,14 @@ impl Room {
             subscriptions: BTreeMap::new(),
             declined: BTreeSet::new(),
             awaited: BTreeMap::new(),
+            denied: BTreeSet::new(),
             audience: None,
             bandwidth: None,
             bitrates: (0, 0),
             sent_data: super::data::SentData::default(),
             quality: super::quality::Quality::default(),
             flood: super::flood::Flood::new(now.at),
+            news: super::news::News::new(now.at),
             refresh_token_at: now.at,
         }
     }

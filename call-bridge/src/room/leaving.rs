@@ -83,8 +83,8 @@ impl Room {
         for track in tracks {
             self.drop_track(now, track);
         }
-        for track in subscriptions {
-            self.forget_subscription(key, track);
+        for track in &subscriptions {
+            self.forget_subscription(key, *track);
         }
         self.outputs.push(Output::CloseSignal(key));
         self.outputs.push(Output::Gone(key));
@@ -107,6 +107,9 @@ impl Room {
             sid: participant.sid,
             reason: reason.as_str_name(),
         }));
+        for track in subscriptions {
+            self.update_demand(now, track);
+        }
         if self.participants.is_empty() {
             self.empty_since = Some(now.at);
         }

@@ -3,7 +3,10 @@ use std::sync::Arc;
 use super::{Command, Moment, Output, ParticipantKey, PeerKind, Room, TrackKey};
 use crate::{
     CallEvent,
-    proto::{DisconnectReason, EncryptionType, TrackSource, leave_request::Action, participant_info::State},
+    proto::{
+        DisconnectReason, EncryptionType, SubscriptionError, SubscriptionResponse, TrackSource,
+        leave_request::Action, participant_info::State, signal_response::Message,
+    },
     session::Path,
     transport::{MediaPacket, Mid, Rid, TransportEvent},
 };
@@ -37,6 +40,7 @@ impl Room {
             TransportEvent::Connected => self.connected(key, peer),
             TransportEvent::Disconnected | TransportEvent::Closed => self.disconnected(now, key, peer),
             TransportEvent::KeyframeWanted { mid } => self.keyframe_wanted(now, key, mid),
+            TransportEvent::Undecodable { mid } => self.undecodable(key, mid),
             TransportEvent::Bandwidth(bandwidth) => {
                 if let Some(participant) = self.participants.get_mut(&key)
                     && participant.receiving_peer() == peer
@@ -72,16 +76,33 @@ impl Room {
             self.speakers.hear(now.at, key, if track.info.muted { 127 } else { level });
         }
         let is_encrypted = track.info.encryption() != EncryptionType::None;
+        let is_muted = track.info.muted;
         let packet = Arc::new(MediaPacket { is_encrypted, ..packet });
         for subscriber in &track.subscribers {
             let Some(participant) = self.participants.get_mut(subscriber) else { continue };
             let peer = participant.receiving_peer();
             let Some(subscription) = participant.subscriptions.get_mut(&track_key) else { continue };
             let Some(mid) = subscription.mid else { continue };
+            // Its client may not have been asked, and go on.
+            if is_muted {
+                subscription.forwarder.leave_out(&packet);
+                continue;
+            }
             if let Some(renumbered) = subscription.forwarder.forward(layer, &packet) {
                 self.outputs.push(Output::Media(*subscriber, peer, mid, packet.clone(), renumbered));
             }
         }
+    }
+
+    /// A subscriber has no decoder for a track.
+    fn undecodable(&mut self, key: ParticipantKey, mid: Mid) {
+        let Some(participant) = self.participants.get(&key) else { return };
+        let of_section =
+            participant.subscriptions.iter().find(|(_, subscription)| subscription.mid == Some(mid));
+        let Some(track) = of_section.and_then(|(track, _)| self.tracks.get(track)) else { return };
+        let track_sid = track.info.sid.clone();
+        let err = SubscriptionError::SeCodecUnsupported.into();
+        self.say(key, Message::SubscriptionResponse(SubscriptionResponse { track_sid, err }));
     }
 
     /// A subscriber cannot decode what it got.
@@ -123,6 +144,8 @@ impl Room {
         };
         self.outputs.push(Output::Event(joined));
         self.tell_of(key, true);
+        self.tell_who_speaks(key);
+        self.tell_all_quality(key);
     }
 
     fn disconnected(&mut self, now: Moment, key: ParticipantKey, peer: PeerKind) {

@@ -5,6 +5,7 @@
 
 mod admin;
 mod allocating;
+mod audience;
 mod data;
 mod dynacast;
 mod flood;
@@ -12,6 +13,7 @@ mod joining;
 mod leaving;
 mod media;
 mod negotiating;
+mod news;
 mod participant;
 mod publishing;
 mod quality;
@@ -151,6 +153,9 @@ pub(crate) struct Room {
     empty_since: Option<Instant>,
     was_used: bool,
     closed: bool,
+    /// How many participants and publishers everybody was told there are, and when it is looked at again.
+    told_counts: (u32, u32),
+    count_at: Instant,
 }
 
 impl Room {
@@ -180,6 +185,8 @@ impl Room {
             empty_since: Some(now.at),
             was_used: false,
             closed: false,
+            told_counts: (0, 0),
+            count_at: now.at,
         }
     }
 
@@ -246,11 +253,13 @@ impl Room {
             self.negotiate(now, *key);
             self.allocate(now, *key);
             self.give_up_waiting(now, *key);
+            self.tell_news(now, *key);
             self.refresh_token(now, *key);
         }
         self.update_publishers(now);
         self.tell_speakers(now);
         self.tell_quality(now);
+        self.tell_counts(now);
     }
 
     fn new_key(&mut self) -> u64 {
@@ -273,10 +282,13 @@ impl Room {
         self.outputs.push(Output::Transport(of, peer, command));
     }
 
-    /// Tells the others, and itself if `itself`, what a participant is now.
+    /// Tells the others, and itself if `itself`, what a participant is now. Who changes all the time is told of less often.
     fn tell_of(&mut self, key: ParticipantKey, itself: bool) {
         let Some(participant) = self.participants.get_mut(&key) else { return };
         participant.version += 1;
+        if !participant.news.may_be_told(itself) {
+            return;
+        }
         let Some(participant) = self.participants.get(&key) else { return };
         let info = participant.info(&self.tracks);
         let hidden = participant.permission.hidden;
@@ -289,7 +301,9 @@ impl Room {
     }
 
     fn tell_room(&mut self) {
-        let update = Message::RoomUpdate(proto::RoomUpdate { room: Some(self.info()) });
+        let info = self.info();
+        self.told_counts = (info.num_participants, info.num_publishers);
+        let update = Message::RoomUpdate(proto::RoomUpdate { room: Some(info) });
         self.say_to_others(None, &update);
     }
 }

@@ -6,8 +6,8 @@ use std::{
 use entente_environment::Timestamp;
 
 use super::{
-    ConnectionKey, ParticipantKey, PeerKind, TrackKey, data::SentData, flood::Flood, quality::Quality,
-    subscribing::Subscription, track::Track,
+    ConnectionKey, ParticipantKey, PeerKind, TrackKey, audience::Audience, data::SentData, flood::Flood,
+    news::News, quality::Quality, subscribing::Subscription, track::Track,
 };
 use crate::{
     proto::{ParticipantInfo, ParticipantPermission, TrackInfo, TrackType, participant_info::State},
@@ -52,8 +52,10 @@ pub(super) struct Participant {
     pub(super) declined: BTreeSet<String>,
     /// Tracks that it wants and that are not there yet, and until when it waits.
     pub(super) awaited: BTreeMap<String, Instant>,
+    /// Tracks that it wants and that their publisher does not let it have.
+    pub(super) denied: BTreeSet<TrackKey>,
     /// Whom it lets subscribe to what; everybody to everything if `None`.
-    pub(super) audience: Option<Vec<Audience>>,
+    pub(super) audience: Option<Audience>,
     /// What its path can carry, in bits per second.
     pub(super) bandwidth: Option<u64>,
     /// What the bandwidth estimator was told.
@@ -61,6 +63,7 @@ pub(super) struct Participant {
     pub(super) sent_data: SentData,
     pub(super) quality: Quality,
     pub(super) flood: Flood,
+    pub(super) news: News,
     pub(super) refresh_token_at: Instant,
 }
 
@@ -96,15 +99,6 @@ pub(super) struct Unclaimed {
     pub(super) kind: MediaKind,
     pub(super) label: Option<MediaLabel>,
     pub(super) rids: Vec<String>,
-}
-
-/// Somebody who may subscribe.
-#[derive(Clone, Debug)]
-pub(super) struct Audience {
-    pub(super) sid: String,
-    pub(super) identity: String,
-    /// All tracks if `None`.
-    pub(super) tracks: Option<Vec<String>>,
 }
 
 impl Participant {
@@ -150,13 +144,7 @@ impl Participant {
 
     /// Whether it lets `other` subscribe to a track.
     pub(super) fn admits(&self, other: &Participant, track: &str) -> bool {
-        let Some(audience) = &self.audience else { return true };
-        audience.iter().any(|admitted| {
-            let is_meant = admitted.sid == other.sid || admitted.identity == other.identity;
-            let track_is_meant =
-                admitted.tracks.as_ref().is_none_or(|tracks| tracks.iter().any(|sid| sid == track));
-            is_meant && track_is_meant
-        })
+        self.audience.as_ref().is_none_or(|audience| audience.admits(&other.sid, &other.identity, track))
     }
 
     /// Takes the first announced track that a section can be: the one it names, or the only one of its kind.

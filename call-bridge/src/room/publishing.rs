@@ -182,6 +182,7 @@ impl Room {
         for other in others {
             self.subscribe_by_itself(now, other, key);
         }
+        self.await_demand(now, key);
     }
 
     /// A track is over.
@@ -205,6 +206,9 @@ impl Room {
     /// Forgets a track, and who subscribed to it.
     pub(super) fn drop_track(&mut self, now: Moment, key: TrackKey) {
         let Some(track) = self.tracks.remove(&key) else { return };
+        for participant in self.participants.values_mut() {
+            participant.denied.remove(&key);
+        }
         for subscriber in &track.subscribers {
             self.close_subscription(now, *subscriber, key);
         }

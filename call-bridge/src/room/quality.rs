@@ -3,7 +3,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Moment, PeerKind, Room, participant::Participant};
+use super::{Moment, ParticipantKey, PeerKind, Room, participant::Participant};
 use crate::{
     CallFigures, ConnectionFigures, ParticipantFigures, PublishedFigures, SubscribedFigures,
     proto::{ConnectionQuality, ConnectionQualityInfo, ConnectionQualityUpdate, signal_response::Message},
@@ -161,6 +161,25 @@ impl Room {
         }
         if !updates.is_empty() {
             self.say_to_others(None, &Message::ConnectionQuality(ConnectionQualityUpdate { updates }));
+        }
+    }
+
+    /// Tells somebody who has just come how the connections of the others are.
+    pub(super) fn tell_all_quality(&mut self, key: ParticipantKey) {
+        let told = self.participants.values().filter(|other| other.key != key && !other.permission.hidden);
+        let updates: Vec<ConnectionQualityInfo> = told
+            .filter_map(|other| {
+                let quality = other.quality.told?;
+                let (_, score) = other.quality.judge(other.is_reachable());
+                Some(ConnectionQualityInfo {
+                    participant_sid: other.sid.clone(),
+                    quality: quality.into(),
+                    score,
+                })
+            })
+            .collect();
+        if !updates.is_empty() {
+            self.say(key, Message::ConnectionQuality(ConnectionQualityUpdate { updates }));
         }
     }
 }

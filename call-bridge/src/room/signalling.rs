@@ -1,14 +1,12 @@
-use super::{ConnectionKey, MAXIMUM_METADATA, Moment, ParticipantKey, Room, participant::Audience};
+use super::{ConnectionKey, MAXIMUM_METADATA, Moment, ParticipantKey, Room};
 use crate::proto::{
-    DisconnectReason, MuteTrackRequest, Pong, RequestResponse, SignalRequest, SubscriptionPermission,
-    SubscriptionPermissionUpdate, UpdateLocalAudioTrack, UpdateLocalVideoTrack, UpdateParticipantMetadata,
+    DisconnectReason, MuteTrackRequest, Pong, RequestResponse, SignalRequest, UpdateLocalAudioTrack,
+    UpdateLocalVideoTrack, UpdateParticipantMetadata,
     request_response::{Reason, Request},
     signal_request,
     signal_response::Message,
 };
 
-/// Participants whom one can admit one by one, and tracks for each.
-const MAXIMUM_AUDIENCE: usize = 1_000;
 /// Attributes of a participant.
 const MAXIMUM_ATTRIBUTES: usize = 256;
 /// A participant's name, in bytes.
@@ -169,49 +167,11 @@ impl Room {
         if let Some(track) = self.tracks.values_mut().find(own) {
             change(&mut track.info);
             self.tell_of(key, false);
-        }
-    }
-
-    fn set_audience(&mut self, now: Moment, key: ParticipantKey, permission: SubscriptionPermission) {
-        let Some(participant) = self.participants.get_mut(&key) else { return };
-        participant.audience = (!permission.all_participants).then(|| {
-            let admitted = permission.track_permissions.into_iter().take(MAXIMUM_AUDIENCE);
-            admitted
-                .map(|admitted| Audience {
-                    sid: admitted.participant_sid,
-                    identity: admitted.participant_identity,
-                    tracks: (!admitted.all_tracks)
-                        .then(|| admitted.track_sids.into_iter().take(MAXIMUM_AUDIENCE).collect()),
-                })
-                .collect()
-        });
-        self.enforce_audience(now, key);
-    }
-
-    /// Ends the subscriptions that are no longer allowed, begins those that now are, and says so.
-    fn enforce_audience(&mut self, now: Moment, publisher: ParticipantKey) {
-        let Some(participant) = self.participants.get(&publisher) else { return };
-        let sid = participant.sid.clone();
-        let tracks: Vec<_> = participant.tracks.keys().copied().collect();
-        let others: Vec<_> = self.participants.keys().copied().filter(|other| *other != publisher).collect();
-        for track in tracks {
-            for other in &others {
-                let Some((allowed, track_sid)) = self.is_admitted(*other, track) else { continue };
-                let subscribed = self
-                    .participants
-                    .get(other)
-                    .is_some_and(|other| other.subscriptions.contains_key(&track));
-                if allowed == subscribed {
-                    continue;
-                }
-                if subscribed {
-                    self.unsubscribe(now, *other, track);
-                }
-                let update =
-                    SubscriptionPermissionUpdate { participant_sid: sid.clone(), track_sid, allowed };
-                self.say(*other, Message::SubscriptionPermissionUpdate(update));
-                self.subscribe_by_itself(now, *other, track);
-            }
+        } else if let Some(participant) = self.participants.get_mut(&key)
+            && let Some(announced) =
+                participant.announced.iter_mut().find(|announced| announced.info.sid == sid)
+        {
+            change(&mut announced.info);
         }
     }
 }

@@ -10,8 +10,12 @@ use crate::proto::{SpeakerInfo, SpeakersChanged, signal_response::Message};
 const EVERY: Duration = Duration::from_millis(400);
 /// Louder than this is speech, in -dBov.
 const LOUD: u8 = 35;
-/// Of the packets in a period, how many must be loud, in percent.
-const LOUD_SHARE: u32 = 40;
+/// How long somebody has to be loud in such a time.
+const LOUD_FOR: Duration = Duration::from_millis(160);
+/// What a packet holds at most: after silence they come far apart.
+const LONGEST_PACKET: Duration = Duration::from_millis(60);
+/// What a packet holds that came with those before it, or after silence.
+const USUAL_PACKET: Duration = Duration::from_millis(20);
 /// Levels are told in this many steps, so that not every breath is news.
 const STEPS: f32 = 8.0;
 
@@ -25,7 +29,8 @@ pub(super) struct Speakers {
 
 #[derive(Debug, Default)]
 struct Heard {
-    packets: u32,
+    last_at: Option<Instant>,
+    loud_for: Duration,
     loud: u32,
     loudness: u32,
     smooth: f32,
@@ -37,10 +42,11 @@ impl Speakers {
     }
 
     /// A packet of this loudness came, in -dBov.
-    pub(super) fn hear(&mut self, _now: Instant, key: ParticipantKey, level: u8) {
+    pub(super) fn hear(&mut self, now: Instant, key: ParticipantKey, level: u8) {
         let heard = self.heard.entry(key).or_default();
-        heard.packets += 1;
+        let passed = heard.last_at.replace(now).map(|last| now.saturating_duration_since(last));
         if level <= LOUD {
+            heard.loud_for += passed.filter(|passed| *passed <= LONGEST_PACKET).unwrap_or(USUAL_PACKET);
             heard.loud += 1;
             heard.loudness += u32::from(level);
         }
@@ -65,11 +71,9 @@ impl Speakers {
         self.next_at = now + EVERY;
         let mut changes = Vec::new();
         for (key, heard) in &mut self.heard {
-            let speaks =
-                heard.packets > 0 && heard.loud * 100 >= heard.packets * LOUD_SHARE && heard.loud > 0;
-            let level = if speaks { linear(heard.loudness, heard.loud) } else { 0.0 };
+            let level = if heard.loud_for >= LOUD_FOR { linear(heard.loudness, heard.loud) } else { 0.0 };
             heard.smooth = if level == 0.0 { 0.0 } else { heard.smooth.midpoint(level) };
-            heard.packets = 0;
+            heard.loud_for = Duration::ZERO;
             heard.loud = 0;
             heard.loudness = 0;
             let told = self.told.get(key).copied();
@@ -109,6 +113,23 @@ impl Room {
             self.say_to_others(None, &Message::SpeakersChanged(SpeakersChanged { speakers }));
         }
     }
+
+    /// Tells somebody who has just come who speaks.
+    pub(super) fn tell_who_speaks(&mut self, key: ParticipantKey) {
+        let speakers: Vec<SpeakerInfo> = self
+            .speakers
+            .told
+            .iter()
+            .filter_map(|(speaker, level)| {
+                let participant = self.participants.get(speaker)?;
+                let sid = participant.sid.clone();
+                (!participant.permission.hidden).then_some(SpeakerInfo { sid, level: *level, active: true })
+            })
+            .collect();
+        if !speakers.is_empty() {
+            self.say(key, Message::SpeakersChanged(SpeakersChanged { speakers }));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -122,10 +143,14 @@ mod tests {
         let start = SystemClock.monotonic();
         let (alice, bob) = (ParticipantKey(1), ParticipantKey(2));
         let mut speakers = Speakers::new(start);
+        let carol = ParticipantKey(3);
         for packet in 0_u8..20 {
-            speakers.hear(start, alice, if packet < 8 { 5 } else { 127 });
-            speakers.hear(start, bob, if packet < 7 { 5 } else { 127 });
+            let at = start + Duration::from_millis(20) * packet.into();
+            speakers.hear(at, alice, if packet < 8 { 5 } else { 127 });
+            speakers.hear(at, bob, if packet < 7 { 5 } else { 127 });
         }
+        // A cough: clients send nothing while all is silent.
+        speakers.hear(start + Duration::from_millis(300), carol, 5);
         assert!(speakers.changes(start).is_empty(), "not yet");
         let changes = speakers.changes(start + EVERY);
         let [(who, level)] = changes[..] else { panic!("{changes:?}") };

@@ -1,4 +1,7 @@
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
 
 use super::{Moment, ParticipantKey, PeerKind, Room, TrackKey};
 use crate::{
@@ -29,7 +32,7 @@ pub(super) struct Subscription {
 }
 
 /// How a subscriber would like a track.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wishes {
     pub(super) disabled: bool,
     /// Pixels, if not 0; else by quality.
@@ -52,7 +55,8 @@ impl Room {
     pub(super) fn subscribe_by_itself(&mut self, now: Moment, key: ParticipantKey, track_key: TrackKey) {
         let Some(participant) = self.participants.get_mut(&key) else { return };
         let Some(track) = self.tracks.get(&track_key) else { return };
-        let waited = participant.awaited.contains_key(&track.info.sid);
+        let waited =
+            participant.awaited.contains_key(&track.info.sid) || participant.denied.contains(&track_key);
         let wants_all = participant.client.auto_subscribe && !participant.declined.contains(&track.info.sid);
         if track.is_live() && (waited || wants_all) {
             participant.awaited.remove(&track.info.sid);
@@ -60,27 +64,41 @@ impl Room {
         }
     }
 
-    /// Whether somebody may subscribe to a track, and the track's id.
-    pub(super) fn is_admitted(&self, key: ParticipantKey, track: TrackKey) -> Option<(bool, String)> {
+    /// Whether somebody may subscribe to a track; `None` if either is not there.
+    pub(super) fn is_admitted(&self, key: ParticipantKey, track: TrackKey) -> Option<bool> {
         let participant = self.participants.get(&key)?;
         let track = self.tracks.get(&track)?;
         let publisher = self.participants.get(&track.publisher)?;
-        let admitted = participant.permission.can_subscribe
-            && publisher.key != key
-            && publisher.admits(participant, &track.info.sid);
-        Some((admitted, track.info.sid.clone()))
+        Some(
+            participant.permission.can_subscribe
+                && publisher.key != key
+                && publisher.admits(participant, &track.info.sid),
+        )
+    }
+
+    /// Remembers that somebody wants a track that its publisher does not let it have, and says so once.
+    pub(super) fn deny(&mut self, key: ParticipantKey, track: TrackKey) {
+        if self.participants.get_mut(&key).is_some_and(|participant| participant.denied.insert(track)) {
+            self.tell_admission(key, track, false);
+        }
     }
 
     fn subscribe(&mut self, now: Moment, key: ParticipantKey, track_key: TrackKey) {
-        if !self.is_admitted(key, track_key).is_some_and(|(admitted, _)| admitted) {
-            return;
-        }
+        let Some(admitted) = self.is_admitted(key, track_key) else { return };
         let Some(track) = self.tracks.get_mut(&track_key) else { return };
-        let Some(publisher) = self.participants.get(&track.publisher).map(|publisher| publisher.sid.clone())
+        let publisher_key = track.publisher;
+        let Some(publisher) = self.participants.get(&publisher_key).map(|publisher| publisher.sid.clone())
         else {
             return;
         };
         let Some(participant) = self.participants.get_mut(&key) else { return };
+        if !admitted {
+            if participant.permission.can_subscribe && publisher_key != key {
+                self.deny(key, track_key);
+            }
+            return;
+        }
+        participant.denied.remove(&track_key);
         if participant.subscriptions.contains_key(&track_key) {
             return;
         }
@@ -161,10 +179,15 @@ impl Room {
         update: &UpdateSubscription,
     ) {
         let of_participants = update.participant_tracks.iter().flat_map(|tracks| &tracks.track_sids);
-        let sids: Vec<String> =
+        let sids: BTreeSet<String> =
             update.track_sids.iter().chain(of_participants).take(MAXIMUM_REQUESTED).cloned().collect();
+        let live = self.tracks.iter().filter(|(_, track)| track.is_live());
+        let named: HashMap<String, TrackKey> = live
+            .filter(|(_, track)| sids.contains(&track.info.sid))
+            .map(|(key, track)| (track.info.sid.clone(), *key))
+            .collect();
         for sid in sids {
-            let track = self.track_by_sid(&sid);
+            let track = named.get(&sid).copied();
             let Some(participant) = self.participants.get_mut(&key) else { return };
             if update.subscribe {
                 participant.declined.remove(&sid);
@@ -181,17 +204,12 @@ impl Room {
                     participant.declined.insert(sid);
                 }
                 if let Some(track) = track {
+                    participant.denied.remove(&track);
                     self.unsubscribe(now, key, track);
                 }
             }
         }
         self.negotiate(now, key);
-    }
-
-    /// The live track of this id.
-    pub(super) fn track_by_sid(&self, sid: &str) -> Option<TrackKey> {
-        let found = self.tracks.iter().find(|(_, track)| track.is_live() && track.info.sid == sid);
-        found.map(|(key, _)| *key)
     }
 
     /// Tells those who waited long enough that what they wait for is not there.
@@ -214,17 +232,26 @@ impl Room {
         key: ParticipantKey,
         settings: &UpdateTrackSettings,
     ) {
-        for sid in settings.track_sids.iter().take(MAXIMUM_REQUESTED) {
-            let Some(track) = self.track_by_sid(sid) else { continue };
-            let Some(participant) = self.participants.get_mut(&key) else { return };
-            let Some(subscription) = participant.subscriptions.get_mut(&track) else { continue };
-            subscription.wishes = Wishes {
-                disabled: settings.disabled,
-                width: settings.width,
-                height: settings.height,
-                quality: settings.quality(),
-                priority: settings.priority.min(1_000),
-            };
+        let named: BTreeSet<&str> =
+            settings.track_sids.iter().take(MAXIMUM_REQUESTED).map(String::as_str).collect();
+        let wishes = Wishes {
+            disabled: settings.disabled,
+            width: settings.width,
+            height: settings.height,
+            quality: settings.quality(),
+            priority: settings.priority.min(1_000),
+        };
+        let Some(participant) = self.participants.get_mut(&key) else { return };
+        let mut changed = Vec::new();
+        for (track_key, subscription) in &mut participant.subscriptions {
+            let is_meant =
+                self.tracks.get(track_key).is_some_and(|track| named.contains(track.info.sid.as_str()));
+            if is_meant && subscription.wishes != wishes {
+                subscription.wishes = wishes;
+                changed.push(*track_key);
+            }
+        }
+        for track in changed {
             self.update_demand(now, track);
         }
         self.allocate(now, key);

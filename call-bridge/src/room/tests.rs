@@ -1,6 +1,8 @@
 //! The room as its participants see it: what each is told, and what their peer connections are to do.
 
+mod audience;
 mod scene;
+mod told;
 
 use std::time::Duration;
 

@@ -119,6 +119,11 @@ pub(crate) enum TransportEvent {
         /// The section.
         mid: Mid,
     },
+    /// The other side cannot decode what we would send in this section.
+    Undecodable {
+        /// The section.
+        mid: Mid,
+    },
     /// What the path to the other side can probably carry, in bits per second.
     Bandwidth(u64),
     /// A data channel can be written to.

@@ -1,7 +1,8 @@
 // Two pages in headless Chromium hold a call through the bridge with livekit-client: pictures and sound both ways, end-to-end encrypted,
 // with layers that follow the size at which a video is shown, through cut signalling.
 //
-// node call.mjs --url ws://127.0.0.1:7880 --key devkey --secret … [--dual] [--plain]
+// node call.mjs --url ws://127.0.0.1:7880 --key devkey --secret … [--dual] [--mixed] [--plain]
+// With --dual both have two peer connections, with --mixed only Bob has.
 // Prints one JSON object; exits with 1 if something is not as it should be.
 
 import { createHmac } from 'node:crypto';
@@ -19,6 +20,7 @@ const { values: options } = parseArgs({
     secret: { type: 'string', default: 'a secret of this test, long enough' },
     chromium: { type: 'string', default: '/usr/bin/chromium' },
     dual: { type: 'boolean', default: false },
+    mixed: { type: 'boolean', default: false },
     plain: { type: 'boolean', default: false },
   },
 });
@@ -65,6 +67,7 @@ const browser = await chromium.launch({
 });
 
 async function open(identity) {
+  const dual = options.dual || (options.mixed && identity === 'bob');
   const page = await (await browser.newContext({ permissions: ['camera', 'microphone'] })).newPage();
   const log = [];
   page.on('console', (message) => log.push(`${identity}: ${message.text()}`));
@@ -107,7 +110,7 @@ async function open(identity) {
       await call.connect(url, jwt);
       await call.localParticipant.enableCameraAndMicrophone();
     },
-    { url: options.url, jwt: token(identity), dual: options.dual, plain: options.plain },
+    { url: options.url, jwt: token(identity), dual, plain: options.plain },
   );
   return { page, log, identity };
 }
@@ -183,7 +186,7 @@ const sent = ({ page }) =>
       }));
   });
 
-const result = { dual: options.dual, encrypted: !options.plain };
+const result = { dual: options.dual, mixed: options.mixed, encrypted: !options.plain };
 const pages = [];
 try {
   for (const identity of ['alice', 'bob']) pages.push(await open(identity));

@@ -163,17 +163,17 @@ async def replace(arguments, alice, identity, problems):
     return second
 
 
-def options(arguments, key=b"the shared key of this test......"):
+def options(arguments, key=b"the shared key of this test......", dual=False):
     chosen = rtc.RoomOptions(auto_subscribe=True)
     if hasattr(chosen, "single_peer_connection"):
-        chosen.single_peer_connection = not arguments.dual
+        chosen.single_peer_connection = not (arguments.dual or dual)
     if arguments.encrypted:
         chosen.encryption = rtc.E2EEOptions(key_provider_options=rtc.KeyProviderOptions(shared_key=key))
     return chosen
 
 
 async def main(arguments):
-    result = {"dual": arguments.dual, "encrypted": arguments.encrypted}
+    result = {"dual": arguments.dual, "mixed": arguments.mixed, "encrypted": arguments.encrypted}
     stop = asyncio.Event()
     alice, bob = rtc.Room(), rtc.Room()
     counter = Counter()
@@ -189,11 +189,11 @@ async def main(arguments):
     bob.on("participant_disconnected", lambda participant: gone.set())
 
     began = time.monotonic()
-    join = lambda room, who: room.connect(
-        arguments.url, token(arguments.key, arguments.secret, arguments.room, who), options(arguments)
+    join = lambda room, who, dual=False: room.connect(
+        arguments.url, token(arguments.key, arguments.secret, arguments.room, who), options(arguments, dual=dual)
     )
     await join(alice, "@alice:example.org:A")
-    await join(bob, "@bob:example.org:B")
+    await join(bob, "@bob:example.org:B", dual=arguments.mixed)
     result["connected_after"] = round(time.monotonic() - began, 2)
 
     sound = rtc.AudioSource(SAMPLE_RATE, 1)
@@ -276,6 +276,7 @@ if __name__ == "__main__":
     parser.add_argument("--room", default="room")
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--dual", action="store_true")
+    parser.add_argument("--mixed", action="store_true", help="only Bob has two peer connections")
     parser.add_argument("--encrypted", action="store_true")
     parser.add_argument("--simulcast", action="store_true")
     parser.add_argument("--codec", default="vp8")

@@ -146,6 +146,16 @@ impl Scene {
         self.transport(key, TransportEvent::Media { mid: "0".into(), rid: Some(rid.into()), packet });
     }
 
+    /// A packet of sound of this loudness, in -dBov, in the first section.
+    pub(super) fn sound(&mut self, key: ParticipantKey, sequence: u64, level: u8) {
+        let packet = MediaPacket {
+            codec: MediaCodec::Opus,
+            audio_level: Some(level),
+            ..vp8(self.clock.monotonic(), sequence, false)
+        };
+        self.transport(key, TransportEvent::Media { mid: "0".into(), rid: None, packet });
+    }
+
     /// Both layers for some time, a packet of each every 20 ms.
     pub(super) fn stream(&mut self, key: ParticipantKey, from: u64, packets: u64, keyframes: bool) {
         for sequence in from..from + packets {

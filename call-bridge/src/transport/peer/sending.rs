@@ -1,4 +1,7 @@
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use str0m::{
     Rtc,
@@ -9,7 +12,7 @@ use str0m::{
 
 use super::{
     super::{
-        MediaCodec, MediaPacket, Mid, Renumbered,
+        MediaCodec, MediaPacket, Mid, Renumbered, TransportEvent,
         red::Redundancy,
         repeats::{Repeats, ssrc_of},
     },
@@ -23,11 +26,16 @@ const RESENDABLE_FOR: Duration = Duration::from_secs(1);
 /// The share of what is sent again, of all that is sent, from which on nothing is until it is less. On a path that loses a fifth it is a fifth.
 const MAXIMUM_RESENT: f32 = 0.5;
 
+/// For how long there is no way to send something until that is told: a new offer may be under way.
+const UNDECODABLE_FOR: Duration = Duration::from_secs(1);
+
 /// How a section is sent.
 pub(super) struct Sender {
     pub(super) ssrc: Ssrc,
     pub(super) parameters: Option<PayloadParams>,
     pub(super) payload_type: Option<Pt>,
+    /// Since when there is none for what is to be sent; `None` once that was told.
+    undecodable_since: Option<Instant>,
     /// The payload type of sound with earlier packets, where the receiver can read that.
     pub(super) redundant: Option<Pt>,
     /// Whether what is sent gets lost on the way.
@@ -46,6 +54,7 @@ impl Sender {
             ssrc,
             parameters: None,
             payload_type: None,
+            undecodable_since: None,
             redundant: None,
             is_lossy: false,
             redundancy: Redundancy::default(),
@@ -98,10 +107,19 @@ impl Peer {
         }
         let sender = self.senders.get_mut(&mid)?;
         if sender.payload_type.is_none() || sender.parameters != parameters {
-            sender.parameters = parameters;
             let known = payload_type(&self.rtc, mid, &parameters?);
+            if known.is_some() {
+                sender.undecodable_since = None;
+            } else if sender.parameters != parameters {
+                sender.undecodable_since = Some(self.now);
+            }
+            sender.parameters = parameters;
             sender.payload_type = known.map(|known| known.pt());
             sender.redundant = known.and_then(|known| known.red());
+        }
+        let is_too_long = |since: &mut Instant| self.now.saturating_duration_since(*since) >= UNDECODABLE_FOR;
+        if sender.payload_type.is_none() && sender.undecodable_since.take_if(is_too_long).is_some() {
+            self.recovered.push_back(TransportEvent::Undecodable { mid });
         }
         let payload_type = sender.payload_type?;
         Some((sender, payload_type))

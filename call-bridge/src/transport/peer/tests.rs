@@ -1,5 +1,8 @@
 use entente_environment::{Clock, SystemClock};
-use str0m::rtp::{ExtensionValues, RtpWrite};
+use str0m::{
+    format::Codec,
+    rtp::{ExtensionValues, RtpWrite},
+};
 
 use super::{super::red::Redundancy, *};
 
@@ -19,12 +22,19 @@ struct Pair {
     media: HashMap<[u8; 4], usize>,
     /// The section in which the client sends sound.
     sound: Mid,
+    /// The one in which it would receive video.
+    video: Option<Mid>,
     /// How often the peer asked for something again.
     asked_again: u64,
 }
 
 impl Pair {
     fn new() -> Self {
+        Self::with_video(false)
+    }
+
+    /// One whose client receives video too, if it is VP8.
+    fn with_video(has_video: bool) -> Self {
         let now = SystemClock.monotonic();
         let certificate = Certificate::generate().unwrap();
         let settings = PeerSettings {
@@ -39,6 +49,9 @@ impl Pair {
             .set_crypto_provider(certificate.provider.clone())
             .set_rtp_mode(true)
             .set_stats_interval(Some(Duration::from_millis(100)))
+            .clear_codecs()
+            .enable_opus(true, true)
+            .enable_vp8(true)
             .build(now);
         let theirs = Candidate::builder().tcp().host(address(THEIRS)).tcptype(TcpType::Active).build();
         client.add_local_candidate(theirs.unwrap());
@@ -46,11 +59,12 @@ impl Pair {
         api.add_channel(DataChannel::Reliable.label().to_owned());
         api.add_media(MediaKind::Audio, Direction::RecvOnly, None, None, None);
         let sound = api.add_media(MediaKind::Audio, Direction::SendOnly, None, None, None);
+        let video = has_video.then(|| api.add_media(MediaKind::Video, Direction::RecvOnly, None, None, None));
         let (offer, pending) = api.apply().unwrap();
         let answer = peer.answer(&offer.to_sdp_string()).unwrap();
         assert!(answer.contains("tcptype passive"), "{answer}");
         client.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&answer).unwrap()).unwrap();
-        Self { peer, client, now, media: HashMap::new(), sound, asked_again: 0 }
+        Self { peer, client, now, media: HashMap::new(), sound, video, asked_again: 0 }
     }
 
     /// Lets ten milliseconds pass, in which the client is there or not. Answers what happened on the peer.
@@ -134,6 +148,44 @@ fn nothing_comes_into_an_audio_section_but_its_stream() {
     pair.peer.set_bitrates(1_000_000, 5_000_000);
     pair.until(true, |_| false);
     assert_eq!(pair.media, HashMap::new());
+}
+
+#[test]
+fn what_the_other_side_cannot_decode_is_told_once() {
+    let mut pair = Pair::with_video(true);
+    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen)).unwrap();
+    let video = pair.video.unwrap();
+    let mut told = |codec: Codec, from: u64| {
+        let known = pair.peer.rtc.codec_config().params().iter();
+        let parameters = *known.clone().find(|known| known.spec().codec == codec).unwrap();
+        let mut times = Vec::new();
+        for sequence in from..from + 300 {
+            let packet = MediaPacket {
+                codec: codec.into(),
+                parameters: Some(parameters),
+                sequence,
+                timestamp: 0,
+                marker: true,
+                payload: b"picture"[..].into(),
+                audio_level: None,
+                extensions: ExtensionValues::default(),
+                received_at: pair.now,
+                clock: None,
+                is_encrypted: false,
+            };
+            pair.peer.send(video, &packet, Renumbered { sequence, timestamp: 0, patch: None });
+            let told = pair
+                .step(true)
+                .into_iter()
+                .filter(|event| matches!(event, TransportEvent::Undecodable { mid } if *mid == video));
+            times.extend(told.map(|_| sequence - from));
+        }
+        times
+    };
+    assert_eq!(told(Codec::Vp8, 1), [0; 0]);
+    let times = told(Codec::Vp9, 301);
+    assert!(matches!(times[..], [100..=102]), "after a second: {times:?}");
+    assert_eq!(told(Codec::Vp8, 601), [0; 0]);
 }
 
 #[test]
