@@ -7,7 +7,7 @@ use std::{
 
 use entente_tests::{Server, Settings, run_well};
 
-const SETTINGS: Settings<'static> = &[("ENTENTE_LOGIN__REFRESHABLE_ACCESS_TOKEN_LIFETIME", "5s")];
+const SETTINGS: Settings<'static> = &[("ENTENTE_LOGIN__REFRESHABLE_ACCESS_TOKEN_LIFETIME", "15s")];
 
 fn clients() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("clients")

@@ -31,6 +31,16 @@ async fn becomes(user: &User, room: &str, content: &Value) {
     change.await.expect("the delayed event is not sent");
 }
 
+/// Waits until a user has no delayed event any more.
+async fn nothing_waits(user: &User) {
+    let done = tokio::time::timeout(SOON, async {
+        while user.get(EVENTS).await.ok()["delayed_events"] != json!([]) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    done.await.expect("a delayed event is neither sent nor dropped");
+}
+
 fn action(delay_id: &str, action: &str) -> String {
     format!("{EVENTS}/{delay_id}/{action}")
 }
@@ -43,13 +53,13 @@ async fn a_client_that_vanishes_leaves_its_call() {
     let (here, gone) = (json!({ "here": true }), json!({}));
     alice.set_state(&room, MEMBER, &alice.id, here.clone()).await.ok();
     let began = Instant::now();
-    let delay_id = delay_state(&alice, &room, 2_000, gone.clone()).await;
+    let delay_id = delay_state(&alice, &room, 5_000, gone.clone()).await;
     let listed = alice.get(EVENTS).await.ok();
     let listed = &listed["delayed_events"][0];
     assert_eq!((&listed["delay_id"], &listed["room_id"]), (&json!(delay_id), &json!(room)));
     assert_eq!(
         (&listed["type"], &listed["state_key"], &listed["delay"]),
-        (&json!(MEMBER), &json!(alice.id), &json!(2_000))
+        (&json!(MEMBER), &json!(alice.id), &json!(5_000))
     );
 
     // Whoever has the id restarts it, without a token; it waits anew.
@@ -58,7 +68,7 @@ async fn a_client_that_vanishes_leaves_its_call() {
     anybody.post(&action(&delay_id, "restart"), &json!({})).await.ok();
     becomes(&alice, &room, &gone).await;
     let waited = began.elapsed();
-    assert!(waited >= Duration::from_millis(3_200), "{waited:?}");
+    assert!(waited >= Duration::from_millis(6_200), "{waited:?}");
     assert_eq!(alice.get(EVENTS).await.ok()["delayed_events"], json!([]));
     anybody.post(&action(&delay_id, "restart"), &json!({})).await.refused(404, "M_NOT_FOUND");
 }
@@ -139,7 +149,7 @@ async fn a_retry_delays_nothing_twice() {
         "/_matrix/client/unstable/org.matrix.msc4140/rooms/{}/delayed_event/m.room.message/once",
         segment(&room)
     );
-    let new = json!({ "delay": 500, "content": { "msgtype": "m.text", "body": "once" } });
+    let new = json!({ "delay": 5_000, "content": { "msgtype": "m.text", "body": "once" } });
     let first = alice.put(&path, &new).await.ok();
     assert_eq!(alice.put(&path, &new).await.ok(), first);
     assert_eq!(alice.get(EVENTS).await.ok()["delayed_events"].as_array().unwrap().len(), 1);
@@ -175,9 +185,9 @@ async fn a_message_destroys_itself() {
     let content = json!({ "redacts": event_id });
     // Whose event it is counts when the time has come.
     bob.put(&redact("bob", 1), &content).await.ok();
-    alice.put(&redact("alice", 600), &content).await.ok();
+    alice.put(&redact("alice", 5_000), &content).await.ok();
     let path = User::in_room(&room, &format!("event/{}", segment(&event_id)));
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    nothing_waits(&bob).await;
     assert_eq!(alice.get(&path).await.ok()["content"]["body"], "burn after reading");
     let gone = tokio::time::timeout(SOON, async {
         while alice.get(&path).await.ok()["content"] != json!({}) {
@@ -194,15 +204,10 @@ async fn who_may_not_speak_any_more_says_nothing_later() {
     let room = alice.create_room(json!({ "preset": "public_chat" })).await;
     bob.join(&room).await.ok();
     let path =
-        User::in_room(&room, &format!("send/m.room.message/{}?org.matrix.msc4140.delay=300", fresh_id()));
+        User::in_room(&room, &format!("send/m.room.message/{}?org.matrix.msc4140.delay=3000", fresh_id()));
     bob.put(&path, &json!({ "msgtype": "m.text", "body": "a last word" })).await.ok();
     alice.post(&User::in_room(&room, "ban"), &json!({ "user_id": bob.id })).await.ok();
-    let dropped = tokio::time::timeout(SOON, async {
-        while bob.get(EVENTS).await.ok()["delayed_events"] != json!([]) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    });
-    dropped.await.expect("the event is not dropped");
+    nothing_waits(&bob).await;
     let page = alice.get(&User::in_room(&room, "messages?dir=b")).await.ok();
     assert!(entente_tests::bodies(&page["chunk"]).is_empty());
 }
@@ -275,9 +280,9 @@ async fn who_was_suspended_says_nothing_later_and_leaves_calls() {
     let room = alice.create_room(json!({ "preset": "public_chat" })).await;
     bob.join(&room).await.ok();
     bob.set_state(&room, MEMBER, &bob.id, json!({ "here": true })).await.ok();
-    let path = User::in_room(&room, "send/m.room.message/1?org.matrix.msc4140.delay=2000");
+    let path = User::in_room(&room, "send/m.room.message/1?org.matrix.msc4140.delay=5000");
     let message = bob.put(&path, &json!({ "msgtype": "m.text", "body": "a last word" })).await.ok();
-    delay_state(&bob, &room, 3_000, json!({})).await;
+    delay_state(&bob, &room, 6_000, json!({})).await;
     let suspend = format!("/_matrix/client/v1/admin/suspend/{}", segment(&bob.id));
     admin.put(&suspend, &json!({ "suspended": true })).await.ok();
     becomes(&bob, &room, &json!({})).await;
@@ -297,7 +302,7 @@ async fn a_whole_office_restarts_its_events_unhindered() {
     for number in 0..100 {
         let user = User::register(&server, &format!("user{number}")).await;
         user.join(&room).await.ok();
-        restarts.push(action(&delay_state(&user, &room, 120_000, json!({})).await, "restart"));
+        restarts.push(action(&delay_state(&user, &room, 3_600_000, json!({})).await, "restart"));
     }
     // Behind one address, from which hardly anything may come, with the usual limits.
     let settings = [

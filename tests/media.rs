@@ -190,7 +190,7 @@ async fn a_promise_is_kept_once_and_by_who_made_it() {
     let server = Server::with(&[
         ("ENTENTE_REGISTRATION__OPEN", "true"),
         ("ENTENTE_MEDIA__MAX_PENDING_UPLOADS", "2"),
-        ("ENTENTE_MEDIA__PENDING_UPLOAD_LIFETIME", "2 s"),
+        ("ENTENTE_MEDIA__PENDING_UPLOAD_LIFETIME", "5 s"),
     ]);
     let (alice, bob) = (User::register(&server, "alice").await, User::register(&server, "bob").await);
     let promise = async |user: &User| user.post("/_matrix/media/v1/create", &json!({})).await;
@@ -217,7 +217,7 @@ async fn a_promise_is_kept_once_and_by_who_made_it() {
     let refusal = promise(&alice).await;
     assert_eq!((refusal.header("retry-after"), &refusal.body["retry_after_ms"]), ("60", &json!(60_000)));
     refusal.refused(429, "M_LIMIT_EXCEEDED");
-    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    tokio::time::sleep(Duration::from_millis(5_100)).await;
     promise(&alice).await.ok();
     let late = alice.request(Method::PUT, &format!("{UPLOAD}/{lapsing}")).body("late");
     Answer::to(late).await.refused(404, "M_NOT_FOUND");

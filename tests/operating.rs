@@ -4,7 +4,7 @@
 
 use std::{io::Write as _, net::TcpStream, os::unix::fs::PermissionsExt as _, time::Duration};
 
-use entente_tests::{SOON, Server, entente, read_to_end, run, run_well};
+use entente_tests::{SOON, Server, entente, free_port, read_to_end, run, run_well};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -14,10 +14,9 @@ fn login(user: &str, password: &str) -> serde_json::Value {
     json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": user }, "password": password })
 }
 
-/// An address on loopback with a port that was free just now.
+/// An address on loopback with a port that is free.
 fn free_address() -> String {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap().to_string()
+    format!("127.0.0.1:{}", free_port())
 }
 
 async fn scrape(address: &str) -> String {

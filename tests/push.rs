@@ -252,8 +252,12 @@ async fn badges_agree_with_sync_whatever_is_left_or_set_anew() {
     let mut switched = pusher(&url, "key");
     switched["org.matrix.msc3881.enabled"] = json!(false);
     bob.post(SET, &switched).await.ok();
+    let (alices, alices_url) = Gateway::start().await;
+    alice.post(SET, &pusher(&alices_url, "another key")).await.ok();
     alice.say(&two, "unheard").await;
     bob.say(&three, "read").await;
+    // When Alice is told, both were looked at: what is looked at only after it was switched on again is told.
+    assert_eq!(alices.next().await["content"]["body"], "read");
     switched["org.matrix.msc3881.enabled"] = json!(true);
     bob.post(SET, &switched).await.ok();
     assert_eq!(say(&two).await, 2);
@@ -267,9 +271,10 @@ async fn what_was_read_meanwhile_is_not_told() {
     let (gateway, url) = Gateway::start().await;
     let room = room_of(&alice, &bob).await;
     bob.post(SET, &pusher(&url, "key")).await.ok();
-    // It comes back after a second, and then after two.
+    // It comes back after a second, then after two, and then after four.
     gateway.answers(503, json!({}));
     gateway.answers(404, json!({}));
+    gateway.answers(503, json!({}));
     alice.say(&room, "1").await;
     let read = alice.say(&room, "2").await;
     let receipt = User::in_room(&room, &format!("receipt/m.read/{}", segment(&read)));

@@ -90,7 +90,11 @@ async fn nothing_sticks_for_ever() {
         "send/{TYPE}/later?org.matrix.msc4354.sticky_duration_ms=600000&org.matrix.msc4140.delay=100"
     );
     alice.put(&User::in_room(&room, &path), &json!({ "later": true })).await.ok();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    soon("the delayed event", async || {
+        let page = alice.get(&User::in_room(&room, "messages?dir=b&limit=1")).await.ok();
+        (page["chunk"][0]["content"]["later"] == true).then_some(())
+    })
+    .await;
     flood(&alice, &room).await;
     let server = server.crash_and_restart();
     let bob = bob.at(&server);
@@ -185,15 +189,18 @@ async fn what_was_not_allowed_sticks_once_it_is() {
     let room = bob.create_room(json!({ "preset": "public_chat" })).await;
     join_via(&alice, &room, &bob).await;
     let levels = bob.state(&room, "m.room.power_levels", "").await.ok();
-    // While her server is away she loses the right to speak.
+    // While her server is away she loses the right to speak. When it is back the other one is away, and cannot tell it so.
     let one = one.crash();
     let mut none = levels.clone();
     none["events_default"] = json!(50);
     none["events"][TYPE] = json!(50);
     bob.set_state(&room, "m.room.power_levels", "", none).await.ok();
+    let other = other.crash();
     let one = one.restart();
     let alice = alice.at(&one);
     let sent = stick(&alice, &room, 600_000, json!({})).await.ok();
+    let other = other.restart();
+    let bob = bob.at(&other);
     let event_id = sent["event_id"].as_str().unwrap();
     // What comes behind it is there, and it is not.
     let name = format!("/_matrix/client/v3/profile/{}/displayname", segment(&alice.id));

@@ -44,13 +44,13 @@ async fn a_long_poll_wakes_for_what_concerns_it_and_for_nothing_else() {
     assert_eq!(quiet["rooms"], Value::Null);
     let waiting = tokio::spawn({
         let (bob, since) = (bob.clone(), next(&quiet));
-        async move { bob.sync(&[("since", &since), ("timeout", "20000")]).await }
+        async move { bob.sync(&[("since", &since), ("timeout", "60000")]).await }
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
     let began = Instant::now();
     alice.say(&room, "for bob").await;
     let woken = waiting.await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < SOON);
     assert_eq!(bodies(timeline(&woken, &room)), ["for bob"]);
     bob.get("/_matrix/client/v3/sync?since=nonsense").await.refused(400, "M_INVALID_PARAM");
     bob.get("/_matrix/client/v3/sync?filter=77").await.refused(404, "M_NOT_FOUND");
@@ -584,7 +584,7 @@ async fn wait_on_many_devices(users: usize, devices: usize) -> (u64, u64) {
 #[tokio::test]
 async fn whoever_waits_costs_little() {
     let (before, with_them) = wait_on_many_devices(4, 150).await;
-    let each = (with_them - before) / 600;
+    let each = with_them.saturating_sub(before) / 600;
     println!("{each} bytes for each request that waits");
     assert!(each < 32 * 1_024, "{before} {with_them}");
 }

@@ -6,7 +6,7 @@ import asyncio, io, json, os, pathlib, socket, subprocess, sys, uuid
 
 import nio
 
-SOON = 60
+SOON = 120
 PASSWORD = "correct horse battery staple"
 DOMAIN = "localhost:8008"
 PROGRAM, HOME = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
@@ -35,7 +35,8 @@ def started(name, command, **more):
 
 
 async def start_server():
-    server = started("entente", [PROGRAM], env={**os.environ, "ENTENTE_CONFIG": "entente.toml"})
+    environment = {**os.environ, "ENTENTE_CONFIG": "entente.toml", "ENTENTE_CALLS__ENABLED": "false"}
+    server = started("entente", [PROGRAM], env=environment)
 
     async def runs():
         assert server.poll() is None, (HOME / "entente.log").read_text()

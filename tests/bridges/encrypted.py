@@ -13,7 +13,7 @@ from mautrix.crypto import MemoryCryptoStore, OlmMachine
 from mautrix.errors import EncryptionError, SessionNotFound
 from mautrix.types import DeviceID, EventType, Membership, MessageType, TextMessageEventContent
 
-SOON = 30
+SOON = 120
 PASSWORD = "correct horse battery staple"
 DOMAIN = "localhost:8008"
 PROGRAM, HOME = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
@@ -37,7 +37,7 @@ async def until(what, found):
 
 async def start_server():
     with open(HOME / "entente.log", "w") as log:
-        environment = {**os.environ, "ENTENTE_CONFIG": "entente.toml"}
+        environment = {**os.environ, "ENTENTE_CONFIG": "entente.toml", "ENTENTE_CALLS__ENABLED": "false"}
         server = subprocess.Popen([PROGRAM], cwd=HOME, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
     async def runs():

@@ -4,7 +4,7 @@ Arguments: the program, a free directory. Needs `ngircd`, and `heisenbridge` bes
 """
 import json, os, pathlib, re, socket, subprocess, sys, time, urllib.error, urllib.parse, urllib.request
 
-SOON = 30
+SOON = 120
 PROGRAM, HOME = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
 BRIDGE = pathlib.Path(sys.executable).parent / "heisenbridge"
 NGIRCD = next(path for path in ("/usr/sbin/ngircd", "/usr/bin/ngircd") if os.path.exists(path))
@@ -56,7 +56,9 @@ class Matrix:
         self.call("PUT", path, {"msgtype": "m.text", "body": text})
 
     def look(self):
-        answer = self.call("GET", f"/sync?timeout=0{self.since}")
+        # Nothing may fall out of the timeline.
+        everything = urllib.parse.quote(json.dumps({"room": {"timeline": {"limit": 1_000}}}))
+        answer = self.call("GET", f"/sync?timeout=0&filter={everything}{self.since}")
         self.since = "&since=" + answer["next_batch"]
         for room in answer.get("rooms", {}).get("invite", {}):
             self.invites.append(room)
@@ -115,7 +117,8 @@ def main():
         "ServerUID = nobody\nServerGID = nogroup\n[Limits]\nMaxConnectionsIP = 0\nMaxPenaltyTime = 0\n"
         "[Options]\nPAM = no\nDNS = no\nIdent = no\n")
     start("ngircd", [NGIRCD, "-n", "-f", HOME / "ngircd.conf"])
-    run_server = lambda: start("entente", [PROGRAM], env={**os.environ, "ENTENTE_CONFIG": "entente.toml"})
+    environment = {**os.environ, "ENTENTE_CONFIG": "entente.toml", "ENTENTE_CALLS__ENABLED": "false"}
+    run_server = lambda: start("entente", [PROGRAM], env=environment)
     server = run_server()
     until("the server runs", lambda: "Ctrl-C" in log_of("entente"))
     base = f"http://127.0.0.1:{server_port}"
@@ -184,3 +187,4 @@ try:
 finally:
     for child in running:
         child.kill()
+        child.wait()

@@ -17,7 +17,7 @@ use super::{Scene, answer, read, room_elsewhere, unknown_id, unknown_ids};
 
 #[tokio::test]
 async fn answers_that_come_a_byte_a_second_hold_up_nobody_else() {
-    let scene = Scene::new(&[("ENTENTE_FEDERATION__REQUEST_TIMEOUT", "3s")]).await;
+    let scene = Scene::new(&[("ENTENTE_FEDERATION__REQUEST_TIMEOUT", "8s")]).await;
     let (good, idle) = (Peer::start(&scene.authority), Peer::start(&scene.authority));
     let (bob, name) = (good.user("bob"), scene.server.name());
     let of_good = good.join(&name, &scene.room, &bob).await;
@@ -63,7 +63,7 @@ async fn answers_that_come_a_byte_a_second_hold_up_nobody_else() {
 
 #[tokio::test]
 async fn bodies_that_come_a_byte_a_second_are_not_waited_for() {
-    let scene = Scene::new(&[("ENTENTE_LIMITS__REQUEST_TIMEOUT", "4s")]).await;
+    let scene = Scene::new(&[("ENTENTE_LIMITS__REQUEST_TIMEOUT", "10s")]).await;
     let name = scene.server.name();
     let slow = |number: usize| {
         let bytes = stream::unfold(0_usize, |sent| async move {
@@ -103,7 +103,7 @@ fn stalling(bytes: usize) -> Body {
 #[tokio::test]
 async fn what_is_read_at_once_is_bounded() {
     let settings =
-        [("ENTENTE_LIMITS__MAX_FEDERATION_BODY", "128 KiB"), ("ENTENTE_LIMITS__REQUEST_TIMEOUT", "5s")];
+        [("ENTENTE_LIMITS__MAX_FEDERATION_BODY", "128 KiB"), ("ENTENTE_LIMITS__REQUEST_TIMEOUT", "15s")];
     let scene = Scene::new(&settings).await;
     let name = scene.server.name();
     let press = |address: u8, number: usize| {

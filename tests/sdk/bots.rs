@@ -21,6 +21,7 @@ use matrix_sdk::{
     },
 };
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 /// An encrypted room of somebody and a bot.
 async fn room_with(person: &Person, bot: &Bot) -> Room {
@@ -162,6 +163,8 @@ async fn hooks_speak_in_encrypted_rooms_and_hear_what_is_said_there() {
         outgoing(&receiver, "TODO"),
     );
     bot.start(&server.base_url, &options).await;
+    // That the server reaches it does not say that hooks do.
+    eventually("the port for hooks", || async { TcpStream::connect(("127.0.0.1", port)).await.ok() }).await;
 
     let url = format!("http://127.0.0.1:{port}/hooks/ci");
     let call = async |id: &str, status: &str| {

@@ -146,7 +146,7 @@ async fn a_room_list_stays_right_through_a_thousand_operations() {
         }
         let filter = json!({ "room": { "timeline": { "limit": 1 } } }).to_string();
         let truth = expected(&alice.sync(&[("filter", &filter)]).await);
-        for _ in 0..200 {
+        for _ in 0..1_200 {
             if shown(&client) == truth {
                 break;
             }

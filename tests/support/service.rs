@@ -120,9 +120,14 @@ impl Service {
     }
 
     /// Waits until what it was sent is as it should be.
-    #[expect(clippy::disallowed_methods, reason = "tests read the time")]
     pub async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
-        let give_up_at = Instant::now() + SOON;
+        self.until_within(SOON, what, is_so).await;
+    }
+
+    /// The same with another patience: for what takes a busy machine longer.
+    #[expect(clippy::disallowed_methods, reason = "tests read the time")]
+    pub async fn until_within(&self, patience: Duration, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let give_up_at = Instant::now() + patience;
         while !is_so(self) {
             assert!(Instant::now() < give_up_at, "not {what}: {:?}", self.requests().last());
             tokio::time::sleep(Duration::from_millis(20)).await;

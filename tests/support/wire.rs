@@ -32,6 +32,10 @@ impl Wire {
         let inner = Arc::clone(&wire.inner);
         std::thread::spawn(move || {
             for near in listener.incoming().flatten() {
+                // Below this is looked at again, for it may be cut meanwhile; until then nothing may get through.
+                if inner.is_cut.load(Ordering::SeqCst) {
+                    continue;
+                }
                 let Ok(far) = TcpStream::connect(("127.0.0.1", far)) else { continue };
                 for (from, to) in [(&near, &far), (&far, &near)] {
                     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());

@@ -65,12 +65,12 @@ async fn fetch(ports: &[u16], url: &str) -> Result<Fetched, FetchError> {
     let policy = UrlPolicy::new(Arc::new(addresses), ports);
     let settings = ClientSettings {
         user_agent: String::from("test"),
-        connect_timeout: Duration::from_secs(5),
-        request_timeout: Duration::from_secs(5),
+        connect_timeout: Duration::from_secs(10),
+        request_timeout: Duration::from_secs(10),
         idle_connections: 0,
         route: Route::direct(),
     };
-    let limits = FetchLimits { redirects: 5, timeout: Duration::from_secs(2) };
+    let limits = FetchLimits { redirects: 5, timeout: Duration::from_secs(5) };
     let fetcher = Fetcher::new(&settings, policy, Arc::new(TwoNames), limits).unwrap();
     fetcher.get(&Url::parse(url).unwrap(), "*/*", 10).await
 }

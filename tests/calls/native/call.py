@@ -280,7 +280,7 @@ if __name__ == "__main__":
     parser.add_argument("--encrypted", action="store_true")
     parser.add_argument("--simulcast", action="store_true")
     parser.add_argument("--codec", default="vp8")
-    status = asyncio.run(asyncio.wait_for(main(parser.parse_args()), 60))
+    status = asyncio.run(asyncio.wait_for(main(parser.parse_args()), 180))
     sys.stdout.flush()
     # Without the library's own end, in which a thread of it may go on forever.
     os._exit(status)

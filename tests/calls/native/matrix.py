@@ -64,6 +64,7 @@ class Server:
         for _ in range(300):
             try:
                 urllib.request.urlopen(f"{self.base}/health/ready", timeout=2).close()
+                self.started = time.monotonic()
                 return
             except OSError:
                 if self.process.poll() is not None:
@@ -196,7 +197,7 @@ def check_tokens(server, room, alice, stranger):
 
 
 async def check_removal(server, room, alice, bob):
-    """Who is kicked is out within a second, and a token that is still valid lets nobody back in."""
+    """Who is kicked is out at once, and a token that is still valid lets nobody back in."""
     rooms, joined = {}, {}
     for user in (alice, bob):
         _, answer = user.sfu_get(room)
@@ -208,12 +209,14 @@ async def check_removal(server, room, alice, bob):
     gone = asyncio.Event()
     rooms[alice.id].on("participant_disconnected", lambda participant: gone.set())
     assert len(rooms[alice.id].remote_participants) == 1 or await appears(rooms[alice.id])
+    # All are looked at every three seconds from the start on, and just were: without hearing of the kick it would take longer.
+    await asyncio.sleep(3.2 - (time.monotonic() - server.started) % 3)
     began = time.monotonic()
     path = f"/_matrix/client/v3/rooms/{urllib.parse.quote(room)}/kick"
     await asyncio.to_thread(server.done, "POST", path, {"user_id": bob.id}, alice.token)
     await asyncio.wait_for(asyncio.gather(ended.wait(), gone.wait()), 5)
     took = time.monotonic() - began
-    assert took < 1, f"thrown out after {took:.2f} s"
+    assert took < 2.5, f"thrown out after {took:.2f} s"
     assert reasons == [rtc.DisconnectReason.PARTICIPANT_REMOVED], reasons
     again = rtc.Room()
     try:
@@ -238,13 +241,13 @@ async def check_delayed_leave(server, room, alice, bob):
     alice.done("PUT", f"{in_room}/state/m.room.power_levels", content)
     state = f"{in_room}/state/{MEMBER}/{urllib.parse.quote(bob.id)}"
     bob.done("PUT", state, {"here": True})
-    # Restarted after 2.4 s: without that it would be sent after three.
-    delay_id = bob.done("PUT", f"{state}?org.matrix.msc4140.delay=3000", {})["delay_id"]
     path = "/livekit/jwt/delegate_delayed_leave"
     assert server.call("POST", path)[0] in (400, 401)
     _, answer = bob.sfu_get(room)
     connection = rtc.Room()
     await connection.connect(answer["url"], answer["jwt"])
+    # Restarted after eight seconds: without that it would be sent after ten.
+    delay_id = bob.done("PUT", f"{state}?org.matrix.msc4140.delay=10000", {})["delay_id"]
     member = {"id": "m", "claimed_user_id": bob.id, "claimed_device_id": bob.device}
     body = {"room_id": room, "slot_id": "m.call#ROOM", "member": member, "delay_id": delay_id, "delay_timeout": 3_600_000}
     status, refused = server.call("POST", path, body | {"openid_token": alice.openid()})
@@ -254,12 +257,13 @@ async def check_delayed_leave(server, room, alice, bob):
     assert (status, refused["errcode"]) == (400, "M_INVALID_PARAM"), refused
     status, answer = bob.sfu_get(room, delay_id=delay_id, delay_timeout=3_600_000)
     assert status == 200, answer
-    await asyncio.sleep(7)
+    await asyncio.sleep(11)
     assert bob.done("GET", state) == {"here": True}, "left although it is there"
     await connection.disconnect()
+    # By itself it would be sent in about seven seconds.
     began = time.monotonic()
     while bob.done("GET", state) != {}:
-        assert time.monotonic() - began < 2, "the leave is not sent at once"
+        assert time.monotonic() - began < 5, "the leave is not sent at once"
         await asyncio.sleep(0.05)
     assert bob.done("GET", "unstable/org.matrix.msc4140/delayed_events")["delayed_events"] == []
 
@@ -267,12 +271,14 @@ async def check_delayed_leave(server, room, alice, bob):
     bob.done("PUT", state, {"here": True})
     delay_id = bob.done("PUT", f"{state}?org.matrix.msc4140.delay=600000", {})["delay_id"]
     path = "unstable/io.element.msc4195/rtc/livekit/delegate_delayed_leave"
-    body = {"room_id": room, "slot_id": "m.call#ROOM", "member_id": "one", "delay_id": delay_id, "delay_timeout": 1_500}
+    body = {"room_id": room, "slot_id": "m.call#ROOM", "member_id": "one", "delay_id": delay_id, "delay_timeout": 5_000}
     assert bob.done("POST", path, body) == {}
     await asyncio.sleep(1)
     assert bob.done("GET", state) == {"here": True}
-    await asyncio.sleep(1.5)
-    assert bob.done("GET", state) == {}
+    began = time.monotonic()
+    while bob.done("GET", state) != {}:
+        assert time.monotonic() - began < 20, "the leave is not sent"
+        await asyncio.sleep(0.05)
 
 
 async def check_audience(server, room, alice, bob):
@@ -328,7 +334,7 @@ async def main(arguments):
         connection = rtc.Room()
         await connection.connect(old["url"], old["jwt"])
         stopped_after = await asyncio.to_thread(server.stop)
-        assert stopped_after < 5, f"stopping took {stopped_after:.1f} s during a call"
+        assert stopped_after < 15, f"stopping took {stopped_after:.1f} s during a call"
         await connection.disconnect()
         await asyncio.to_thread(server.start)
         connection = rtc.Room()
@@ -349,4 +355,4 @@ if __name__ == "__main__":
     parser.add_argument("--program", type=pathlib.Path, required=True)
     chosen = parser.parse_args()
     chosen.program = chosen.program.resolve()
-    asyncio.run(asyncio.wait_for(main(chosen), 120))
+    asyncio.run(asyncio.wait_for(main(chosen), 360))

@@ -177,4 +177,4 @@ if __name__ == "__main__":
     for option in ("--url", "--secret", "--room"):
         parser.add_argument(option, required=True)
     parser.add_argument("--webhook-port", type=int, required=True)
-    asyncio.run(asyncio.wait_for(main(parser.parse_args()), 60))
+    asyncio.run(asyncio.wait_for(main(parser.parse_args()), 180))

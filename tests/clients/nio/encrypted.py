@@ -53,7 +53,7 @@ async def main(base_url: str, directory: str, other: str) -> None:
         return bool(room and room.encrypted and other in room.users and other not in room.invited_users)
 
     await asyncio.wait_for(until(other_is_here), PATIENCE)
-    await asyncio.wait_for(until(lambda: client.device_store.active_user_devices(other)), PATIENCE)
+    await asyncio.wait_for(until(lambda: any(client.device_store.active_user_devices(other))), PATIENCE)
     content = {"msgtype": "m.text", "body": "bonjour"}
     # The other's devices are not verified here; `verification.rs` of the SDK tests is about that.
     succeeded(await client.room_send(room_id, "m.room.message", content, ignore_unverified_devices=True))
