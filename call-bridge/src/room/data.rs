@@ -1,12 +1,12 @@
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use prost::Message as _;
 
-use super::{Command, Moment, ParticipantKey, Room};
+use super::{Command, Moment, ParticipantKey, Room, participant::Participant};
 use crate::{
     proto::{self, DataChannelReceiveState, DataHeader, DataPacket, data_packet::Kind},
     transport::DataChannel,
@@ -18,6 +18,24 @@ const KEPT_BYTES: usize = 512 * 1_024;
 /// How long.
 const KEPT_FOR: Duration = Duration::from_secs(15);
 
+/// Whom a message is for: all if nobody is named.
+#[derive(Debug)]
+pub(super) struct Destinations {
+    identities: HashSet<String>,
+    sids: HashSet<String>,
+}
+
+impl Destinations {
+    pub(super) fn new(identities: Vec<String>, sids: Vec<String>) -> Self {
+        Self { identities: identities.into_iter().collect(), sids: sids.into_iter().collect() }
+    }
+
+    fn include(&self, participant: &Participant) -> bool {
+        let all = self.identities.is_empty() && self.sids.is_empty();
+        all || self.identities.contains(&participant.identity) || self.sids.contains(&participant.sid)
+    }
+}
+
 /// The reliable messages that a participant sent last.
 #[derive(Debug, Default)]
 pub(super) struct SentData {
@@ -26,12 +44,11 @@ pub(super) struct SentData {
     bytes: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Kept {
     at: Instant,
     sequence: u32,
-    /// Empty: for all.
-    destinations: Vec<String>,
+    destinations: Destinations,
     bytes: Arc<[u8]>,
 }
 
@@ -69,11 +86,22 @@ impl SentData {
 impl Room {
     /// A message of a participant goes to whom it is for.
     pub(super) fn relay(&mut self, now: Moment, key: ParticipantKey, channel: DataChannel, bytes: &[u8]) {
+        let capacity = self.capacity();
         let Some(participant) = self.participants.get_mut(&key) else { return };
         if !participant.permission.can_publish_data {
             return;
         }
         let Ok(packet) = DataPacket::decode(bytes) else { return };
+        let user = packet.user.unwrap_or_default();
+        let (identities, sids) = if packet.destination_identities.is_empty() {
+            (user.destination_identities, user.destination_sids)
+        } else {
+            (packet.destination_identities, Vec::new())
+        };
+        // Nobody can mean more than may be here.
+        if identities.len() > capacity || sids.len() > capacity {
+            return;
+        }
         let reliable = channel == DataChannel::Reliable;
         if reliable && !participant.sent_data.accept(packet.sequence) {
             return;
@@ -81,38 +109,30 @@ impl Room {
         let kind = if reliable { Kind::Reliable } else { Kind::Lossy };
         let header = DataHeader { kind: kind.into(), sid: &participant.sid, identity: &participant.identity };
         let Ok(relayed) = proto::relayed(bytes, header) else { return };
-        let relayed: Arc<[u8]> = relayed.into();
-        let user = packet.user.unwrap_or_default();
-        let (destinations, sids) = if packet.destination_identities.is_empty() {
-            (user.destination_identities, user.destination_sids)
-        } else {
-            (packet.destination_identities, Vec::new())
-        };
-        if reliable && packet.sequence > 0 && sids.is_empty() {
-            participant.sent_data.keep(Kept {
-                at: now.at,
-                sequence: packet.sequence,
-                destinations: destinations.clone(),
-                bytes: relayed.clone(),
-            });
+        let bytes: Arc<[u8]> = relayed.into();
+        let destinations = Destinations::new(identities, sids);
+        self.send_data(Some(key), channel, &destinations, &bytes);
+        if reliable
+            && packet.sequence > 0
+            && let Some(participant) = self.participants.get_mut(&key)
+        {
+            let sequence = packet.sequence;
+            participant.sent_data.keep(Kept { at: now.at, sequence, destinations, bytes });
         }
-        self.send_data(Some(key), channel, &destinations, &sids, &relayed);
     }
 
-    /// Sends a message to those who are named, to all if none is.
+    /// Sends a message to those whom it is for.
     pub(super) fn send_data(
         &mut self,
         sender: Option<ParticipantKey>,
         channel: DataChannel,
-        identities: &[String],
-        sids: &[String],
+        destinations: &Destinations,
         bytes: &Arc<[u8]>,
     ) {
-        let to_all = identities.is_empty() && sids.is_empty();
-        let receivers = self.participants.values().filter(|other| {
-            let is_named = identities.contains(&other.identity) || sids.contains(&other.sid);
-            Some(other.key) != sender && (to_all || is_named)
-        });
+        let receivers = self
+            .participants
+            .values()
+            .filter(|other| Some(other.key) != sender && destinations.include(other));
         let receivers: Vec<_> = receivers.map(|other| (other.key, other.receiving_peer())).collect();
         for (receiver, peer) in receivers {
             self.command(receiver, peer, Command::SendData(channel, bytes.clone()));
@@ -122,19 +142,18 @@ impl Room {
     /// Repeats what a participant that came back did not get.
     pub(super) fn replay_data(&mut self, key: ParticipantKey, states: &[DataChannelReceiveState]) {
         let Some(participant) = self.participants.get(&key) else { return };
-        let (identity, peer) = (&participant.identity, participant.receiving_peer());
-        let mut missed: Vec<Kept> = Vec::new();
+        let peer = participant.receiving_peer();
+        let mut missed: Vec<(Instant, Arc<[u8]>)> = Vec::new();
         for publisher in self.participants.values().filter(|other| other.key != key) {
             let state = states.iter().find(|state| state.publisher_sid == publisher.sid);
             let Some(last) = state.map(|state| state.last_seq) else { continue };
-            let for_it = |kept: &&Kept| {
-                kept.sequence > last && (kept.destinations.is_empty() || kept.destinations.contains(identity))
-            };
-            missed.extend(publisher.sent_data.kept.iter().filter(for_it).cloned());
+            let for_it = |kept: &&Kept| kept.sequence > last && kept.destinations.include(participant);
+            let kept = publisher.sent_data.kept.iter().filter(for_it);
+            missed.extend(kept.map(|kept| (kept.at, kept.bytes.clone())));
         }
-        missed.sort_by_key(|kept| kept.at);
-        for kept in missed {
-            self.command(key, peer, Command::SendData(DataChannel::Reliable, kept.bytes));
+        missed.sort_by_key(|(at, _)| *at);
+        for (_, bytes) in missed {
+            self.command(key, peer, Command::SendData(DataChannel::Reliable, bytes));
         }
     }
 }

@@ -71,7 +71,8 @@ impl Room {
         Ok(key)
     }
 
-    fn capacity(&self) -> usize {
+    /// How many may be here.
+    pub(super) fn capacity(&self) -> usize {
         let wanted = self.options.maximum_participants;
         let limit = self.settings.maximum_participants;
         let capacity = if wanted == 0 { limit } else { wanted.min(limit) };
