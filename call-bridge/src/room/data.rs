@@ -1,21 +1,21 @@
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use prost::Message as _;
 
-use super::{Command, Moment, ParticipantKey, Room, participant::Participant};
+use super::{Command, ConnectionKey, Moment, ParticipantKey, PeerKind, Room, participant::Participant};
 use crate::{
     proto::{self, DataChannelReceiveState, DataHeader, DataPacket, data_packet::Kind},
     transport::DataChannel,
 };
 
-/// Messages of one participant that are kept for those who come back, and their bytes together.
+/// Messages of one participant that are kept for those who come back or are not ready yet, and their bytes together.
 const KEPT_MESSAGES: usize = 128;
 const KEPT_BYTES: usize = 512 * 1_024;
-/// How long.
+/// How long. Clients remember for twice as long what they have got, and from whom.
 const KEPT_FOR: Duration = Duration::from_secs(15);
 
 /// Whom a message is for: all if nobody is named.
@@ -46,7 +46,10 @@ pub(super) struct SentData {
 
 #[derive(Debug)]
 struct Kept {
+    /// Its place among all messages of the room. Those who joined later have a higher key.
+    number: u64,
     at: Instant,
+    /// 0 if the sender does not count.
     sequence: u32,
     destinations: Destinations,
     bytes: Arc<[u8]>,
@@ -72,14 +75,41 @@ impl SentData {
         let now = kept.at;
         self.bytes += kept.bytes.len();
         self.kept.push_back(kept);
-        let is_old = |kept: &Kept| now.saturating_duration_since(kept.at) > KEPT_FOR;
         while self.kept.len() > KEPT_MESSAGES
             || self.bytes > KEPT_BYTES
-            || self.kept.front().is_some_and(is_old)
+            || self.kept.front().is_some_and(|kept| kept.is_old(now))
         {
             let Some(dropped) = self.kept.pop_front() else { return };
             self.bytes -= dropped.bytes.len();
         }
+    }
+}
+
+impl Kept {
+    fn is_old(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) > KEPT_FOR
+    }
+}
+
+/// How a participant gets what others send reliably.
+#[derive(Debug)]
+pub(super) struct Reader {
+    state: ReaderState,
+    /// The connection by which it said last what it has got, or joined.
+    synchronised: ConnectionKey,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReaderState {
+    /// Its channel is not open yet.
+    NotReady,
+    Ready,
+}
+
+impl Reader {
+    /// Of somebody who joins by this connection.
+    pub(super) fn new(connection: ConnectionKey) -> Self {
+        Self { state: ReaderState::NotReady, synchronised: connection }
     }
 }
 
@@ -112,16 +142,17 @@ impl Room {
         let bytes: Arc<[u8]> = relayed.into();
         let destinations = Destinations::new(identities, sids);
         self.send_data(Some(key), channel, &destinations, &bytes);
-        if reliable
-            && packet.sequence > 0
-            && let Some(participant) = self.participants.get_mut(&key)
-        {
+        if !reliable {
+            return;
+        }
+        let number = self.new_key();
+        if let Some(participant) = self.participants.get_mut(&key) {
             let sequence = packet.sequence;
-            participant.sent_data.keep(Kept { at: now.at, sequence, destinations, bytes });
+            participant.sent_data.keep(Kept { number, at: now.at, sequence, destinations, bytes });
         }
     }
 
-    /// Sends a message to those whom it is for.
+    /// Sends a message to those whom it is for. Who is not ready for what is reliable gets it from what is kept.
     pub(super) fn send_data(
         &mut self,
         sender: Option<ParticipantKey>,
@@ -129,29 +160,64 @@ impl Room {
         destinations: &Destinations,
         bytes: &Arc<[u8]>,
     ) {
-        let receivers = self
-            .participants
-            .values()
-            .filter(|other| Some(other.key) != sender && destinations.include(other));
+        let receivers = self.participants.values().filter(|other| {
+            let is_ready = channel == DataChannel::Lossy || other.reader.state == ReaderState::Ready;
+            is_ready && Some(other.key) != sender && destinations.include(other)
+        });
         let receivers: Vec<_> = receivers.map(|other| (other.key, other.receiving_peer())).collect();
         for (receiver, peer) in receivers {
             self.command(receiver, peer, Command::SendData(channel, bytes.clone()));
         }
     }
 
+    /// The reliable channel of a peer connection takes messages: the participant gets what is kept of those that came since it joined.
+    pub(super) fn channel_open(&mut self, now: Moment, key: ParticipantKey, peer: PeerKind) {
+        let Some(participant) = self.participants.get_mut(&key) else { return };
+        // On the other peer connection it only sends; a channel that is opened anew missed nothing that we know of.
+        if participant.receiving_peer() == peer && participant.reader.state == ReaderState::NotReady {
+            participant.reader.state = ReaderState::Ready;
+            self.send_kept(now, key, |_, _| true);
+        }
+    }
+
     /// Repeats what a participant that came back did not get.
-    pub(super) fn replay_data(&mut self, key: ParticipantKey, states: &[DataChannelReceiveState]) {
+    pub(super) fn replay_data(
+        &mut self,
+        now: Moment,
+        key: ParticipantKey,
+        states: &[DataChannelReceiveState],
+    ) {
+        let Some(participant) = self.participants.get_mut(&key) else { return };
+        let Some(connection) = participant.connection else { return };
+        // Once for each connection: what it says again by the same one, it says before it got what was repeated.
+        if std::mem::replace(&mut participant.reader.synchronised, connection) == connection {
+            return;
+        }
+        // Everything comes as soon as its channel is open.
+        if participant.reader.state == ReaderState::NotReady {
+            return;
+        }
+        let got: HashMap<&str, u32> =
+            states.iter().map(|state| (state.publisher_sid.as_str(), state.last_seq)).collect();
+        // It has got nothing from whom it does not name. What is still under way to it may come twice, which it sees by the numbers; what
+        // has none is not repeated.
+        self.send_kept(now, key, |sender, sequence| sequence > got.get(sender).copied().unwrap_or(0));
+    }
+
+    /// Sends a participant what is kept of others' messages for it, of those that came since it joined, in their order: what is `wanted`, by
+    /// the sender's sid and the number that it gave to the message.
+    fn send_kept(&mut self, now: Moment, key: ParticipantKey, wanted: impl Fn(&str, u32) -> bool) {
         let Some(participant) = self.participants.get(&key) else { return };
         let peer = participant.receiving_peer();
-        let mut missed: Vec<(Instant, Arc<[u8]>)> = Vec::new();
-        for publisher in self.participants.values().filter(|other| other.key != key) {
-            let state = states.iter().find(|state| state.publisher_sid == publisher.sid);
-            let Some(last) = state.map(|state| state.last_seq) else { continue };
-            let for_it = |kept: &&Kept| kept.sequence > last && kept.destinations.include(participant);
-            let kept = publisher.sent_data.kept.iter().filter(for_it);
-            missed.extend(kept.map(|kept| (kept.at, kept.bytes.clone())));
+        let mut missed: Vec<(u64, Arc<[u8]>)> = Vec::new();
+        for sender in self.participants.values().filter(|other| other.key != key) {
+            let kept = sender.sent_data.kept.iter().filter(|kept| {
+                let is_meant = kept.number > key.0 && kept.destinations.include(participant);
+                is_meant && !kept.is_old(now.at) && wanted(&sender.sid, kept.sequence)
+            });
+            missed.extend(kept.map(|kept| (kept.number, kept.bytes.clone())));
         }
-        missed.sort_by_key(|(at, _)| *at);
+        missed.sort_unstable_by_key(|(number, _)| *number);
         for (_, bytes) in missed {
             self.command(key, peer, Command::SendData(DataChannel::Reliable, bytes));
         }

@@ -159,6 +159,7 @@ impl Room {
             bandwidth: None,
             bitrates: (0, 0),
             sent_data: super::data::SentData::default(),
+            reader: super::data::Reader::new(connection),
             quality: super::quality::Quality::default(),
             flood: super::flood::Flood::new(now.at),
             refresh_token_at: now.at,

@@ -122,7 +122,7 @@ pub(crate) enum TransportEvent {
     /// What the path to the other side can probably carry, in bits per second.
     Bandwidth(u64),
     /// A data channel can be written to.
-    ChannelOpen,
+    ChannelOpen(DataChannel),
     /// A message from a data channel.
     Data {
         /// Which.

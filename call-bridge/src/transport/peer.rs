@@ -215,7 +215,7 @@ impl Peer {
                 let channel = DataChannel::of_label(&label)?;
                 self.channels.retain(|(other, _)| *other != channel);
                 self.channels.push((channel, id));
-                Some(TransportEvent::ChannelOpen)
+                Some(TransportEvent::ChannelOpen(channel))
             }
             Event::ChannelData(data) => {
                 let (channel, _) = self.channels.iter().find(|(_, id)| *id == data.id)?;

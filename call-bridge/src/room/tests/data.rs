@@ -3,11 +3,18 @@
 use prost::Message as _;
 
 use super::*;
-use crate::proto::{DataPacket, UserPacket};
+use crate::{
+    proto::{DataChannelReceiveState, DataPacket, SyncState, UserPacket},
+    session::Path,
+};
 
 fn message(sequence: u32, text: &str) -> DataPacket {
     let user = UserPacket { payload: text.as_bytes().to_vec(), ..UserPacket::default() };
     DataPacket { sequence, user: Some(user), ..DataPacket::default() }
+}
+
+fn received_state(publisher_sid: String, last_seq: u32) -> DataChannelReceiveState {
+    DataChannelReceiveState { publisher_sid, last_seq }
 }
 
 impl Scene {
@@ -31,6 +38,26 @@ impl Scene {
             _ => true,
         });
         read
+    }
+
+    /// Somebody comes back by another signalling connection, and has not said yet what it got.
+    fn come_back(&mut self, key: ParticipantKey) {
+        let participant = self.room.participants.get(&key).unwrap();
+        let path = participant.client.path;
+        if let Some(connection) = participant.connection {
+            self.room.signal_lost(self.now(), key, connection);
+        }
+        let (identity, sid) = (self.identity(key), self.sid(key));
+        let resumed = self.try_join(&identity, |newcomer| {
+            newcomer.parameters.path = path;
+            newcomer.parameters.resume = Some(sid);
+        });
+        assert_eq!(resumed, Ok(key));
+    }
+
+    fn synchronise(&mut self, key: ParticipantKey, states: Vec<DataChannelReceiveState>) {
+        let state = SyncState { datachannel_receive_states: states, ..SyncState::default() };
+        self.signal(key, Request::SyncState(state));
     }
 }
 
@@ -81,4 +108,95 @@ fn as_many_can_be_named_as_may_be_here() {
     assert!(scene.read(bob).is_empty());
     scene.say_reliably(alice, 4, "all");
     assert_eq!(scene.read(bob), ["all"]);
+}
+
+#[test]
+fn who_comes_back_gets_what_it_missed() {
+    let mut scene = Scene::new();
+    let [alice, carol, dave] = ["alice", "carol", "dave"].map(|name| scene.join(name));
+    scene.say_reliably(dave, 1, "before bob came");
+    let bob = scene.join("bob");
+    scene.say_reliably(carol, 1, "too long ago");
+    scene.clock.advance(Duration::from_secs(16));
+    scene.say_reliably(alice, 1, "first");
+    scene.say_reliably(alice, 2, "second");
+    assert_eq!(scene.read(bob), ["too long ago", "first", "second"]);
+
+    let to = |identity: &str| vec![identity.to_owned()];
+    scene.say_reliably(dave, 2, "of whom bob knows nothing");
+    scene.say_reliably(alice, 3, "third");
+    scene.send(
+        alice,
+        DataChannel::Reliable,
+        &DataPacket { destination_identities: to("carol"), ..message(4, "secret") },
+    );
+    let mut by_sid = message(5, "for bob only");
+    by_sid.user.as_mut().unwrap().destination_sids = vec![scene.sid(bob)];
+    scene.send(alice, DataChannel::Reliable, &by_sid);
+    scene.send(alice, DataChannel::Lossy, &message(0, "soon out of date"));
+    scene.say_reliably(bob, 1, "his own");
+    scene.say_reliably(dave, 3, "last");
+    // Bob got none of that.
+    scene.read(bob);
+    scene.come_back(bob);
+    assert!(scene.read(bob).is_empty(), "what he missed is not known yet");
+    let states = vec![received_state(scene.sid(alice), 2), received_state("PA_gone".to_owned(), 9)];
+    scene.synchronise(bob, states.clone());
+    assert_eq!(scene.read(bob), ["of whom bob knows nothing", "third", "for bob only", "last"]);
+    scene.synchronise(bob, states);
+    assert!(scene.read(bob).is_empty(), "it came already");
+    scene.say_reliably(alice, 6, "live");
+    assert_eq!(scene.read(bob), ["live"]);
+
+    scene.come_back(bob);
+    scene.synchronise(bob, vec![received_state(scene.sid(alice), 6), received_state(scene.sid(dave), 3)]);
+    assert!(scene.read(bob).is_empty(), "he has got everything");
+}
+
+#[test]
+fn whose_channel_opens_late_gets_what_came_since_it_joined() {
+    let mut scene = Scene::new();
+    let (alice, carol) = (scene.join("alice"), scene.join("carol"));
+    scene.say_reliably(alice, 1, "before");
+    let bob = scene.try_join("bob", |newcomer| newcomer.parameters.path = Path::Dual).unwrap();
+    scene.say_reliably(alice, 2, "first");
+    scene.say_reliably(carol, 0, "not counted");
+    let aside = DataPacket { destination_identities: vec!["carol".to_owned()], ..message(3, "aside") };
+    scene.send(alice, DataChannel::Reliable, &aside);
+    scene.say_reliably(alice, 4, "last");
+    let open = TransportEvent::ChannelOpen;
+    // There he only sends.
+    scene.transport(bob, open(DataChannel::Reliable));
+    scene.room.transport(scene.now(), bob, PeerKind::Subscriber, open(DataChannel::Lossy));
+    scene.collect();
+    scene.come_back(bob);
+    scene.synchronise(bob, Vec::new());
+    assert!(scene.read(bob).is_empty(), "nothing could take it");
+    for expected in [&["first", "not counted", "last"][..], &[]] {
+        scene.room.transport(scene.now(), bob, PeerKind::Subscriber, open(DataChannel::Reliable));
+        scene.collect();
+        assert_eq!(scene.read(bob), expected);
+    }
+    scene.say_reliably(alice, 5, "live");
+    assert_eq!(scene.read(bob), ["live"]);
+}
+
+#[test]
+fn what_is_lossy_is_not_kept_and_waits_for_nothing() {
+    let mut scene = Scene::new();
+    let alice = scene.join("alice");
+    let bob = scene.try_join("bob", |_| {}).unwrap();
+    for _ in 0..2 {
+        scene.send(alice, DataChannel::Lossy, &message(1, "now"));
+    }
+    let channels = scene.outputs.iter().filter_map(|output| match output {
+        Output::Transport(key, _, Command::SendData(channel, _)) if *key == bob => Some(*channel),
+        _ => None,
+    });
+    assert_eq!(channels.collect::<Vec<_>>(), [DataChannel::Lossy; 2], "numbers mean nothing there");
+    scene.read(bob);
+    scene.transport(bob, TransportEvent::ChannelOpen(DataChannel::Reliable));
+    scene.come_back(bob);
+    scene.synchronise(bob, Vec::new());
+    assert!(scene.read(bob).is_empty());
 }

@@ -111,14 +111,14 @@ impl Pair {
 #[test]
 fn a_client_that_sends_no_datagrams_connects_by_a_stream() {
     let mut pair = Pair::new();
-    let opened = pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen));
+    let opened = pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen(_)));
     assert!(opened.is_some(), "the data channel does not open");
 }
 
 #[test]
 fn who_falls_silent_is_away_until_heard_again() {
     let mut pair = Pair::new();
-    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen)).unwrap();
+    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen(_))).unwrap();
     let is_away = |event: &TransportEvent| matches!(event, TransportEvent::Disconnected);
     assert_eq!(pair.until(true, is_away), None, "somebody who only asks whether we are there is away");
     let after = pair.until(false, is_away).unwrap();
@@ -130,7 +130,7 @@ fn who_falls_silent_is_away_until_heard_again() {
 #[test]
 fn nothing_comes_into_an_audio_section_but_its_stream() {
     let mut pair = Pair::new();
-    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen)).unwrap();
+    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen(_))).unwrap();
     pair.peer.set_bitrates(1_000_000, 5_000_000);
     pair.until(true, |_| false);
     assert_eq!(pair.media, HashMap::new());
@@ -139,7 +139,7 @@ fn nothing_comes_into_an_audio_section_but_its_stream() {
 #[test]
 fn what_is_missing_of_sound_is_asked_for_again() {
     let mut pair = Pair::new();
-    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen)).unwrap();
+    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen(_))).unwrap();
     let opus = pair.client.codec_config().find(|known| known.spec().codec.is_audio()).unwrap().pt();
     let mut came = Vec::new();
     for (sequence, asked_again) in [(10_u64, false), (11, false), (13, true), (12, true)] {
