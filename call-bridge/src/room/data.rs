@@ -6,7 +6,9 @@ use std::{
 
 use prost::Message as _;
 
-use super::{Command, ConnectionKey, Moment, ParticipantKey, PeerKind, Room, participant::Participant};
+use super::{
+    Command, ConnectionKey, Moment, Output, ParticipantKey, PeerKind, Room, participant::Participant,
+};
 use crate::{
     proto::{self, DataChannelReceiveState, DataHeader, DataPacket, data_packet::Kind},
     transport::DataChannel,
@@ -104,6 +106,8 @@ enum ReaderState {
     /// Its channel is not open yet.
     NotReady,
     Ready,
+    /// It read too slowly, and has to say what it got.
+    Behind,
 }
 
 impl Reader {
@@ -180,6 +184,25 @@ impl Room {
         }
     }
 
+    /// So much waits for a participant that nothing more can.
+    ///
+    /// What is missing must not be missing silently, and nothing that comes later can go out before it. So its signalling connection is
+    /// cut, by which it comes back, says what it has got, and gets the rest of what is kept. That interrupts nothing: media goes on
+    /// meanwhile. To dismiss it instead would give those who send much the power to throw everybody out whose path is narrower than theirs.
+    /// As messages are kept for each sender, only one who sends more than is kept loses any.
+    pub(crate) fn fell_behind(&mut self, now: Moment, key: ParticipantKey) {
+        let Some(participant) = self.participants.get_mut(&key) else { return };
+        if participant.reader.state != ReaderState::Ready {
+            return;
+        }
+        participant.reader.state = ReaderState::Behind;
+        tracing::debug!(room = %self.name, participant = participant.sid, "a participant reads messages too slowly");
+        if let Some(connection) = participant.connection {
+            self.outputs.push(Output::CloseSignal(key));
+            self.signal_lost(now, key, connection);
+        }
+    }
+
     /// Repeats what a participant that came back did not get.
     pub(super) fn replay_data(
         &mut self,
@@ -189,13 +212,19 @@ impl Room {
     ) {
         let Some(participant) = self.participants.get_mut(&key) else { return };
         let Some(connection) = participant.connection else { return };
+        let peer = participant.receiving_peer();
         // Once for each connection: what it says again by the same one, it says before it got what was repeated.
         if std::mem::replace(&mut participant.reader.synchronised, connection) == connection {
             return;
         }
-        // Everything comes as soon as its channel is open.
-        if participant.reader.state == ReaderState::NotReady {
-            return;
+        match participant.reader.state {
+            // Everything comes as soon as its channel is open.
+            ReaderState::NotReady => return,
+            ReaderState::Ready => {}
+            ReaderState::Behind => {
+                participant.reader.state = ReaderState::Ready;
+                self.command(key, peer, Command::RenewData);
+            }
         }
         let got: HashMap<&str, u32> =
             states.iter().map(|state| (state.publisher_sid.as_str(), state.last_seq)).collect();

@@ -200,3 +200,37 @@ fn what_is_lossy_is_not_kept_and_waits_for_nothing() {
     scene.synchronise(bob, Vec::new());
     assert!(scene.read(bob).is_empty());
 }
+
+#[test]
+fn who_reads_too_slowly_comes_back_for_the_rest() {
+    let mut scene = Scene::new();
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| scene.join(name));
+    scene.say_reliably(alice, 1, "one");
+    assert_eq!(scene.read(bob), ["one"]);
+    scene.say_reliably(alice, 2, "two");
+    scene.read(bob);
+    scene.room.fell_behind(scene.now(), bob);
+    scene.room.fell_behind(scene.now(), bob);
+    scene.collect();
+    let cut = scene.outputs.iter().filter(|output| matches!(output, Output::CloseSignal(_)));
+    assert_eq!(cut.count(), 1);
+    assert_eq!(scene.room.participants.get(&bob).unwrap().connection, None, "he has to come back");
+    scene.say_reliably(alice, 3, "three");
+    scene.send(alice, DataChannel::Lossy, &message(0, "lossy"));
+    assert_eq!(scene.read(bob), ["lossy"], "nothing reliable before what is missing");
+    assert_eq!(scene.read(carol), ["one", "two", "three", "lossy"], "others notice nothing");
+
+    scene.come_back(bob);
+    scene.room.fell_behind(scene.now(), bob);
+    scene.collect();
+    let cut_again = scene.outputs.iter().filter(|output| matches!(output, Output::CloseSignal(_)));
+    assert_eq!(cut_again.count(), 1, "not before he gets something again");
+    scene.say_reliably(alice, 4, "four");
+    assert!(scene.read(bob).is_empty(), "he has not said what he has got");
+    scene.outputs.clear();
+    scene.synchronise(bob, vec![received_state(scene.sid(alice), 1)]);
+    let first = scene.outputs.iter().find(|output| matches!(output, Output::Transport(..)));
+    assert!(matches!(first, Some(Output::Transport(_, _, Command::RenewData))), "{first:?}");
+    scene.say_reliably(alice, 5, "five");
+    assert_eq!(scene.read(bob), ["two", "three", "four", "five"]);
+}
