@@ -145,16 +145,18 @@ impl Call {
         self.transport(who, PeerKind::Publisher, event);
     }
 
-    /// A participant's peer connection stands, or breaks, or can carry so much, or wants a keyframe.
+    /// A participant's peer connection stands, or breaks, or can carry so much, or wants a keyframe, or takes messages, or no more of them.
     pub fn connection(&mut self, who: u8, subscriber: bool, what: u8, number: u64) {
         let peer = if subscriber { PeerKind::Subscriber } else { PeerKind::Publisher };
-        let event = match what % 5 {
+        let event = match what % 7 {
             0 => TransportEvent::Connected,
             1 => TransportEvent::Disconnected,
             2 => TransportEvent::Closed,
             // Up to some terabits a second.
             3 => TransportEvent::Bandwidth(number >> 20),
-            _ => TransportEvent::KeyframeWanted { mid: Mid::from((number % 8).to_string().as_str()) },
+            4 => TransportEvent::KeyframeWanted { mid: Mid::from((number % 8).to_string().as_str()) },
+            5 => TransportEvent::ChannelOpen(DataChannel::Reliable),
+            _ => return self.fall_behind(who),
         };
         self.transport(who, peer, event);
     }
@@ -162,6 +164,12 @@ impl Call {
     fn transport(&mut self, who: u8, peer: PeerKind, event: TransportEvent) {
         let Some((key, _)) = self.participant(who) else { return };
         self.room.transport(self.time.moment(), key, peer, event);
+        self.settle();
+    }
+
+    fn fall_behind(&mut self, who: u8) {
+        let Some((key, _)) = self.participant(who) else { return };
+        self.room.fell_behind(self.time.moment(), key);
         self.settle();
     }
 

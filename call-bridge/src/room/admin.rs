@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
-use super::{MAXIMUM_METADATA, Moment, ParticipantKey, Room};
+use super::{MAXIMUM_METADATA, Moment, ParticipantKey, Room, data::Destinations};
 use crate::{
     proto::{
         DataPacket, DisconnectReason, MuteTrackRequest, ParticipantInfo, ParticipantTracks, SendDataRequest,
@@ -199,7 +199,8 @@ impl Room {
             ..DataPacket::default()
         };
         let bytes: Arc<[u8]> = packet.encode_to_vec().into();
-        self.send_data(None, channel, &request.destination_identities, &request.destination_sids, &bytes);
+        let to = Destinations::new(request.destination_identities, request.destination_sids);
+        self.send_data(None, channel, &to, &bytes);
         Ok(())
     }
 

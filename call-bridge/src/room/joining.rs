@@ -71,7 +71,8 @@ impl Room {
         Ok(key)
     }
 
-    fn capacity(&self) -> usize {
+    /// How many may be here.
+    pub(super) fn capacity(&self) -> usize {
         let wanted = self.options.maximum_participants;
         let limit = self.settings.maximum_participants;
         let capacity = if wanted == 0 { limit } else { wanted.min(limit) };
@@ -159,6 +160,7 @@ impl Room {
             bandwidth: None,
             bitrates: (0, 0),
             sent_data: super::data::SentData::default(),
+            reader: super::data::Reader::new(connection),
             quality: super::quality::Quality::default(),
             flood: super::flood::Flood::new(now.at),
             news: super::news::News::new(now.at),

@@ -8,7 +8,7 @@ use crate::{
         leave_request::Action, participant_info::State, signal_response::Message,
     },
     session::Path,
-    transport::{MediaPacket, Mid, Rid, TransportEvent},
+    transport::{DataChannel, MediaPacket, Mid, Rid, TransportEvent},
 };
 
 impl Room {
@@ -49,7 +49,8 @@ impl Room {
                     self.allocate(now, key);
                 }
             }
-            TransportEvent::Media { .. } | TransportEvent::ChannelOpen => {}
+            TransportEvent::ChannelOpen(DataChannel::Reliable) => self.channel_open(now, key, peer),
+            TransportEvent::Media { .. } | TransportEvent::ChannelOpen(DataChannel::Lossy) => {}
             TransportEvent::Data { channel, bytes } => self.relay(now, key, channel, &bytes),
             TransportEvent::Figures(figures) => {
                 if let Some(participant) = self.participants.get_mut(&key) {

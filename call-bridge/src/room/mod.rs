@@ -117,6 +117,8 @@ pub(crate) enum Command {
     ForgetSent(Mid),
     /// Write to a data channel.
     SendData(DataChannel, Arc<[u8]>),
+    /// The reliable data channel takes messages again, after the room was told by [`Room::fell_behind`] that it does not.
+    RenewData,
     /// For the bandwidth estimator: what comes next and what is desired, in bits per second.
     SetBitrates(u64, u64),
 }

@@ -6,8 +6,14 @@ use std::{
 use entente_environment::Timestamp;
 
 use super::{
-    ConnectionKey, ParticipantKey, PeerKind, TrackKey, audience::Audience, data::SentData, flood::Flood,
-    news::News, quality::Quality, subscribing::Subscription, track::Track,
+    ConnectionKey, ParticipantKey, PeerKind, TrackKey,
+    audience::Audience,
+    data::{Reader, SentData},
+    flood::Flood,
+    news::News,
+    quality::Quality,
+    subscribing::Subscription,
+    track::Track,
 };
 use crate::{
     proto::{ParticipantInfo, ParticipantPermission, TrackInfo, TrackType, participant_info::State},
@@ -61,6 +67,7 @@ pub(super) struct Participant {
     /// What the bandwidth estimator was told.
     pub(super) bitrates: (u64, u64),
     pub(super) sent_data: SentData,
+    pub(super) reader: Reader,
     pub(super) quality: Quality,
     pub(super) flood: Flood,
     pub(super) news: News,

@@ -89,7 +89,7 @@ impl Room {
         if let Some(subscription) = &state.subscription {
             self.update_subscription(now, key, subscription);
         }
-        self.replay_data(key, &state.datachannel_receive_states);
+        self.replay_data(now, key, &state.datachannel_receive_states);
     }
 
     /// Sends a token to come back with, when it is time.

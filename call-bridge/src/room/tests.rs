@@ -1,21 +1,21 @@
 //! The room as its participants see it: what each is told, and what their peer connections are to do.
 
 mod audience;
+mod data;
 mod scene;
 mod told;
 
 use std::time::Duration;
 
 use entente_environment::Clock;
-use prost::Message as _;
 
 use self::scene::{Scene, camera};
 use super::*;
 use crate::{
     proto::{
-        AddTrackRequest, DataPacket, DisconnectReason, LeaveRequest, MuteTrackRequest, SignalRequest,
-        TrackInfo, UpdateSubscription, UpdateTrackSettings, UserPacket, leave_request::Action,
-        participant_info::State, signal_request::Message as Request,
+        AddTrackRequest, DisconnectReason, LeaveRequest, MuteTrackRequest, SignalRequest, TrackInfo,
+        UpdateSubscription, UpdateTrackSettings, leave_request::Action, participant_info::State,
+        signal_request::Message as Request,
     },
     transport::{Figures, Renumbered, TransportEvent},
 };
@@ -302,39 +302,6 @@ fn muting_is_told() {
     scene.signal(bob, Request::Mute(MuteTrackRequest { sid: sid.clone(), muted: false }));
     assert!(scene.room.get_participant("alice").unwrap().tracks.first().unwrap().muted);
     assert_eq!(scene.room.mute_track("bob", &sid, true), Err(AdminError::NoTrack));
-}
-
-#[test]
-fn data_says_who_sent_it_and_goes_to_whom_it_is_for() {
-    let mut scene = Scene::new();
-    let (alice, bob, carol) = (scene.join("alice"), scene.join("bob"), scene.join("carol"));
-    scene.outputs.clear();
-    let packet = DataPacket {
-        participant_identity: "carol".to_owned(),
-        participant_sid: scene.sid(carol),
-        destination_identities: vec!["bob".to_owned()],
-        sequence: 1,
-        user: Some(UserPacket { payload: b"hello".to_vec(), ..UserPacket::default() }),
-        ..DataPacket::default()
-    };
-    for _ in 0..2 {
-        let bytes = packet.encode_to_vec();
-        scene.transport(alice, TransportEvent::Data { channel: DataChannel::Reliable, bytes });
-    }
-    let sent: Vec<(ParticipantKey, DataPacket)> = scene
-        .outputs
-        .iter()
-        .filter_map(|output| match output {
-            Output::Transport(to, _, Command::SendData(_, bytes)) => {
-                Some((*to, DataPacket::decode(bytes.as_ref()).unwrap()))
-            }
-            _ => None,
-        })
-        .collect();
-    let [(to, received)] = &sent[..] else { panic!("once, and to one: {sent:?}") };
-    assert_eq!((*to, received.participant_identity.as_str()), (bob, "alice"));
-    assert_eq!(received.participant_sid, scene.sid(alice));
-    assert_eq!(received.user.as_ref().unwrap().payload, b"hello");
 }
 
 #[test]

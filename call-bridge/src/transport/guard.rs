@@ -1,6 +1,7 @@
 use std::{
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -96,8 +97,13 @@ impl<T: Transport> Transport for Guarded<T> {
         self.with(|inner| inner.forget_sent(mid));
     }
 
-    fn send_data(&mut self, channel: DataChannel, bytes: &[u8]) -> bool {
-        self.with(|inner| inner.send_data(channel, bytes)).unwrap_or(false)
+    fn send_data(&mut self, channel: DataChannel, bytes: &Arc<[u8]>) -> bool {
+        // Who is over reads nothing, but not slowly.
+        self.with(|inner| inner.send_data(channel, bytes)).unwrap_or(true)
+    }
+
+    fn renew_data(&mut self) {
+        self.with(Transport::renew_data);
     }
 
     fn set_bitrates(&mut self, next: u64, desired: u64) {

@@ -10,6 +10,7 @@ mod repeats;
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -127,7 +128,7 @@ pub(crate) enum TransportEvent {
     /// What the path to the other side can probably carry, in bits per second.
     Bandwidth(u64),
     /// A data channel can be written to.
-    ChannelOpen,
+    ChannelOpen(DataChannel),
     /// A message from a data channel.
     Data {
         /// Which.
@@ -219,8 +220,13 @@ pub(crate) trait Transport {
     /// with it.
     fn forget_sent(&mut self, mid: Mid);
 
-    /// Writes to a data channel; false if it is not open or cannot take more now.
-    fn send_data(&mut self, channel: DataChannel, bytes: &[u8]) -> bool;
+    /// Writes to a data channel, if it is open. What is lossy is lost if there is no room for it; what is reliable waits, in order. False if
+    /// more of that waits than can, because the other side reads too slowly: it is dropped then, and nothing reliable is taken until
+    /// [`Self::renew_data`].
+    fn send_data(&mut self, channel: DataChannel, bytes: &Arc<[u8]>) -> bool;
+
+    /// Takes reliable messages again: those that the other side did not get are about to come again.
+    fn renew_data(&mut self);
 
     /// Tells the bandwidth estimator what we would like to send and what it should try to reach next, in bits per second.
     fn set_bitrates(&mut self, next: u64, desired: u64);

@@ -1,3 +1,4 @@
+mod data;
 mod looking;
 mod receiving;
 mod sending;
@@ -14,7 +15,7 @@ use str0m::{
     Candidate, Event, IceConnectionState, IceCreds, Input, Rtc,
     bwe::{Bitrate, BweKind},
     change::{SdpAnswer, SdpOffer, SdpPendingOffer},
-    channel::{ChannelConfig, ChannelId, Reliability},
+    channel::{ChannelConfig, Reliability},
     config::{CryptoProvider, DtlsCert},
     crypto::from_feature_flags,
     format::CodecConfig,
@@ -23,7 +24,10 @@ use str0m::{
     rtp::{Extension, Ssrc},
 };
 
-use self::sending::{Sender, remember_sent};
+use self::{
+    data::{Channels, MAXIMUM_BUFFERED_DATA},
+    sending::{Sender, remember_sent},
+};
 use super::{
     Carrier, DataChannel, MediaPacket, Mid, Offer, OfferChanges, Output, Renumbered, Rid, Transport,
     TransportError, TransportEvent, dependency_descriptor, estimate::Estimate, red::Arrivals,
@@ -33,8 +37,6 @@ use super::{
 const FIRST_ESTIMATE: Bitrate = Bitrate::kbps(1_500);
 /// How often the stack is asked for its figures: by them it is seen that a path has become narrower.
 const LOOKS_A_SECOND: u64 = 2;
-/// What may wait in data channels to one peer, in bytes. Who reads more slowly loses messages.
-const MAXIMUM_BUFFERED_DATA: usize = 1_024 * 1_024;
 /// The largest message on a data channel, in bytes; clients are told.
 const MAXIMUM_MESSAGE: u32 = 256 * 1_024;
 /// Who is not heard for this long is away. All clients ask whether we are there more often, at the latest every six seconds (RFC 7675);
@@ -79,7 +81,7 @@ pub(crate) struct Peer {
     randomness: Randomness,
     credentials: IceCreds,
     pending: Option<(SdpPendingOffer, Option<IceCreds>)>,
-    channels: Vec<(DataChannel, ChannelId)>,
+    channels: Channels,
     sources: HashMap<Ssrc, (Mid, Option<Rid>)>,
     senders: HashMap<Mid, Sender>,
     /// Of streams of sound that carry earlier packets along.
@@ -147,7 +149,7 @@ impl Peer {
             randomness: settings.randomness.clone(),
             credentials,
             pending: None,
-            channels: Vec::new(),
+            channels: Channels::default(),
             sources: HashMap::new(),
             senders: HashMap::new(),
             arrivals: HashMap::new(),
@@ -211,15 +213,14 @@ impl Peer {
             Event::EgressBitrateEstimate(BweKind::Twcc { estimate, .. }) => {
                 self.estimate.mean(estimate.as_u64()).map(TransportEvent::Bandwidth)
             }
-            Event::ChannelOpen(id, label) => {
-                let channel = DataChannel::of_label(&label)?;
-                self.channels.retain(|(other, _)| *other != channel);
-                self.channels.push((channel, id));
-                Some(TransportEvent::ChannelOpen)
+            Event::ChannelOpen(id, label) => self.channel_opened(id, &label),
+            Event::ChannelBufferedAmountLow(_) => {
+                self.write_waiting();
+                None
             }
             Event::ChannelData(data) => {
-                let (channel, _) = self.channels.iter().find(|(_, id)| *id == data.id)?;
-                Some(TransportEvent::Data { channel: *channel, bytes: data.data })
+                let channel = self.channels.of(data.id)?;
+                Some(TransportEvent::Data { channel, bytes: data.data })
             }
             Event::MediaIngressStats(stats) => {
                 let is_audio =
@@ -435,10 +436,12 @@ impl Transport for Peer {
         }
     }
 
-    fn send_data(&mut self, channel: DataChannel, bytes: &[u8]) -> bool {
-        let Some((_, id)) = self.channels.iter().find(|(other, _)| *other == channel) else { return false };
-        let Some(mut channel) = self.rtc.channel(*id) else { return false };
-        channel.write(true, bytes).unwrap_or(false)
+    fn send_data(&mut self, channel: DataChannel, bytes: &Arc<[u8]>) -> bool {
+        self.write_data(channel, bytes)
+    }
+
+    fn renew_data(&mut self) {
+        self.renew_channel();
     }
 
     fn set_bitrates(&mut self, next: u64, desired: u64) {

@@ -448,9 +448,10 @@ impl Worker {
             room::Command::ForgetSent(mid) => entry.peer.forget_sent(mid),
             room::Command::SendData(channel, bytes) => {
                 if !entry.peer.send_data(channel, &bytes) {
-                    tracing::trace!("a data channel cannot take a message");
+                    room.fell_behind(now, participant);
                 }
             }
+            room::Command::RenewData => entry.peer.renew_data(),
             room::Command::SetBitrates(next, desired) => entry.peer.set_bitrates(next, desired),
             room::Command::Open => {}
         }

@@ -93,6 +93,7 @@ impl Scene {
     pub(super) fn join(&mut self, identity: &str) -> ParticipantKey {
         let key = self.try_join(identity, |_| {}).unwrap();
         self.transport(key, TransportEvent::Connected);
+        self.transport(key, TransportEvent::ChannelOpen(DataChannel::Reliable));
         key
     }
 

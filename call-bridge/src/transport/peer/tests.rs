@@ -1,5 +1,6 @@
 use entente_environment::{Clock, SystemClock};
 use str0m::{
+    channel::ChannelId,
     format::Codec,
     rtp::{ExtensionValues, RtpWrite},
 };
@@ -26,6 +27,9 @@ struct Pair {
     video: Option<Mid>,
     /// How often the peer asked for something again.
     asked_again: u64,
+    /// The client's data channels, and what came by them.
+    channels: HashMap<ChannelId, DataChannel>,
+    messages: Vec<(DataChannel, Vec<u8>)>,
 }
 
 impl Pair {
@@ -57,6 +61,12 @@ impl Pair {
         client.add_local_candidate(theirs.unwrap());
         let mut api = client.sdp_api();
         api.add_channel(DataChannel::Reliable.label().to_owned());
+        api.add_channel_with_config(ChannelConfig {
+            label: DataChannel::Lossy.label().to_owned(),
+            ordered: false,
+            reliability: Reliability::MaxRetransmits { retransmits: 0 },
+            ..ChannelConfig::default()
+        });
         api.add_media(MediaKind::Audio, Direction::RecvOnly, None, None, None);
         let sound = api.add_media(MediaKind::Audio, Direction::SendOnly, None, None, None);
         let video = has_video.then(|| api.add_media(MediaKind::Video, Direction::RecvOnly, None, None, None));
@@ -64,23 +74,24 @@ impl Pair {
         let answer = peer.answer(&offer.to_sdp_string()).unwrap();
         assert!(answer.contains("tcptype passive"), "{answer}");
         client.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&answer).unwrap()).unwrap();
-        Self { peer, client, now, media: HashMap::new(), sound, video, asked_again: 0 }
+        Self {
+            peer,
+            client,
+            now,
+            media: HashMap::new(),
+            sound,
+            video,
+            asked_again: 0,
+            channels: HashMap::new(),
+            messages: Vec::new(),
+        }
     }
 
     /// Lets ten milliseconds pass, in which the client is there or not. Answers what happened on the peer.
     fn step(&mut self, client_is_there: bool) -> Vec<TransportEvent> {
         self.client.handle_input(Input::Timeout(self.now)).unwrap();
         self.peer.advance(self.now);
-        loop {
-            match self.client.poll_output().unwrap() {
-                str0m::Output::Timeout(_) => break,
-                str0m::Output::Transmit(sent) if sent.proto == Protocol::Tcp && client_is_there => {
-                    self.peer.receive_by_stream(self.now, sent.source, sent.destination, &sent.contents);
-                }
-                str0m::Output::Event(Event::MediaEgressStats(stats)) => self.asked_again += stats.nacks,
-                _ => {}
-            }
-        }
+        self.poll_client(client_is_there);
         let mut events = Vec::new();
         loop {
             match self.peer.poll() {
@@ -92,6 +103,7 @@ impl Pair {
                     let datagram = Receive::new(Protocol::Tcp, source, destination, &bytes).unwrap();
                     if client_is_there {
                         self.client.handle_input(Input::Receive(self.now, datagram)).unwrap();
+                        self.poll_client(client_is_there);
                     }
                 }
                 Output::Event(event) => events.push(event),
@@ -99,6 +111,25 @@ impl Pair {
         }
         self.now += Duration::from_millis(10);
         events
+    }
+
+    fn poll_client(&mut self, client_is_there: bool) {
+        loop {
+            match self.client.poll_output().unwrap() {
+                str0m::Output::Timeout(_) => break,
+                str0m::Output::Transmit(sent) if sent.proto == Protocol::Tcp && client_is_there => {
+                    self.peer.receive_by_stream(self.now, sent.source, sent.destination, &sent.contents);
+                }
+                str0m::Output::Event(Event::MediaEgressStats(stats)) => self.asked_again += stats.nacks,
+                str0m::Output::Event(Event::ChannelOpen(id, label)) => {
+                    self.channels.insert(id, DataChannel::of_label(&label).unwrap());
+                }
+                str0m::Output::Event(Event::ChannelData(data)) => {
+                    self.messages.push((self.channels[&data.id], data.data));
+                }
+                _ => {}
+            }
+        }
     }
 
     fn count(&mut self, bytes: &[u8]) {
@@ -125,14 +156,14 @@ impl Pair {
 #[test]
 fn a_client_that_sends_no_datagrams_connects_by_a_stream() {
     let mut pair = Pair::new();
-    let opened = pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen));
+    let opened = pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen(_)));
     assert!(opened.is_some(), "the data channel does not open");
 }
 
 #[test]
 fn who_falls_silent_is_away_until_heard_again() {
     let mut pair = Pair::new();
-    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen)).unwrap();
+    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen(_))).unwrap();
     let is_away = |event: &TransportEvent| matches!(event, TransportEvent::Disconnected);
     assert_eq!(pair.until(true, is_away), None, "somebody who only asks whether we are there is away");
     let after = pair.until(false, is_away).unwrap();
@@ -144,16 +175,102 @@ fn who_falls_silent_is_away_until_heard_again() {
 #[test]
 fn nothing_comes_into_an_audio_section_but_its_stream() {
     let mut pair = Pair::new();
-    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen)).unwrap();
+    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen(_))).unwrap();
     pair.peer.set_bitrates(1_000_000, 5_000_000);
     pair.until(true, |_| false);
     assert_eq!(pair.media, HashMap::new());
 }
 
+/// A message of so many KiB that begins with a number.
+fn numbered(number: u32, size: usize) -> Arc<[u8]> {
+    let mut bytes = vec![0; size * 1_024];
+    bytes[..4].copy_from_slice(&number.to_be_bytes());
+    bytes.into()
+}
+
+/// A pair both of whose channels are open.
+fn with_channels() -> Pair {
+    let mut pair = Pair::new();
+    for _ in 0..2_000 {
+        if pair.channels.len() == 2 {
+            break;
+        }
+        pair.step(true);
+    }
+    pair
+}
+
+/// The numbers of the messages that came by a channel.
+fn numbers(pair: &Pair, channel: DataChannel) -> Vec<u32> {
+    let of_channel = pair.messages.iter().filter(|(other, _)| *other == channel);
+    of_channel.map(|(_, bytes)| u32::from_be_bytes(bytes[..4].try_into().unwrap())).collect()
+}
+
+#[test]
+fn a_flood_of_what_is_lossy_leaves_room_for_what_is_reliable() {
+    let mut pair = with_channels();
+    // The client reads nothing for a while.
+    for number in 0..200 {
+        assert!(
+            pair.peer.send_data(DataChannel::Lossy, &numbered(number, 16)),
+            "it is lost, and nobody cut off"
+        );
+    }
+    let reliable = 0..100_u32;
+    for number in reliable.clone() {
+        assert!(pair.peer.send_data(DataChannel::Reliable, &numbered(number, 16)), "no room for {number}");
+        assert!(pair.peer.send_data(DataChannel::Lossy, &numbered(1_000 + number, 16)));
+        pair.step(false);
+    }
+    for _ in 0..2_000 {
+        pair.step(true);
+    }
+    assert_eq!(numbers(&pair, DataChannel::Reliable), reliable.collect::<Vec<_>>());
+    // 16 of them fit.
+    let lossy = numbers(&pair, DataChannel::Lossy);
+    assert!(!lossy.is_empty() && lossy.len() <= 16, "{lossy:?}");
+}
+
+#[test]
+fn what_waits_is_overtaken_by_nothing_reliable_only() {
+    let mut pair = with_channels();
+    // Three of the large ones fit, and then there is room for a small one.
+    let sizes = std::iter::repeat_n(200, 4).chain(std::iter::repeat_n(16, 16));
+    for (number, size) in (0..).zip(sizes) {
+        assert!(pair.peer.send_data(DataChannel::Reliable, &numbered(number, size)));
+    }
+    pair.peer.send_data(DataChannel::Lossy, &numbered(0, 16));
+    for _ in 0..2_000 {
+        pair.step(true);
+    }
+    assert_eq!(numbers(&pair, DataChannel::Reliable), (0..20).collect::<Vec<_>>());
+    assert_eq!(numbers(&pair, DataChannel::Lossy), [0]);
+}
+
+#[test]
+fn who_reads_too_slowly_gets_nothing_out_of_order() {
+    let mut pair = with_channels();
+    let took = |pair: &mut Pair, number| pair.peer.send_data(DataChannel::Reliable, &numbered(number, 16));
+    let taken = (0..1_000).find(|number| !took(&mut pair, *number)).expect("there is an end to what waits");
+    for _ in 0..2_000 {
+        pair.step(true);
+    }
+    assert!(!took(&mut pair, taken + 1), "something is missing before it");
+    let came = numbers(&pair, DataChannel::Reliable);
+    assert!(came.len() < usize::try_from(taken).unwrap());
+    pair.peer.renew_data();
+    let missed = u32::try_from(came.len()).unwrap()..taken + 2;
+    assert!(missed.clone().all(|number| took(&mut pair, number)));
+    for _ in 0..2_000 {
+        pair.step(true);
+    }
+    assert_eq!(numbers(&pair, DataChannel::Reliable), (0..taken + 2).collect::<Vec<_>>());
+}
+
 #[test]
 fn what_the_other_side_cannot_decode_is_told_once() {
     let mut pair = Pair::with_video(true);
-    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen)).unwrap();
+    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen(_))).unwrap();
     let video = pair.video.unwrap();
     let mut told = |codec: Codec, from: u64| {
         let known = pair.peer.rtc.codec_config().params().iter();
@@ -191,7 +308,7 @@ fn what_the_other_side_cannot_decode_is_told_once() {
 #[test]
 fn what_is_missing_of_sound_is_asked_for_again() {
     let mut pair = Pair::new();
-    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen)).unwrap();
+    pair.until(true, |event| matches!(event, TransportEvent::ChannelOpen(_))).unwrap();
     let opus = pair.client.codec_config().find(|known| known.spec().codec.is_audio()).unwrap().pt();
     let mut came = Vec::new();
     for (sequence, asked_again) in [(10_u64, false), (11, false), (13, true), (12, true)] {
