@@ -124,6 +124,9 @@ window.members = () => {
   return members.map(({ sender, content }) => ({ user: sender, content }));
 };
 
+/** Whether there is a call, if only one that is about to close. */
+window.isCallOpen = () => api !== undefined;
+
 /** Opens the call, as who presses "Join" in a client does. It is gone again when its user leaves it. */
 window.openCall = () => {
   const parameters = {

@@ -124,8 +124,9 @@ export class Participant {
     await buttons.filter({ visible: true }).first().click({ timeout: 15_000 });
   }
 
-  /** Opens the call, also again after having left it. */
+  /** Opens the call, also again after having left it: as soon as the one before has closed itself, some seconds after its user left. */
   async join() {
+    await this.#page.waitForFunction(() => !window.isCallOpen(), undefined, { timeout: 60_000 });
     await this.#page.evaluate(() => window.openCall());
   }
 
