@@ -44,7 +44,7 @@ pub(crate) enum Refusal {
 
 /// What may be published.
 pub(super) fn enabled_codecs() -> Vec<Codec> {
-    ["audio/opus", "video/VP8", "video/H264", "video/VP9", "video/AV1", "video/rtx"]
+    ["audio/opus", "audio/red", "video/VP8", "video/H264", "video/VP9", "video/AV1", "video/rtx"]
         .map(|mime| Codec { mime: mime.to_owned(), fmtp_line: String::new() })
         .into()
 }
@@ -117,7 +117,8 @@ impl Room {
             let size: usize =
                 parameters.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
             if size <= MAXIMUM_METADATA {
-                attributes.extend(parameters.attributes);
+                // One without a text would end that of the token.
+                attributes.extend(parameters.attributes.into_iter().filter(|(_, value)| !value.is_empty()));
             }
             if !parameters.metadata.is_empty() && parameters.metadata.len() <= MAXIMUM_METADATA {
                 metadata = parameters.metadata;

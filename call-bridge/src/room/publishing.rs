@@ -7,8 +7,8 @@ use crate::{
     CallEvent,
     forwarding::Layers,
     proto::{
-        AddTrackRequest, EncryptionType, SimulcastCodecInfo, TrackInfo, TrackPublishedResponse, TrackSource,
-        TrackType, TrackUnpublishedResponse, VideoLayer,
+        AddTrackRequest, EncryptionType, SimulcastCodecInfo, TimedVersion, TrackInfo, TrackPublishedResponse,
+        TrackSource, TrackType, TrackUnpublishedResponse, VideoLayer,
         request_response::{Reason, Request},
         signal_response::Message,
     },
@@ -166,6 +166,8 @@ impl Room {
                 first.mime_type.clone_from(&track.info.mime_type);
             }
         }
+        let micros = i64::try_from(now.time.millis().saturating_mul(1_000)).unwrap_or(i64::MAX);
+        track.info.version = Some(TimedVersion { unix_micro: micros, ticks: 0 });
         let publisher = track.publisher;
         let sid = track.info.sid.clone();
         let source = track.info.source();

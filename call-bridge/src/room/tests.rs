@@ -1,5 +1,6 @@
 //! The room as its participants see it: what each is told, and what their peer connections are to do.
 
+mod joining;
 mod scene;
 
 use std::time::Duration;
@@ -25,6 +26,7 @@ fn who_joins_is_welcomed_and_told_of() {
     let first = scene.said(alice);
     let Some(Message::Join(welcome)) = first.first() else { panic!("{first:?}") };
     assert!(welcome.other_participants.is_empty() && !welcome.sif_trailer.is_empty());
+    assert!(welcome.enabled_publish_codecs.iter().any(|codec| codec.mime == "audio/red"));
     assert!(first.iter().any(|message| matches!(message, Message::RefreshToken(_))));
 
     let bob = scene.join("bob");
@@ -137,7 +139,8 @@ fn a_track_is_told_of_when_media_comes() {
     scene.offer(alice, 1, &[("video", "a=msid:- cam\r\na=sendonly\r\na=simulcast:send q;h")]);
     assert!(scene.updates(bob).is_empty(), "nothing to see yet");
     scene.media(alice, "q", 1, true);
-    assert_eq!(scene.updates(bob).last().unwrap().tracks.first().unwrap().sid, sid);
+    let live = scene.updates(bob).last().unwrap().tracks.first().unwrap().clone();
+    assert_eq!((live.sid, live.version.unwrap().unix_micro), (sid, 1_000_000_000));
     scene.pass(Duration::from_millis(300));
     let wanted = scene.said(bob).into_iter().find_map(|message| match message {
         Message::MediaSectionsRequirement(wanted) => Some((wanted.num_audios, wanted.num_videos)),
