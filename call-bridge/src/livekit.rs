@@ -116,8 +116,8 @@ impl LivekitServer {
     /// Takes a webhook of the server; `authorization` is its header of that name.
     pub fn take_webhook(&self, authorization: &str, body: &[u8]) -> Result<(), WebhookError> {
         if let Some(event) = told::read(&self.key, self.environment.now(), authorization, body)? {
-            if let CallEvent::ParticipantJoined { room, identity, .. } = &event {
-                self.came(room, identity);
+            if let CallEvent::ParticipantJoined { room, participant } = &event {
+                self.came(&room.name, &participant.identity);
             }
             // Nobody may listen.
             let _ = self.events.send(event);

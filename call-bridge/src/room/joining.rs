@@ -88,8 +88,8 @@ impl Room {
         self.empty_since = None;
         self.next_tick = now.at;
         if !std::mem::replace(&mut self.was_used, true) {
-            let event = CallEvent::RoomStarted { room: self.name.to_string() };
-            self.outputs.push(Output::Event(event));
+            let room = Box::new(self.info());
+            self.outputs.push(Output::Event(CallEvent::RoomStarted { room }));
         }
         self.command(key, PeerKind::Publisher, Command::Open);
         if dual {

@@ -130,6 +130,15 @@ impl Participant {
         }
     }
 
+    /// The participant as it is named where something is told of its tracks.
+    pub(super) fn named(&self) -> ParticipantInfo {
+        ParticipantInfo {
+            sid: self.sid.clone(),
+            identity: self.identity.clone(),
+            ..ParticipantInfo::default()
+        }
+    }
+
     /// The peer connection by which it gets what it subscribes to.
     pub(super) fn receiving_peer(&self) -> PeerKind {
         match self.client.path {

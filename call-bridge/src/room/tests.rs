@@ -1,5 +1,6 @@
 //! The room as its participants see it: what each is told, and what their peer connections are to do.
 
+mod events;
 mod joining;
 mod scene;
 
@@ -13,8 +14,8 @@ use super::*;
 use crate::{
     proto::{
         AddTrackRequest, DataPacket, DisconnectReason, LeaveRequest, MuteTrackRequest, SignalRequest,
-        TrackInfo, UpdateSubscription, UpdateTrackSettings, UserPacket, leave_request::Action,
-        participant_info::State, signal_request::Message as Request,
+        TrackInfo, TrackSource, TrackType, UpdateSubscription, UpdateTrackSettings, UserPacket,
+        leave_request::Action, participant_info::State, signal_request::Message as Request,
     },
     transport::{Figures, Renumbered, TransportEvent},
 };
@@ -488,6 +489,6 @@ fn an_empty_room_waits_and_ends() {
     let events = scene.events();
     assert!(matches!(events.first(), Some(CallEvent::RoomStarted { .. })), "{events:?}");
     assert!(matches!(events.last(), Some(CallEvent::RoomFinished { .. })), "{events:?}");
-    let left = |event: &&CallEvent| matches!(event, CallEvent::ParticipantLeft { reason, .. } if *reason == "CLIENT_INITIATED");
+    let left = |event: &&CallEvent| matches!(event, CallEvent::ParticipantLeft { was_reached: true, reason, .. } if *reason == "CLIENT_INITIATED");
     assert!(events.iter().any(left));
 }

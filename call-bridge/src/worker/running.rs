@@ -386,7 +386,9 @@ impl Worker {
             }
             RoomOutput::Gone(participant) => self.gone(key, participant),
             RoomOutput::Event(event) => {
-                tracing::debug!(?event, "call");
+                let told = event.told();
+                let participant = told.participant.map(|participant| participant.sid.as_str());
+                tracing::debug!(event = told.name, room = told.room.sid, participant, "call");
                 // Nobody may be listening.
                 let _ = self.parts.events.send(event);
             }
