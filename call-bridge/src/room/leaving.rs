@@ -111,6 +111,7 @@ impl Room {
         }));
         if self.participants.is_empty() {
             self.empty_since = Some(now.at);
+            self.last_user = participant.quota_user;
         }
     }
 

@@ -150,6 +150,8 @@ pub(crate) struct Room {
     /// Since when nobody is there, and whether anybody ever was.
     empty_since: Option<Instant>,
     was_used: bool,
+    /// On whose account the room waits: of the last participant's token.
+    last_user: String,
     closed: bool,
 }
 
@@ -179,6 +181,7 @@ impl Room {
             next_tick: now.at,
             empty_since: Some(now.at),
             was_used: false,
+            last_user: String::new(),
             closed: false,
         }
     }

@@ -23,7 +23,7 @@ pub(super) struct Participant {
     pub(super) identity: String,
     /// Whom the application takes it for.
     pub(super) owner: String,
-    /// On whose account relaying for it counts, if it is not its own.
+    /// On whose account its place and relaying for it count, if that is known.
     pub(super) quota_user: String,
     pub(super) name: String,
     pub(super) metadata: String,

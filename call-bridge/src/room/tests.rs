@@ -2,6 +2,7 @@
 
 mod events;
 mod joining;
+mod quotas;
 mod scene;
 
 use std::time::Duration;
