@@ -299,6 +299,17 @@ mod tests {
     }
 
     #[test]
+    fn a_room_that_is_there_stays_as_it_was_made() {
+        let mut scene = Scene::new(2);
+        let small = RoomOptions { maximum_participants: 2, empty_timeout: 7, ..RoomOptions::default() };
+        let made = scene.rooms.make("a", small, scene.now).unwrap().info();
+        let other =
+            RoomOptions { maximum_participants: 3, metadata: "m".to_owned(), ..RoomOptions::default() };
+        assert_eq!(scene.rooms.make("a", other, scene.now).unwrap().info(), made);
+        assert_eq!((made.max_participants, made.empty_timeout), (2, 7));
+    }
+
+    #[test]
     fn a_room_that_a_user_left_is_theirs_until_it_ends() {
         let mut scene = Scene::new(2);
         for room in ["a", "b"] {
