@@ -38,7 +38,7 @@ pub use self::{
     event::CallEvent,
     figures::{CallFigures, ConnectionFigures, ParticipantFigures, PublishedFigures, SubscribedFigures},
     livekit::{LivekitError, LivekitServer, WebhookError},
-    proto::{ParticipantInfo, ParticipantPermission, TrackInfo},
+    proto::{ParticipantInfo, ParticipantPermission, Room, TrackInfo},
     server::CallBridge,
     settings::{MediaAddress, Settings},
     token::{ApiKey, Claims, TokenError, VideoGrant},

@@ -27,10 +27,13 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
 /// How long a room waits for its first participant and after its last, in seconds.
 const EMPTY_TIMEOUT: u32 = 300;
 const DEPARTURE_TIMEOUT: u32 = 20;
-/// Tokens that are remembered, to throw out who holds them.
+/// Tokens that are remembered, to throw out who holds them: of all, and of one owner, who may take as many identities as it likes.
 const MOST_SEATS: usize = 100_000;
+const MOST_SEATS_OF_OWNER: usize = 64;
 /// For how long: nobody is expected to be in one call for longer.
 const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long the tokens let in that a `LiveKit` server gives to who is in a room, some minutes of leeway included.
+const RENEWED_FOR: Duration = Duration::from_secs(15 * 60);
 /// Webhooks that wait for who listens to them.
 const HEARD: usize = 1_024;
 /// What an answer may hold, in bytes: some thousand participants.
@@ -116,8 +119,8 @@ impl LivekitServer {
     /// Takes a webhook of the server; `authorization` is its header of that name.
     pub fn take_webhook(&self, authorization: &str, body: &[u8]) -> Result<(), WebhookError> {
         if let Some(event) = told::read(&self.key, self.environment.now(), authorization, body)? {
-            if let CallEvent::ParticipantJoined { room, identity, .. } = &event {
-                self.came(room, identity);
+            if let CallEvent::ParticipantJoined { room, participant } = &event {
+                self.came(&room.name, &participant.identity);
             }
             // Nobody may listen.
             let _ = self.events.send(event);
@@ -152,13 +155,39 @@ impl LivekitServer {
         self.ask("CreateRoom", grant, &body).await.map(drop)
     }
 
-    /// Remembers that a token was signed for an owner, with which it can be in a room until then.
-    pub fn note(&self, owner: &str, room: &str, identity: &str, may_publish: bool, valid_until: Timestamp) {
+    /// Remembers that a token was signed for an owner, with which it can be in a room until then. Of an owner with too many places the
+    /// oldest is given up.
+    pub async fn note(
+        &self,
+        owner: &str,
+        room: &str,
+        identity: &str,
+        may_publish: bool,
+        valid_until: Timestamp,
+    ) {
+        let Some(forgotten) = self.remember(owner, room, identity, may_publish, valid_until) else { return };
+        // It cannot be found any more when the owner is to be thrown out.
+        let Seat { room, identity, .. } = forgotten;
+        if let Err(error) = self.remove_participant(&room, &identity).await {
+            tracing::warn!(%error, owner, "somebody may be in a call whom nobody could throw out");
+        }
+    }
+
+    /// Answers the place that is forgotten for the new one.
+    fn remember(
+        &self,
+        owner: &str,
+        room: &str,
+        identity: &str,
+        may_publish: bool,
+        valid_until: Timestamp,
+    ) -> Option<Seat> {
         let signed_at = self.environment.now();
         let mut seats = self.seats.lock();
-        if seats.values().map(Vec::len).sum::<usize>() >= MOST_SEATS {
+        let is_full = seats.values().map(Vec::len).sum::<usize>() >= MOST_SEATS;
+        if is_full && seats.get(owner).is_none_or(|of_owner| of_owner.len() < MOST_SEATS_OF_OWNER) {
             tracing::warn!(owner, "so many are in calls that this one could not be thrown out");
-            return;
+            return None;
         }
         let seats = seats.entry(owner.to_owned()).or_default();
         seats.retain(|seat| {
@@ -166,7 +195,10 @@ impl LivekitServer {
             !is_old && (seat.room != room || seat.identity != identity)
         });
         let (room, identity) = (room.to_owned(), identity.to_owned());
+        // The oldest is the first.
+        let forgotten = (seats.len() >= MOST_SEATS_OF_OWNER).then(|| seats.remove(0));
         seats.push(Seat { room, identity, may_publish: Some(may_publish), valid_until, signed_at });
+        forgotten
     }
 
     /// Somebody came, with a token that may be older than what the server was told since.
@@ -175,6 +207,16 @@ impl LivekitServer {
         let known = seats.values_mut().flatten();
         for seat in known.filter(|seat| seat.room == room && seat.identity == identity) {
             seat.may_publish = None;
+        }
+    }
+
+    /// Somebody was thrown out, with a token perhaps that is newer than what was signed here.
+    fn went(&self, owner: &str, room: &str, identity: &str) {
+        let renewed_until = self.environment.now().after(RENEWED_FOR);
+        let mut seats = self.seats.lock();
+        let of_owner = seats.get_mut(owner).into_iter().flatten();
+        for seat in of_owner.filter(|seat| seat.room == room && seat.identity == identity) {
+            seat.valid_until = seat.valid_until.max(renewed_until);
         }
     }
 
@@ -196,6 +238,7 @@ impl LivekitServer {
         for Seat { room, identity, .. } in self.seats_of(owner) {
             if self.remove_participant(&room, &identity).await? {
                 removed += 1;
+                self.went(owner, &room, &identity);
             }
         }
         let now = self.environment.now();
@@ -305,7 +348,7 @@ mod tests {
         let claims = Claims { sub: "alice".to_owned(), video, ..Claims::default() };
         let now = environment.now();
         let token = key.sign(claims, now, SOON);
-        livekit.note("owner", "room", "alice", true, now.after(SOON));
+        livekit.note("owner", "room", "alice", true, now).await;
         assert!(join(&address, &token).await.is_none(), "nobody made the room");
         livekit.create_room("room").await.unwrap();
         livekit.create_room("room").await.unwrap();
@@ -335,7 +378,7 @@ mod tests {
         let mut rest = Vec::new();
         timeout(SOON, alice.read_to_end(&mut rest)).await.expect("alice is out").unwrap();
         assert_eq!(livekit.remove_owner("owner").await.unwrap(), 0, "nobody there any more");
-        assert!(!livekit.owners().is_empty(), "the token still lets in");
+        assert!(!livekit.owners().is_empty(), "the one that the server gave her still lets in");
 
         let stranger = ApiKey { secret: "another".to_owned(), ..key };
         let stranger = LivekitServer::new(&format!("ws://{address}"), stranger, environment).unwrap();
@@ -349,9 +392,46 @@ mod tests {
         let environment = Environment::system();
         let key = ApiKey { name: "key".to_owned(), secret: "secret".to_owned() };
         let livekit = LivekitServer::new("ws://localhost", key, environment.clone()).unwrap();
-        livekit.note("owner", "room", "alice", true, environment.now());
-        livekit.note("owner", "room", "alice", false, environment.now());
+        livekit.remember("owner", "room", "alice", true, environment.now());
+        livekit.remember("owner", "room", "alice", false, environment.now());
         assert_eq!(livekit.seats_of("owner").len(), 1, "the newest of a place");
         assert_eq!(livekit.seats_of("owner")[0].may_publish, Some(false));
+    }
+
+    /// Identities are free to choose: nobody fills up with them what is remembered of everybody.
+    #[tokio::test]
+    async fn an_owner_with_too_many_places_gives_up_the_oldest() {
+        let key = ApiKey { name: "key".to_owned(), secret: "a secret of this test".to_owned() };
+        let (bridge, address) = served(&key, |_| ()).await;
+        let environment = Environment::system();
+        let livekit =
+            LivekitServer::new(&format!("ws://{address}"), key.clone(), environment.clone()).unwrap();
+        let video = VideoGrant { room: "room".to_owned(), room_join: true, ..VideoGrant::default() };
+        let token =
+            key.sign(Claims { sub: "0".to_owned(), video, ..Claims::default() }, environment.now(), SOON);
+        let valid_until = environment.now().after(SOON);
+        for identity in 0..MOST_SEATS_OF_OWNER {
+            livekit.note("owner", "room", &identity.to_string(), true, valid_until).await;
+        }
+        let mut first = join(&address, &token).await.expect("let in");
+        livekit.note("another", "room", "another", true, valid_until).await;
+        livekit.note("owner", "room", "1", true, valid_until).await;
+        assert_eq!(livekit.owner_of("room", "0").as_deref(), Some("owner"), "there is a place for it");
+        let joined = timeout(SOON, async {
+            while bridge.participants("room").await.unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        });
+        joined.await.expect("the first is in");
+
+        livekit.note("owner", "room", "newest", true, valid_until).await;
+        let mut rest = Vec::new();
+        timeout(SOON, first.read_to_end(&mut rest)).await.expect("it is out").unwrap();
+        assert_eq!(livekit.seats_of("owner").len(), MOST_SEATS_OF_OWNER);
+        assert_eq!(livekit.owner_of("room", "0"), None);
+        for (identity, owner) in [("1", "owner"), ("newest", "owner"), ("another", "another")] {
+            assert_eq!(livekit.owner_of("room", identity).as_deref(), Some(owner), "{identity}");
+        }
+        bridge.stop().await;
     }
 }

@@ -33,6 +33,10 @@ pub struct Settings {
     pub maximum_participants: u32,
     /// Rooms at a time.
     pub maximum_rooms: usize,
+    /// Participants of one room that one user may be, if their tokens name it: identities and rooms are free to choose.
+    pub maximum_of_user_in_room: usize,
+    /// The same in all rooms of a worker together.
+    pub maximum_of_user: usize,
     /// How long a participant is kept whose connections are gone, so that it can come back.
     pub resume_within: Duration,
     /// How long the tokens are valid by which participants come back.
@@ -54,6 +58,8 @@ impl Settings {
             departure_timeout: Duration::from_secs(20),
             maximum_participants: 500,
             maximum_rooms: 10_000,
+            maximum_of_user_in_room: 16,
+            maximum_of_user: 64,
             resume_within: Duration::from_secs(10),
             token_lifetime: Duration::from_secs(600),
         }

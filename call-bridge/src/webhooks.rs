@@ -1,25 +1,31 @@
 //! Webhooks: what happens in calls is told to other programs over HTTP, as LiveKit's servers do it. Who is told can see by the token in
 //! the request, which carries the digest of the body, that it comes from who has the key.
 
-use std::{collections::HashSet, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use entente_environment::Environment;
+use prost::Message as _;
 use reqwest::{Client, StatusCode, header, redirect};
-use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::{
+        OwnedSemaphorePermit, Semaphore,
         broadcast::{self, error::RecvError},
         mpsc,
     },
     task::JoinSet,
 };
 
-use crate::{ApiKey, CallEvent, Claims};
+use crate::{
+    ApiKey, CallEvent, Claims,
+    proto::{WebhookEvent, to_short_json},
+};
 
 /// Events that wait for one address; more are dropped, and it is told how many.
 const WAITING: usize = 1_000;
+/// What they may hold together, in bytes: participants choose what is told of them.
+const WAITING_BYTES: usize = 8 * 1_024 * 1_024;
 /// How long one may take to take an event.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Before an event is sent again; after the last it is dropped.
@@ -42,11 +48,34 @@ pub struct Webhooks {
     client: Client,
 }
 
-/// An event for one address, and how many were dropped before it.
+/// An event for one address, and its part of what may wait.
 #[derive(Debug)]
-struct Told {
-    event: Value,
-    dropped: u32,
+struct Waiting {
+    event: WebhookEvent,
+    bytes: OwnedSemaphorePermit,
+}
+
+/// Events on their way to one address.
+struct Queue {
+    sender: mpsc::Sender<Waiting>,
+    bytes: Arc<Semaphore>,
+    /// How many were dropped since the last.
+    dropped: i32,
+}
+
+impl Queue {
+    fn new() -> (Self, mpsc::Receiver<Waiting>) {
+        let (sender, waiting) = mpsc::channel(WAITING);
+        (Self { sender, bytes: Arc::new(Semaphore::new(WAITING_BYTES)), dropped: 0 }, waiting)
+    }
+
+    fn push(&mut self, event: &WebhookEvent) {
+        let size = u32::try_from(event.encoded_len()).unwrap_or(u32::MAX);
+        let event = WebhookEvent { num_dropped: self.dropped, ..event.clone() };
+        let bytes = self.bytes.clone().try_acquire_many_owned(size);
+        let is_waiting = bytes.is_ok_and(|bytes| self.sender.try_send(Waiting { event, bytes }).is_ok());
+        self.dropped = if is_waiting { 0 } else { self.dropped.saturating_add(1) };
+    }
 }
 
 impl Webhooks {
@@ -62,34 +91,31 @@ impl Webhooks {
         let mut posts = JoinSet::new();
         let mut queues = Vec::new();
         for url in &self.urls {
-            let (queue, waiting) = mpsc::channel(WAITING);
-            queues.push((queue, 0_u32));
+            let (queue, waiting) = Queue::new();
+            queues.push(queue);
             let (client, key, environment) =
                 (self.client.clone(), self.key.clone(), self.environment.clone());
             posts.spawn(Post { url: url.clone(), client, key, environment }.all(waiting));
         }
-        let mut joined = HashSet::new();
         loop {
             let event = match events.recv().await {
                 Ok(event) => event,
                 Err(RecvError::Lagged(missed)) => {
-                    let missed = u32::try_from(missed).unwrap_or(u32::MAX);
-                    for (_, dropped) in &mut queues {
-                        *dropped = dropped.saturating_add(missed);
+                    let missed = i32::try_from(missed).unwrap_or(i32::MAX);
+                    for queue in &mut queues {
+                        queue.dropped = queue.dropped.saturating_add(missed);
                     }
                     continue;
                 }
                 Err(RecvError::Closed) => return,
             };
-            let mut event = described(&event, &mut joined);
-            event["id"] = json!(format!("EV_{}", self.environment.randomness().alphanumeric(12)));
-            // As JSON has the 64-bit numbers of protobuf.
-            event["createdAt"] = json!((self.environment.now().millis() / 1_000).to_string());
-            for (queue, dropped) in &mut queues {
-                match queue.try_send(Told { event: event.clone(), dropped: *dropped }) {
-                    Ok(()) => *dropped = 0,
-                    Err(_) => *dropped = dropped.saturating_add(1),
-                }
+            let event = WebhookEvent {
+                id: format!("EV_{}", self.environment.randomness().alphanumeric(12)),
+                created_at: i64::try_from(self.environment.now().millis() / 1_000).unwrap_or(i64::MAX),
+                ..described(&event)
+            };
+            for queue in &mut queues {
+                queue.push(&event);
             }
         }
     }
@@ -104,19 +130,24 @@ struct Post {
 }
 
 impl Post {
-    async fn all(self, mut waiting: mpsc::Receiver<Told>) {
+    async fn all(self, mut waiting: mpsc::Receiver<Waiting>) {
         // Of those that nobody took.
-        let mut dropped = 0_u32;
-        while let Some(mut told) = waiting.recv().await {
-            dropped = dropped.saturating_add(told.dropped);
-            told.event["numDropped"] = json!(dropped);
-            match self.persist(&told.event.to_string()).await {
+        let mut dropped = 0_i32;
+        while let Some(Waiting { mut event, bytes }) = waiting.recv().await {
+            dropped = dropped.saturating_add(event.num_dropped);
+            event.num_dropped = dropped;
+            let taken = match to_short_json("livekit.WebhookEvent", &event) {
+                Ok(body) => self.persist(&body).await,
+                Err(error) => Err(error.to_string()),
+            };
+            match taken {
                 Ok(()) => dropped = 0,
                 Err(reason) => {
                     tracing::warn!(url = self.url, reason, "a webhook was not taken and is dropped");
                     dropped = dropped.saturating_add(1);
                 }
             }
+            drop(bytes);
         }
     }
 
@@ -146,39 +177,15 @@ impl Post {
     }
 }
 
-/// An event as LiveKit's servers name it. `joined` are those who are in their calls.
-fn described(event: &CallEvent, joined: &mut HashSet<String>) -> Value {
-    let of = |name: &str, room: &str| json!({ "event": name, "room": { "name": room } });
-    match event {
-        CallEvent::RoomStarted { room } => of("room_started", room),
-        CallEvent::RoomFinished { room } => of("room_finished", room),
-        CallEvent::ParticipantJoined { room, identity, sid } => {
-            joined.insert(sid.clone());
-            let mut told = of("participant_joined", room);
-            told["participant"] = json!({ "identity": identity, "sid": sid, "state": "ACTIVE" });
-            told
-        }
-        CallEvent::ParticipantLeft { room, identity, sid, reason } => {
-            // Media may never have reached it.
-            let name = if joined.remove(sid) { "participant_left" } else { "participant_connection_aborted" };
-            let mut told = of(name, room);
-            told["participant"] = json!({
-                "identity": identity, "sid": sid, "state": "DISCONNECTED", "disconnectReason": reason,
-            });
-            told
-        }
-        CallEvent::TrackPublished { room, identity, track, source } => {
-            let mut told = of("track_published", room);
-            told["participant"] = json!({ "identity": identity });
-            told["track"] = json!({ "sid": track, "source": source });
-            told
-        }
-        CallEvent::TrackUnpublished { room, identity, track } => {
-            let mut told = of("track_unpublished", room);
-            told["participant"] = json!({ "identity": identity });
-            told["track"] = json!({ "sid": track });
-            told
-        }
+/// An event as LiveKit's servers tell it.
+fn described(event: &CallEvent) -> WebhookEvent {
+    let told = event.told();
+    WebhookEvent {
+        event: told.name.to_owned(),
+        room: Some(told.room.clone()),
+        participant: told.participant.cloned(),
+        track: told.track.cloned(),
+        ..WebhookEvent::default()
     }
 }
 
@@ -186,17 +193,19 @@ fn described(event: &CallEvent, joined: &mut HashSet<String>) -> Value {
 mod tests {
     use std::{
         net::Ipv4Addr,
-        sync::{
-            Arc,
-            atomic::{AtomicU32, Ordering},
-        },
+        sync::atomic::{AtomicU32, Ordering},
     };
 
     use axum::{Router, extract::State, routing::post};
     use http::HeaderMap;
+    use serde_json::{Value, json};
     use tokio::{net::TcpListener, time::timeout};
 
     use super::*;
+    use crate::{
+        VideoGrant,
+        proto::{ParticipantInfo, Room, TrackInfo, TrackSource, TrackType, participant_info},
+    };
 
     const SOON: Duration = Duration::from_secs(10);
 
@@ -215,21 +224,82 @@ mod tests {
         StatusCode::OK
     }
 
-    fn joined(sid: &str) -> CallEvent {
-        CallEvent::ParticipantJoined {
-            room: "room".to_owned(),
-            identity: "alice".to_owned(),
-            sid: sid.to_owned(),
-        }
+    fn room() -> Box<Room> {
+        Box::new(Room { name: "room".to_owned(), sid: "RM_1".to_owned(), ..Room::default() })
     }
 
-    fn left(sid: &str) -> CallEvent {
-        CallEvent::ParticipantLeft {
-            room: "room".to_owned(),
-            identity: "alice".to_owned(),
+    fn participant(sid: &str) -> Box<ParticipantInfo> {
+        let permission = VideoGrant::default().permission();
+        Box::new(ParticipantInfo {
             sid: sid.to_owned(),
-            reason: "CLIENT_INITIATED",
+            identity: "alice".to_owned(),
+            state: participant_info::State::Active.into(),
+            name: "Alice".to_owned(),
+            metadata: "m".to_owned(),
+            permission: Some(permission),
+            joined_at: 7,
+            ..ParticipantInfo::default()
+        })
+    }
+
+    fn joined(sid: &str) -> CallEvent {
+        CallEvent::ParticipantJoined { room: room(), participant: participant(sid) }
+    }
+
+    fn left(sid: &str, was_reached: bool) -> CallEvent {
+        let participant = participant(sid);
+        CallEvent::ParticipantLeft { room: room(), participant, was_reached, reason: "CLIENT_INITIATED" }
+    }
+
+    /// That somebody joined may have been among the events that were lost.
+    #[test]
+    fn who_was_there_left_although_nothing_else_was_told_of_it() {
+        assert_eq!(described(&left("PA_1", true)).event, "participant_left");
+        assert_eq!(described(&left("PA_1", false)).event, "participant_connection_aborted");
+    }
+
+    #[test]
+    fn events_say_of_whom_and_what_they_are() {
+        let told = |event: &CallEvent| {
+            let text = to_short_json("livekit.WebhookEvent", &described(event)).unwrap();
+            serde_json::from_str::<Value>(&text).unwrap()
+        };
+        let event = told(&joined("PA_1"));
+        assert_eq!(event["room"], json!({ "sid": "RM_1", "name": "room" }));
+        let who = &event["participant"];
+        assert_eq!((&who["name"], &who["metadata"]), (&json!("Alice"), &json!("m")));
+        assert_eq!((&who["state"], &who["joinedAt"]), (&json!("ACTIVE"), &json!("7")));
+        assert_eq!(who["permission"]["canPublish"], json!(true));
+        let track = Box::new(TrackInfo {
+            sid: "TR_1".to_owned(),
+            r#type: TrackType::Video.into(),
+            source: TrackSource::Camera.into(),
+            mime_type: "video/VP8".to_owned(),
+            ..TrackInfo::default()
+        });
+        let (room, participant) = (room(), participant("PA_1"));
+        let event = told(&CallEvent::TrackPublished { room, participant, track });
+        let expected = json!({ "sid": "TR_1", "type": "VIDEO", "source": "CAMERA", "mimeType": "video/VP8" });
+        assert_eq!((&event["track"], &event["participant"]["sid"]), (&expected, &json!("PA_1")));
+    }
+
+    /// Participants choose how long it is what is told of them.
+    #[test]
+    fn what_waits_for_an_address_has_bounds() {
+        let (mut queue, mut waiting) = Queue::new();
+        let large = WebhookEvent { event: "x".repeat(WAITING_BYTES / 4), ..WebhookEvent::default() };
+        for _ in 0..5 {
+            queue.push(&large);
         }
+        assert_eq!((waiting.len(), queue.dropped), (3, 2));
+        drop(waiting.try_recv().unwrap());
+        queue.push(&large);
+        let dropped = std::iter::from_fn(|| waiting.try_recv().ok().map(|told| told.event.num_dropped));
+        assert_eq!(dropped.collect::<Vec<_>>(), [0, 0, 2]);
+        for _ in 0..=WAITING {
+            queue.push(&WebhookEvent::default());
+        }
+        assert_eq!((waiting.len(), queue.dropped), (WAITING, 1));
     }
 
     #[tokio::test]
@@ -245,7 +315,7 @@ mod tests {
         let webhooks = Webhooks::new(vec![nobody, url], key.clone(), environment.clone()).unwrap();
         let (events, followed) = broadcast::channel(16);
         let following = tokio::spawn(webhooks.follow(followed));
-        for event in [joined("PA_1"), left("PA_1"), left("PA_2")] {
+        for event in [joined("PA_1"), left("PA_1", true), left("PA_2", false)] {
             events.send(event).unwrap();
         }
         for (name, sid) in [
@@ -259,7 +329,8 @@ mod tests {
             assert_eq!(claims.sha256, BASE64_STANDARD.encode(Sha256::digest(&body)));
             let event: Value = serde_json::from_str(&body).unwrap();
             assert_eq!((&event["event"], &event["participant"]["sid"]), (&json!(name), &json!(sid)));
-            assert_eq!((&event["room"]["name"], &event["numDropped"]), (&json!("room"), &json!(0)));
+            assert_eq!((&event["room"]["name"], &event["numDropped"]), (&json!("room"), &Value::Null));
+            assert!(event["id"].as_str().unwrap().starts_with("EV_") && event["createdAt"].is_string());
         }
         following.abort();
     }

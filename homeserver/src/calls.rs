@@ -197,7 +197,7 @@ impl CallRemovals {
         let mut events = livekit.events();
         loop {
             let (room, identity) = match events.recv().await {
-                Ok(CallEvent::ParticipantJoined { room, identity, .. }) => (room, identity),
+                Ok(CallEvent::ParticipantJoined { room, participant }) => (room.name, participant.identity),
                 // Whoever was missed is looked at with all others.
                 Ok(_) | Err(RecvError::Lagged(_)) => continue,
                 Err(RecvError::Closed) => return,

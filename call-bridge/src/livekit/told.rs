@@ -5,7 +5,11 @@ use entente_environment::Timestamp;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::{ApiKey, CallEvent, proto::DisconnectReason, token::MAXIMUM_NAME_BYTES};
+use crate::{
+    ApiKey, CallEvent,
+    proto::{self, DisconnectReason, ParticipantInfo},
+    token::MAXIMUM_NAME_BYTES,
+};
 
 /// Why a webhook is not listened to.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,13 +69,18 @@ pub(super) fn read(
     if [&room, &identity, &sid].iter().any(|name| name.len() > MAXIMUM_NAME_BYTES) {
         return Err(WebhookError::Unreadable);
     }
+    // Newer servers may have reasons that are not known here.
+    let reason = DisconnectReason::from_str_name(&participant.disconnect_reason);
+    let reason = reason.unwrap_or(DisconnectReason::UnknownReason);
+    let room = Box::new(proto::Room { name: room, ..proto::Room::default() });
+    let disconnect_reason = reason.into();
+    let participant =
+        Box::new(ParticipantInfo { identity, sid, disconnect_reason, ..ParticipantInfo::default() });
     Ok(match event.as_str() {
-        "participant_joined" => Some(CallEvent::ParticipantJoined { room, identity, sid }),
+        "participant_joined" => Some(CallEvent::ParticipantJoined { room, participant }),
         "participant_left" | "participant_connection_aborted" => {
-            // Newer servers may have reasons that are not known here.
-            let reason = DisconnectReason::from_str_name(&participant.disconnect_reason);
-            let reason = reason.unwrap_or(DisconnectReason::UnknownReason).as_str_name();
-            Some(CallEvent::ParticipantLeft { room, identity, sid, reason })
+            let (was_reached, reason) = (event == "participant_left", reason.as_str_name());
+            Some(CallEvent::ParticipantLeft { room, participant, was_reached, reason })
         }
         _ => None,
     })
@@ -102,9 +111,16 @@ mod tests {
             })
             .to_string()
         };
-        let (room, identity, sid) = ("room".to_owned(), "alice".to_owned(), "PA_1".to_owned());
+        let room = Box::new(proto::Room { name: "room".to_owned(), ..proto::Room::default() });
+        let participant = Box::new(ParticipantInfo {
+            identity: "alice".to_owned(),
+            sid: "PA_1".to_owned(),
+            disconnect_reason: DisconnectReason::DuplicateIdentity.into(),
+            ..ParticipantInfo::default()
+        });
+        let reason = "DUPLICATE_IDENTITY";
         let left = told("participant_left");
-        let expected = CallEvent::ParticipantLeft { room, identity, sid, reason: "DUPLICATE_IDENTITY" };
+        let expected = CallEvent::ParticipantLeft { room, participant, was_reached: true, reason };
         assert_eq!(read(&key, now, &signed(&key, &left), left.as_bytes()), Ok(Some(expected)));
         let joined = told("participant_joined");
         let heard = read(&key, now, &format!("Bearer {}", signed(&key, &joined)), joined.as_bytes());

@@ -44,6 +44,12 @@ pub(crate) fn to_json<M: Message>(name: &'static str, message: &M) -> Result<Vec
     Ok(serializer.into_inner())
 }
 
+/// Writes the protobuf JSON form as LiveKit's webhooks do: names as JSON has them, and without fields that are unset.
+pub(crate) fn to_short_json<M: Message>(name: &'static str, message: &M) -> Result<String, JsonError> {
+    let message = DynamicMessage::decode(descriptor(name)?, message.encode_to_vec().as_slice())?;
+    Ok(serde_json::to_string(&message)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ mod json;
 mod relay;
 
 pub(crate) use self::{
-    json::{JsonError, from_json, to_json},
+    json::{JsonError, from_json, to_json, to_short_json},
     relay::{DataHeader, relayed},
 };
 

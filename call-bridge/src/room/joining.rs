@@ -36,7 +36,7 @@ pub(crate) struct Newcomer {
 /// Why somebody may not join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// All places are taken.
+    /// All places are taken, or all that one user may have.
     Full,
     /// There is nothing to go on with.
     UnknownSession,
@@ -44,7 +44,7 @@ pub(crate) enum Refusal {
 
 /// What may be published.
 pub(super) fn enabled_codecs() -> Vec<Codec> {
-    ["audio/opus", "video/VP8", "video/H264", "video/VP9", "video/AV1", "video/rtx"]
+    ["audio/opus", "audio/red", "video/VP8", "video/H264", "video/VP9", "video/AV1", "video/rtx"]
         .map(|mime| Codec { mime: mime.to_owned(), fmtp_line: String::new() })
         .into()
 }
@@ -55,10 +55,10 @@ impl Room {
         if let Some(sid) = newcomer.parameters.resume.clone() {
             return self.resume(now, &sid, newcomer);
         }
-        self.replace_predecessor(now, &newcomer.claims.sub);
-        if self.participants.len() >= self.capacity() {
+        if !self.has_place_for(&newcomer.claims) {
             return Err(Refusal::Full);
         }
+        self.replace_predecessor(now, &newcomer.claims.sub);
         let JoinParameters { tracks, offer, .. } = newcomer.parameters.clone();
         let key = self.admit(now, newcomer);
         for request in tracks {
@@ -69,6 +69,25 @@ impl Room {
         }
         self.subscribe_to_all(now, key);
         Ok(key)
+    }
+
+    /// Whether there is a place for the holder of a token. Whoever it replaces does not count.
+    fn has_place_for(&self, claims: &Claims) -> bool {
+        let others = || self.participants.values().filter(|other| other.identity != claims.sub);
+        let of_user = || others().filter(|other| other.quota_user == claims.quota_user).count();
+        let is_limited = !claims.quota_user.is_empty();
+        others().count() < self.capacity()
+            && (!is_limited || of_user() < self.settings.maximum_of_user_in_room)
+    }
+
+    /// How many places a user has here, besides that of this identity. An empty room that waits is on the account of who left it last:
+    /// otherwise one could fill the server with rooms by coming and going.
+    pub(crate) fn places_of(&self, user: &str, besides: Option<&str>) -> usize {
+        if self.participants.is_empty() {
+            return usize::from(besides.is_none() && self.last_user == user);
+        }
+        let of_user = self.participants.values().filter(|participant| participant.quota_user == user);
+        of_user.filter(|participant| Some(participant.identity.as_str()) != besides).count()
     }
 
     /// How many may be here.
@@ -89,8 +108,8 @@ impl Room {
         self.empty_since = None;
         self.next_tick = now.at;
         if !std::mem::replace(&mut self.was_used, true) {
-            let event = CallEvent::RoomStarted { room: self.name.to_string() };
-            self.outputs.push(Output::Event(event));
+            let room = Box::new(self.info());
+            self.outputs.push(Output::Event(CallEvent::RoomStarted { room }));
         }
         self.command(key, PeerKind::Publisher, Command::Open);
         if dual {
@@ -118,7 +137,8 @@ impl Room {
             let size: usize =
                 parameters.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
             if size <= MAXIMUM_METADATA {
-                attributes.extend(parameters.attributes);
+                // One without a text would end that of the token.
+                attributes.extend(parameters.attributes.into_iter().filter(|(_, value)| !value.is_empty()));
             }
             if !parameters.metadata.is_empty() && parameters.metadata.len() <= MAXIMUM_METADATA {
                 metadata = parameters.metadata;

@@ -94,17 +94,19 @@ impl Room {
             self.identities.remove(&participant.identity);
         }
         self.speakers.forget(key);
+        let was_reached = participant.state == State::Active;
         participant.state = State::Disconnected;
         participant.version += 1;
         let mut info = participant.info(&self.tracks);
         info.disconnect_reason = reason.into();
         if !participant.permission.hidden {
-            self.say_to_others(None, &Message::Update(ParticipantUpdate { participants: vec![info] }));
+            let participants = vec![info.clone()];
+            self.say_to_others(None, &Message::Update(ParticipantUpdate { participants }));
         }
         self.outputs.push(Output::Event(CallEvent::ParticipantLeft {
-            room: self.name.to_string(),
-            identity: participant.identity,
-            sid: participant.sid,
+            room: Box::new(self.info()),
+            participant: Box::new(info),
+            was_reached,
             reason: reason.as_str_name(),
         }));
         for track in subscriptions {
@@ -112,6 +114,7 @@ impl Room {
         }
         if self.participants.is_empty() {
             self.empty_since = Some(now.at);
+            self.last_user = participant.quota_user;
         }
     }
 
@@ -123,7 +126,8 @@ impl Room {
         }
         self.empty_since.get_or_insert(now.at);
         if !std::mem::replace(&mut self.closed, true) && self.was_used {
-            self.outputs.push(Output::Event(CallEvent::RoomFinished { room: self.name.to_string() }));
+            let room = Box::new(self.info());
+            self.outputs.push(Output::Event(CallEvent::RoomFinished { room }));
         }
     }
 }

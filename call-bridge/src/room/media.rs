@@ -138,12 +138,9 @@ impl Room {
             return;
         }
         participant.state = State::Active;
-        let joined = CallEvent::ParticipantJoined {
-            room: self.name.to_string(),
-            identity: participant.identity.clone(),
-            sid: participant.sid.clone(),
-        };
-        self.outputs.push(Output::Event(joined));
+        let participant = Box::new(participant.info(&self.tracks));
+        let room = Box::new(self.info());
+        self.outputs.push(Output::Event(CallEvent::ParticipantJoined { room, participant }));
         self.tell_of(key, true);
         self.tell_who_speaks(key);
         self.tell_all_quality(key);

@@ -154,6 +154,8 @@ pub(crate) struct Room {
     /// Since when nobody is there, and whether anybody ever was.
     empty_since: Option<Instant>,
     was_used: bool,
+    /// On whose account the room waits: of the last participant's token.
+    last_user: String,
     closed: bool,
     /// How many participants and publishers everybody was told there are, and when it is looked at again.
     told_counts: (u32, u32),
@@ -186,6 +188,7 @@ impl Room {
             next_tick: now.at,
             empty_since: Some(now.at),
             was_used: false,
+            last_user: String::new(),
             closed: false,
             told_counts: (0, 0),
             count_at: now.at,

@@ -29,7 +29,7 @@ pub(super) struct Participant {
     pub(super) identity: String,
     /// Whom the application takes it for.
     pub(super) owner: String,
-    /// On whose account relaying for it counts, if it is not its own.
+    /// On whose account its place and relaying for it count, if that is known.
     pub(super) quota_user: String,
     pub(super) name: String,
     pub(super) metadata: String,
@@ -128,6 +128,15 @@ impl Participant {
             is_publisher: !self.tracks.is_empty(),
             attributes: self.attributes.clone(),
             disconnect_reason: 0,
+        }
+    }
+
+    /// The participant as it is named where something is told of its tracks.
+    pub(super) fn named(&self) -> ParticipantInfo {
+        ParticipantInfo {
+            sid: self.sid.clone(),
+            identity: self.identity.clone(),
+            ..ParticipantInfo::default()
         }
     }
 

@@ -7,8 +7,8 @@ use crate::{
     CallEvent,
     forwarding::Layers,
     proto::{
-        AddTrackRequest, EncryptionType, SimulcastCodecInfo, TrackInfo, TrackPublishedResponse, TrackSource,
-        TrackType, TrackUnpublishedResponse, VideoLayer,
+        AddTrackRequest, EncryptionType, SimulcastCodecInfo, TimedVersion, TrackInfo, TrackPublishedResponse,
+        TrackSource, TrackType, TrackUnpublishedResponse, VideoLayer,
         request_response::{Reason, Request},
         signal_response::Message,
     },
@@ -166,16 +166,16 @@ impl Room {
                 first.mime_type.clone_from(&track.info.mime_type);
             }
         }
+        let micros = i64::try_from(now.time.millis().saturating_mul(1_000)).unwrap_or(i64::MAX);
+        track.info.version = Some(TimedVersion { unix_micro: micros, ticks: 0 });
         let publisher = track.publisher;
-        let sid = track.info.sid.clone();
-        let source = track.info.source();
+        let info = track.info.clone();
         self.tell_of(publisher, true);
         if let Some(participant) = self.participants.get(&publisher) {
             self.outputs.push(Output::Event(CallEvent::TrackPublished {
-                room: self.name.to_string(),
-                identity: participant.identity.clone(),
-                track: sid,
-                source: source.as_str_name(),
+                room: Box::new(self.info()),
+                participant: Box::new(participant.named()),
+                track: Box::new(info),
             }));
         }
         let others: Vec<_> = self.participants.keys().copied().filter(|other| *other != publisher).collect();
@@ -215,10 +215,11 @@ impl Room {
         let Some(participant) = self.participants.get_mut(&track.publisher) else { return };
         participant.tracks.remove(&key);
         if track.is_live() {
+            let participant = Box::new(participant.named());
             self.outputs.push(Output::Event(CallEvent::TrackUnpublished {
-                room: self.name.to_string(),
-                identity: participant.identity.clone(),
-                track: track.info.sid,
+                room: Box::new(self.info()),
+                participant,
+                track: Box::new(track.info),
             }));
         }
     }

@@ -2,6 +2,9 @@
 
 mod audience;
 mod data;
+mod events;
+mod joining;
+mod quotas;
 mod scene;
 mod told;
 
@@ -14,8 +17,8 @@ use super::*;
 use crate::{
     proto::{
         AddTrackRequest, DisconnectReason, LeaveRequest, MuteTrackRequest, SignalRequest, TrackInfo,
-        UpdateSubscription, UpdateTrackSettings, leave_request::Action, participant_info::State,
-        signal_request::Message as Request,
+        TrackSource, TrackType, UpdateSubscription, UpdateTrackSettings, leave_request::Action,
+        participant_info::State, signal_request::Message as Request,
     },
     transport::{Figures, Renumbered, TransportEvent},
 };
@@ -27,6 +30,7 @@ fn who_joins_is_welcomed_and_told_of() {
     let first = scene.said(alice);
     let Some(Message::Join(welcome)) = first.first() else { panic!("{first:?}") };
     assert!(welcome.other_participants.is_empty() && !welcome.sif_trailer.is_empty());
+    assert!(welcome.enabled_publish_codecs.iter().any(|codec| codec.mime == "audio/red"));
     assert!(first.iter().any(|message| matches!(message, Message::RefreshToken(_))));
 
     let bob = scene.join("bob");
@@ -139,7 +143,8 @@ fn a_track_is_told_of_when_media_comes() {
     scene.offer(alice, 1, &[("video", "a=msid:- cam\r\na=sendonly\r\na=simulcast:send q;h")]);
     assert!(scene.updates(bob).is_empty(), "nothing to see yet");
     scene.media(alice, "q", 1, true);
-    assert_eq!(scene.updates(bob).last().unwrap().tracks.first().unwrap().sid, sid);
+    let live = scene.updates(bob).last().unwrap().tracks.first().unwrap().clone();
+    assert_eq!((live.sid, live.version.unwrap().unix_micro), (sid, 1_000_000_000));
     scene.pass(Duration::from_millis(300));
     let wanted = scene.said(bob).into_iter().find_map(|message| match message {
         Message::MediaSectionsRequirement(wanted) => Some((wanted.num_audios, wanted.num_videos)),
@@ -454,6 +459,6 @@ fn an_empty_room_waits_and_ends() {
     let events = scene.events();
     assert!(matches!(events.first(), Some(CallEvent::RoomStarted { .. })), "{events:?}");
     assert!(matches!(events.last(), Some(CallEvent::RoomFinished { .. })), "{events:?}");
-    let left = |event: &&CallEvent| matches!(event, CallEvent::ParticipantLeft { reason, .. } if *reason == "CLIENT_INITIATED");
+    let left = |event: &&CallEvent| matches!(event, CallEvent::ParticipantLeft { was_reached: true, reason, .. } if *reason == "CLIENT_INITIATED");
     assert!(events.iter().any(left));
 }

@@ -192,6 +192,8 @@ async fn create_room(bridge: &CallBridge, call: &Call) -> Result<Response, Twirp
         metadata: request.metadata,
     };
     let name = request.name.clone();
+    // A room that is there stays as it is: LiveKit's servers apply options to rooms that are stored but not on a node, and here all are on
+    // one. Token services ask for a room with every token, and would undo what it was made with.
     let made = bridge
         .shared
         .workers

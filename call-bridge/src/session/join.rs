@@ -71,6 +71,7 @@ pub(crate) struct V0Query {
     auto_subscribe: Option<String>,
     adaptive_stream: Option<String>,
     subscriber_allow_pause: Option<String>,
+    attributes: Option<String>,
 }
 
 fn is_set(flag: Option<&str>, default: bool) -> bool {
@@ -85,13 +86,19 @@ impl From<V0Query> for JoinParameters {
             auto_subscribe: is_set(query.auto_subscribe.as_deref(), true),
             adaptive_stream: is_set(query.adaptive_stream.as_deref(), false),
             allow_pause: is_set(query.subscriber_allow_pause.as_deref(), true),
-            attributes: BTreeMap::new(),
+            // What cannot be read is left out, as LiveKit's servers do.
+            attributes: query.attributes.as_deref().and_then(attributes).unwrap_or_default(),
             metadata: String::new(),
             tracks: Vec::new(),
             offer: None,
             sync_state: None,
         }
     }
+}
+
+/// Base64 of a JSON object of texts.
+fn attributes(parameter: &str) -> Option<BTreeMap<String, String>> {
+    serde_json::from_slice(&lenient_base64().decode(parameter).ok()?).ok()
 }
 
 impl JoinParameters {
@@ -114,12 +121,16 @@ impl JoinParameters {
     }
 }
 
-fn unpack(parameter: &str) -> Result<JoinRequest, JoinError> {
+/// For URLs, with padding or without.
+fn lenient_base64() -> engine::GeneralPurpose {
     let lenient = engine::GeneralPurposeConfig::new()
         .with_decode_padding_mode(engine::DecodePaddingMode::Indifferent)
         .with_decode_allow_trailing_bits(true);
-    let engine = engine::GeneralPurpose::new(&alphabet::URL_SAFE, lenient);
-    let wrapped = engine.decode(parameter).map_err(|_| JoinError::Malformed)?;
+    engine::GeneralPurpose::new(&alphabet::URL_SAFE, lenient)
+}
+
+fn unpack(parameter: &str) -> Result<JoinRequest, JoinError> {
+    let wrapped = lenient_base64().decode(parameter).map_err(|_| JoinError::Malformed)?;
     let wrapped = WrappedJoinRequest::decode(wrapped.as_slice()).map_err(|_| JoinError::Malformed)?;
     let bytes = match wrapped.compression() {
         wrapped_join_request::Compression::None => wrapped.join_request,
@@ -192,10 +203,14 @@ mod tests {
             sid: Some("PA_1".to_owned()),
             reconnect: Some("1".to_owned()),
             auto_subscribe: Some("0".to_owned()),
+            attributes: Some(URL_SAFE.encode(r#"{"colour":"red"}"#)),
             ..V0Query::default()
         };
         let parameters = JoinParameters::from(query);
         assert_eq!(parameters.resume.as_deref(), Some("PA_1"));
         assert!(!parameters.auto_subscribe);
+        assert_eq!(parameters.attributes, BTreeMap::from([("colour".to_owned(), "red".to_owned())]));
+        let unreadable = V0Query { attributes: Some("e30=!".to_owned()), ..V0Query::default() };
+        assert!(JoinParameters::from(unreadable).attributes.is_empty());
     }
 }

@@ -62,7 +62,8 @@ pub struct Claims {
     /// participants are not told.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
-    /// On whose account what is relayed for the holder counts, whatever identities they choose; the identity's if empty.
+    /// On whose account it counts that the holder takes places in rooms, and what is relayed for them, whatever identities they choose. If
+    /// empty, places are not counted and relaying is on the identity's account.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub quota_user: String,
     /// The digest of what it is sent with: the base64 of a SHA-256. For webhooks.

@@ -9,9 +9,9 @@ use foldhash::fast::RandomState;
 
 use super::{Sink, peers::RoomKey};
 use crate::{
-    CallFigures, Settings,
+    CallFigures, Claims, Settings,
     proto::{self, DisconnectReason, leave_request::Action},
-    room::{ConnectionKey, Moment, ParticipantKey, Room, RoomOptions},
+    room::{ConnectionKey, Moment, Newcomer, ParticipantKey, Refusal, Room, RoomOptions},
 };
 
 /// The rooms of a worker, and who is connected to them by signalling.
@@ -78,6 +78,33 @@ impl Rooms {
         };
         self.touched.insert(key);
         self.entries.get_mut(&key).map(|entry| &mut entry.room).ok_or(TooManyRooms)
+    }
+
+    /// Lets somebody into a room, which is made if it is not there.
+    pub(super) fn join(
+        &mut self,
+        name: &str,
+        newcomer: Newcomer,
+        now: Moment,
+    ) -> Result<ParticipantKey, Refusal> {
+        // Before the room is made: it would stay for a while.
+        if !self.has_place_for(name, &newcomer.claims) {
+            return Err(Refusal::Full);
+        }
+        let room = self.make(name, RoomOptions::default(), now).map_err(|_| Refusal::Full)?;
+        room.join(now, newcomer)
+    }
+
+    /// Whether the user whom a token names has fewer places here than one may have. Who comes again or goes on takes its own.
+    fn has_place_for(&self, name: &str, claims: &Claims) -> bool {
+        if claims.quota_user.is_empty() {
+            return true;
+        }
+        let places = self.entries.values().map(|entry| {
+            let replaced = (*entry.name == *name).then_some(claims.sub.as_str());
+            entry.room.places_of(&claims.quota_user, replaced)
+        });
+        places.sum::<usize>() < self.settings.maximum_of_user
     }
 
     fn add(&mut self, name: &str, options: RoomOptions, now: Moment) -> RoomKey {
@@ -205,5 +232,94 @@ impl Rooms {
         {
             self.by_name.remove(&entry.name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use entente_environment::{Clock, ManualClock, Timestamp};
+
+    use super::*;
+    use crate::{
+        ApiKey,
+        session::{JoinParameters, V0Query},
+    };
+
+    const ALICE: &str = "@alice:a";
+
+    struct Scene {
+        rooms: Rooms,
+        now: Moment,
+        connections: u64,
+    }
+
+    impl Scene {
+        fn new(maximum_of_user: usize) -> Self {
+            let clock = ManualClock::new(Timestamp(1_000_000));
+            let key = ApiKey { name: "key".to_owned(), secret: "a secret of this test".to_owned() };
+            let settings = Settings { maximum_of_user, ..Settings::new(key, 0, Vec::new()) };
+            let rooms = Rooms::new(Arc::new(settings), Randomness::from_seed(7));
+            Self { rooms, now: Moment { at: clock.monotonic(), time: clock.now() }, connections: 0 }
+        }
+
+        fn join(&mut self, room: &str, user: &str) -> Result<ParticipantKey, Refusal> {
+            self.come(room, user, None)
+        }
+
+        fn come(
+            &mut self,
+            room: &str,
+            user: &str,
+            resume: Option<String>,
+        ) -> Result<ParticipantKey, Refusal> {
+            self.connections += 1;
+            let claims =
+                Claims { sub: "identity".to_owned(), quota_user: user.to_owned(), ..Claims::default() };
+            let parameters = JoinParameters { resume, ..JoinParameters::from(V0Query::default()) };
+            let newcomer = Newcomer { connection: ConnectionKey(self.connections), claims, parameters };
+            self.rooms.join(room, newcomer, self.now)
+        }
+    }
+
+    #[test]
+    fn a_user_has_so_many_places_in_all_rooms_together() {
+        let mut scene = Scene::new(2);
+        for room in ["a", "b"] {
+            scene.join(room, ALICE).unwrap();
+        }
+        assert_eq!(scene.join("c", ALICE), Err(Refusal::Full));
+        assert!(!scene.rooms.contains("c"), "a room that nobody is in would stay for a while");
+        let replaced = scene.join("b", ALICE).expect("it replaces itself");
+        let sid = scene.rooms.room("b").unwrap().get_participant("identity").unwrap().sid;
+        assert_eq!(scene.come("b", ALICE, Some(sid)), Ok(replaced), "it goes on");
+        scene.join("c", "@bob:b").expect("another has places of their own");
+        for room in ["d", "e", "f"] {
+            scene.join(room, "").expect("a token that names no user");
+        }
+    }
+
+    #[test]
+    fn a_room_that_is_there_stays_as_it_was_made() {
+        let mut scene = Scene::new(2);
+        let small = RoomOptions { maximum_participants: 2, empty_timeout: 7, ..RoomOptions::default() };
+        let made = scene.rooms.make("a", small, scene.now).unwrap().info();
+        let other =
+            RoomOptions { maximum_participants: 3, metadata: "m".to_owned(), ..RoomOptions::default() };
+        assert_eq!(scene.rooms.make("a", other, scene.now).unwrap().info(), made);
+        assert_eq!((made.max_participants, made.empty_timeout), (2, 7));
+    }
+
+    #[test]
+    fn a_room_that_a_user_left_is_theirs_until_it_ends() {
+        let mut scene = Scene::new(2);
+        for room in ["a", "b"] {
+            scene.join(room, ALICE).unwrap();
+            scene.rooms.room(room).unwrap().remove_participant(scene.now, "identity").unwrap();
+        }
+        assert_eq!(scene.join("c", ALICE), Err(Refusal::Full));
+        scene.join("a", ALICE).expect("back in its place");
+        let key = scene.rooms.key("b").unwrap();
+        scene.rooms.drop_room(key);
+        scene.join("c", ALICE).expect("one of the rooms has ended");
     }
 }

@@ -25,8 +25,7 @@ use crate::{
     CallEvent, Settings,
     proto::{DisconnectReason, SignalRequest, SignalResponse, leave_request::Action},
     room::{
-        self, ConnectionKey, Moment, Newcomer, Output as RoomOutput, ParticipantKey, PeerKind, Refusal,
-        RoomOptions, leave,
+        self, ConnectionKey, Moment, Newcomer, Output as RoomOutput, ParticipantKey, PeerKind, Refusal, leave,
     },
     transport::{Carrier, Certificate, Guarded, Output, Peer, PeerSettings, Transport},
 };
@@ -217,10 +216,7 @@ impl Worker {
                 return;
             }
         }
-        let joined = match self.rooms.make(name, RoomOptions::default(), now) {
-            Ok(room) => room.join(now, newcomer),
-            Err(_) => Err(Refusal::Full),
-        };
+        let joined = self.rooms.join(name, newcomer, now);
         match (joined, self.rooms.key(name)) {
             (Ok(participant), Some(key)) => self.rooms.connect(key, participant, connection, sink),
             (Err(Refusal::UnknownSession), _) => {
@@ -386,7 +382,9 @@ impl Worker {
             }
             RoomOutput::Gone(participant) => self.gone(key, participant),
             RoomOutput::Event(event) => {
-                tracing::debug!(?event, "call");
+                let told = event.told();
+                let participant = told.participant.map(|participant| participant.sid.as_str());
+                tracing::debug!(event = told.name, room = told.room.sid, participant, "call");
                 // Nobody may be listening.
                 let _ = self.parts.events.send(event);
             }

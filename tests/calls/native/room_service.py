@@ -167,6 +167,11 @@ async def main(arguments):
     removed = next(event for event in hook.told if event.event == "participant_left" and event.participant.identity == "bob")
     assert removed.participant.disconnect_reason == rtc.DisconnectReason.PARTICIPANT_REMOVED, removed
     assert removed.participant.sid == bobs.sid and removed.id.startswith("EV_") and removed.num_dropped == 0, removed
+    assert all(event.room.sid == made.sid for event in hook.told), hook.told
+    assert removed.participant.name == "Bob" and not removed.participant.permission.can_publish, removed
+    for event in (event for event in hook.told if event.event in ("track_published", "track_unpublished")):
+        assert (event.participant.sid, event.track.sid) == (bobs.sid, publication.sid), event
+        assert event.track.mime_type == "audio/opus" and event.track.version.unix_micro > 0, event
     speaking.cancel()
     await asyncio.gather(alice.disconnect(), service.aclose(), stranger.aclose())
     print(json.dumps({"room_service": "as it should be"}))

@@ -250,12 +250,14 @@ impl Leaves {
     fn hear(&self, event: CallEvent) {
         let now = self.clock.monotonic();
         match event {
-            CallEvent::ParticipantJoined { room, identity, .. } => {
-                self.shared.delegations.lock().came(&Place { room, identity }, now);
+            CallEvent::ParticipantJoined { room, participant } => {
+                let place = Place { room: room.name, identity: participant.identity };
+                self.shared.delegations.lock().came(&place, now);
             }
-            CallEvent::ParticipantLeft { room, identity, reason, .. } => {
+            CallEvent::ParticipantLeft { room, participant, reason, .. } => {
+                let place = Place { room: room.name, identity: participant.identity };
                 let expected = self.witness.expects_back(reason);
-                self.shared.delegations.lock().went(&Place { room, identity }, expected, now);
+                self.shared.delegations.lock().went(&place, expected, now);
             }
             _ => {}
         }

@@ -84,7 +84,7 @@ pub(super) async fn token(
                 MatrixError::unavailable("the server that forwards media cannot be reached")
             })?;
         }
-        livekit.note(&owner, &place.room, &place.identity, may_publish, now.after(LIFETIME));
+        livekit.note(&owner, &place.room, &place.identity, may_publish, now.after(LIFETIME)).await;
     }
     let video = VideoGrant {
         room: place.room,
