@@ -51,7 +51,7 @@ pub(super) fn enabled_codecs() -> Vec<Codec> {
 
 impl Room {
     /// Lets somebody in, or back in.
-    pub(crate) fn join(&mut self, now: Moment, newcomer: Newcomer) -> Result<ParticipantKey, Refusal> {
+    pub(crate) fn join(&mut self, now: Moment, mut newcomer: Newcomer) -> Result<ParticipantKey, Refusal> {
         if let Some(sid) = newcomer.parameters.resume.clone() {
             return self.resume(now, &sid, newcomer);
         }
@@ -59,7 +59,8 @@ impl Room {
         if self.participants.len() >= self.capacity() {
             return Err(Refusal::Full);
         }
-        let JoinParameters { tracks, offer, .. } = newcomer.parameters.clone();
+        let tracks = std::mem::take(&mut newcomer.parameters.tracks);
+        let offer = newcomer.parameters.offer.take();
         let key = self.admit(now, newcomer);
         for request in tracks {
             self.add_track(key, request);

@@ -10,7 +10,6 @@ use axum::{
 };
 use futures_util::{SinkExt, StreamExt};
 use http::HeaderMap;
-use prost::Message as _;
 use serde::Deserialize;
 use tokio::{sync::mpsc, time::timeout};
 
@@ -21,7 +20,7 @@ use super::{
 };
 use crate::{
     Admitted, Claims,
-    proto::SignalRequest,
+    proto::{SignalRequest, read},
     room::{ConnectionKey, Newcomer},
     session::{JoinParameters, V0Query},
     worker::Command,
@@ -162,7 +161,7 @@ async fn listen(
     let mut pace = Pace::new(clock.monotonic(), BURST, PER_SECOND);
     while let Ok(Some(Ok(message))) = timeout(SILENCE, incoming.next()).await {
         let request = match message {
-            Message::Binary(bytes) => SignalRequest::decode(bytes),
+            Message::Binary(bytes) => read::<SignalRequest>("livekit.SignalRequest", &bytes),
             Message::Close(_) => return,
             Message::Text(_) | Message::Ping(_) | Message::Pong(_) => continue,
         };
