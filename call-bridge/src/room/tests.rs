@@ -1,5 +1,6 @@
 //! The room as its participants see it: what each is told, and what their peer connections are to do.
 
+mod leaving;
 mod scene;
 
 use std::time::Duration;
@@ -333,29 +334,6 @@ fn data_says_who_sent_it_and_goes_to_whom_it_is_for() {
     assert_eq!((*to, received.participant_identity.as_str()), (bob, "alice"));
     assert_eq!(received.participant_sid, scene.sid(alice));
     assert_eq!(received.user.as_ref().unwrap().payload, b"hello");
-}
-
-#[test]
-fn who_loses_signalling_can_come_back_and_is_gone_if_not() {
-    let mut scene = Scene::new();
-    let (alice, bob) = (scene.join("alice"), scene.join("bob"));
-    let sid = scene.sid(alice);
-    scene.said(bob);
-    scene.room.signal_lost(scene.now(), alice, ConnectionKey(1));
-    scene.pass(Duration::from_secs(5));
-    let resume = |newcomer: &mut Newcomer| newcomer.parameters.resume = Some(sid.clone());
-    assert_eq!(scene.try_join("alice", resume), Ok(alice));
-    let said = scene.said(alice);
-    assert!(said.iter().any(|message| matches!(message, Message::Reconnect(_))), "{said:?}");
-    assert!(!scene.updates(bob).iter().any(|info| info.state() == State::Disconnected));
-
-    // Nobody goes on as somebody else, nor with a session that is over.
-    assert_eq!(scene.try_join("mallory", resume), Err(Refusal::UnknownSession));
-    scene.room.signal_lost(scene.now(), alice, ConnectionKey(3));
-    scene.transport(alice, TransportEvent::Disconnected);
-    scene.pass(Duration::from_secs(11));
-    assert_eq!(scene.updates(bob).last().unwrap().state(), State::Disconnected);
-    assert_eq!(scene.try_join("alice", resume), Err(Refusal::UnknownSession));
 }
 
 #[test]

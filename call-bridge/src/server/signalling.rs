@@ -30,8 +30,6 @@ use crate::{
 const MAXIMUM_MESSAGE: usize = 512 * 1_024;
 /// Responses that wait for a client. Who lies further behind is cut off.
 const WAITING_RESPONSES: usize = 1_024;
-/// Clients ping every five seconds; who says nothing for this long is gone.
-const SILENCE: Duration = Duration::from_secs(30);
 /// Who does not take a response in this time is gone.
 const SEND_WITHIN: Duration = Duration::from_secs(10);
 /// Requests of a client that are taken at once, and in a second; more wait.
@@ -159,7 +157,8 @@ async fn listen(
 ) {
     let clock = bridge.shared.environment.clock();
     let mut pace = Pace::new(clock.monotonic(), BURST, PER_SECOND);
-    while let Ok(Some(Ok(message))) = timeout(SILENCE, incoming.next()).await {
+    // The room hangs up on who falls silent.
+    while let Some(Ok(message)) = incoming.next().await {
         let request = match message {
             Message::Binary(bytes) => read::<SignalRequest>("livekit.SignalRequest", &bytes),
             Message::Close(_) => return,

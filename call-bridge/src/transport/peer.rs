@@ -39,7 +39,7 @@ const MAXIMUM_BUFFERED_DATA: usize = 1_024 * 1_024;
 const MAXIMUM_MESSAGE: u32 = 256 * 1_024;
 /// Who is not heard for this long is away. All clients ask whether we are there more often, at the latest every six seconds (RFC 7675);
 /// the stack itself waits for twice as long, which leaves those in a call for too long who are gone.
-const SILENT_AFTER: Duration = Duration::from_secs(8);
+pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(8);
 /// A time that does not come.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
