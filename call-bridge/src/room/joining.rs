@@ -77,6 +77,12 @@ impl Room {
         Ok(key)
     }
 
+    /// Whether somebody can join: there is a place, or it has one that it would take over.
+    pub(crate) fn has_place_for(&self, identity: &str) -> bool {
+        let taken = self.participants.len() - usize::from(self.identities.contains_key(identity));
+        taken < self.capacity()
+    }
+
     fn capacity(&self) -> usize {
         let wanted = self.options.maximum_participants;
         let limit = self.settings.maximum_participants;

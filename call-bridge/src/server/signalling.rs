@@ -57,9 +57,8 @@ pub(super) async fn v0(
     upgrade: Upgrade,
 ) -> Result<Response, AccessError> {
     let upgrade = upgrade.map_err(|_| AccessError::NoWebSocket)?;
-    let claims = claims(&bridge, &headers, access).await?;
-    let Query(query) = query.map_err(|_| AccessError::Query)?;
-    Ok(accept(bridge, upgrade, claims, query.into()))
+    let (claims, parameters) = let_in_v0(&bridge, &headers, access, query).await?;
+    Ok(accept(bridge, upgrade, claims, parameters))
 }
 
 /// `GET /rtc/v1`: signalling of a client with one peer connection.
@@ -71,9 +70,7 @@ pub(super) async fn v1(
     upgrade: Upgrade,
 ) -> Result<Response, AccessError> {
     let upgrade = upgrade.map_err(|_| AccessError::NoWebSocket)?;
-    let claims = claims(&bridge, &headers, access).await?;
-    let Query(query) = query.map_err(|_| AccessError::Query)?;
-    let parameters = JoinParameters::from_join_request(query.join_request.as_deref())?;
+    let (claims, parameters) = let_in_v1(&bridge, &headers, access, query).await?;
     Ok(accept(bridge, upgrade, claims, parameters))
 }
 
@@ -82,8 +79,9 @@ pub(super) async fn validate_v0(
     State(bridge): State<CallBridge>,
     headers: HeaderMap,
     access: Result<Query<Token>, QueryRejection>,
+    query: Result<Query<V0Query>, QueryRejection>,
 ) -> Result<&'static str, AccessError> {
-    claims(&bridge, &headers, access).await?;
+    let_in_v0(&bridge, &headers, access, query).await?;
     Ok("success")
 }
 
@@ -94,10 +92,34 @@ pub(super) async fn validate_v1(
     access: Result<Query<Token>, QueryRejection>,
     query: Result<Query<V1Query>, QueryRejection>,
 ) -> Result<&'static str, AccessError> {
-    claims(&bridge, &headers, access).await?;
-    let Query(query) = query.map_err(|_| AccessError::Query)?;
-    JoinParameters::from_join_request(query.join_request.as_deref())?;
+    let_in_v1(&bridge, &headers, access, query).await?;
     Ok("success")
+}
+
+async fn let_in_v0(
+    bridge: &CallBridge,
+    headers: &HeaderMap,
+    access: Result<Query<Token>, QueryRejection>,
+    query: Result<Query<V0Query>, QueryRejection>,
+) -> Result<(Claims, JoinParameters), AccessError> {
+    let claims = claims(bridge, headers, access).await?;
+    let Query(query) = query.map_err(|_| AccessError::Query)?;
+    let parameters = JoinParameters::from(query);
+    bridge.find_place(&claims, &parameters).await?;
+    Ok((claims, parameters))
+}
+
+async fn let_in_v1(
+    bridge: &CallBridge,
+    headers: &HeaderMap,
+    access: Result<Query<Token>, QueryRejection>,
+    query: Result<Query<V1Query>, QueryRejection>,
+) -> Result<(Claims, JoinParameters), AccessError> {
+    let claims = claims(bridge, headers, access).await?;
+    let Query(query) = query.map_err(|_| AccessError::Query)?;
+    let parameters = JoinParameters::from_join_request(query.join_request.as_deref())?;
+    bridge.find_place(&claims, &parameters).await?;
+    Ok((claims, parameters))
 }
 
 async fn claims(

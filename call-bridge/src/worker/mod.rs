@@ -27,7 +27,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::datagrams::user_name;
-pub(crate) use self::rooms::Rooms;
+pub(crate) use self::rooms::{Obstacle, Rooms};
 use self::{
     others::Others,
     running::{Parts, Worker},
