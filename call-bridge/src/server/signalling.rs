@@ -23,13 +23,11 @@ use crate::{
     proto::{SignalRequest, read},
     room::{ConnectionKey, Newcomer},
     session::{JoinParameters, V0Query},
-    worker::Command,
+    worker::{Command, Responses, sink},
 };
 
 /// The largest request, in bytes: an offer of a hundred sections fits.
 const MAXIMUM_MESSAGE: usize = 512 * 1_024;
-/// Responses that wait for a client. Who lies further behind is cut off.
-const WAITING_RESPONSES: usize = 1_024;
 /// Who does not take a response in this time is gone.
 const SEND_WITHIN: Duration = Duration::from_secs(10);
 /// Requests of a client that are taken at once, and in a second; more wait.
@@ -149,7 +147,7 @@ async fn serve(bridge: CallBridge, socket: WebSocket, claims: Claims, parameters
     let room = claims.video.room.clone();
     let Some(worker) = workers.of_room(&room) else { return };
     let connection = workers.new_connection();
-    let (sink, responses) = mpsc::channel(WAITING_RESPONSES);
+    let (sink, responses) = sink();
     let may_create = bridge.may_create(&claims);
     let newcomer = Box::new(Newcomer { connection, claims: claims.clone(), parameters });
     if worker.send(Command::Join { room, may_create, newcomer, sink }).await.is_err() {
@@ -197,8 +195,8 @@ async fn listen(
     }
 }
 
-async fn speak(mut outgoing: impl SinkExt<Message> + Unpin, mut responses: mpsc::Receiver<Vec<u8>>) {
-    while let Some(response) = responses.recv().await {
+async fn speak(mut outgoing: impl SinkExt<Message> + Unpin, mut responses: Responses) {
+    while let Some(response) = responses.next().await {
         let sent = timeout(SEND_WITHIN, outgoing.send(Message::Binary(response.into()))).await;
         if !matches!(sent, Ok(Ok(()))) {
             return;
