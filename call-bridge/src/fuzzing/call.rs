@@ -6,7 +6,7 @@ use prost::Message as _;
 use super::{Time, packed};
 use crate::{
     ApiKey, Claims, Settings, VideoGrant,
-    proto::{SignalRequest, SignalResponse, signal_request, signal_response},
+    proto::{SignalRequest, SignalResponse, read, signal_request, signal_response},
     room::{Command, ConnectionKey, Newcomer, Output, ParticipantKey, PeerKind, Room, RoomOptions},
     session::{JoinParameters, Path, V0Query},
     transport::{DataChannel, Mid, Offer, TransportEvent},
@@ -85,7 +85,7 @@ impl Call {
     /// A participant says something: a `SignalRequest`. A track id of one digit stands for one of those that there are.
     pub fn signal(&mut self, who: u8, request: &[u8]) {
         let Some((key, connection)) = self.participant(who) else { return };
-        let Ok(mut request) = SignalRequest::decode(request) else { return };
+        let Ok(mut request) = read::<SignalRequest>("livekit.SignalRequest", request) else { return };
         if let Some(message) = &mut request.message {
             self.name_tracks(message);
         }

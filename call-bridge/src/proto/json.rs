@@ -22,7 +22,7 @@ fn pool() -> &'static DescriptorPool {
     POOL.get_or_init(|| DescriptorPool::decode(super::DESCRIPTION).unwrap_or_default())
 }
 
-fn descriptor(name: &'static str) -> Result<prost_reflect::MessageDescriptor, JsonError> {
+pub(super) fn descriptor(name: &'static str) -> Result<prost_reflect::MessageDescriptor, JsonError> {
     pool().get_message_by_name(name).ok_or(JsonError::Unknown(name))
 }
 

@@ -1,9 +1,11 @@
 //! LiveKit's messages, made from `proto/livekit.proto`.
 
+mod bounded;
 mod json;
 mod relay;
 
 pub(crate) use self::{
+    bounded::{ReadError, read},
     json::{JsonError, from_json, to_json, to_short_json},
     relay::{DataHeader, relayed},
 };

@@ -35,7 +35,7 @@ pub(crate) fn relayed(packet: &[u8], header: DataHeader<'_>) -> Result<Vec<u8>, 
     }
     put_text(IDENTITY, header.identity, &mut output);
     put_text(SID, header.sid, &mut output);
-    each_field(packet, |field, whole, content| {
+    each_field::<DecodeError>(packet, |field, whole, content| {
         match (field, content) {
             (KIND | IDENTITY | SID, _) => {}
             (USER, Some(user)) => put_bytes(USER, &relayed_user(user, header)?, &mut output),
@@ -50,7 +50,7 @@ fn relayed_user(user: &[u8], header: DataHeader<'_>) -> Result<Vec<u8>, DecodeEr
     let mut output = Vec::with_capacity(user.len() + header.sid.len() + header.identity.len() + 8);
     put_text(USER_SID, header.sid, &mut output);
     put_text(USER_IDENTITY, header.identity, &mut output);
-    each_field(user, |field, whole, _| {
+    each_field::<DecodeError>(user, |field, whole, _| {
         if field != USER_SID && field != USER_IDENTITY {
             output.extend_from_slice(whole);
         }
@@ -60,10 +60,10 @@ fn relayed_user(user: &[u8], header: DataHeader<'_>) -> Result<Vec<u8>, DecodeEr
 }
 
 /// Calls `each` with a field's number, all its bytes, and for a length-delimited one its content.
-fn each_field<'a>(
+pub(super) fn each_field<'a, E: From<DecodeError>>(
     message: &'a [u8],
-    mut each: impl FnMut(u32, &'a [u8], Option<&'a [u8]>) -> Result<(), DecodeError>,
-) -> Result<(), DecodeError> {
+    mut each: impl FnMut(u32, &'a [u8], Option<&'a [u8]>) -> Result<(), E>,
+) -> Result<(), E> {
     let mut rest = message;
     while rest.has_remaining() {
         let start = rest;

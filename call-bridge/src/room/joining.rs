@@ -1,10 +1,14 @@
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use entente_turn::TurnCredentials;
 
 use super::{
     Command, ConnectionKey, MAXIMUM_METADATA, Moment, Output, ParticipantKey, PeerKind, Room,
     participant::{Client, Participant, Presence},
+    seconds,
 };
 use crate::{
     CallEvent,
@@ -17,9 +21,10 @@ use crate::{
 const PROTOCOL: i32 = 16;
 /// Clients choose workarounds by it; it says what a server of this version can do.
 const SERVER_VERSION: &str = "1.9.0";
-/// Seconds between the pings of clients, and without an answer until they give up.
-const PING_INTERVAL: i32 = 5;
-const PING_TIMEOUT: i32 = 15;
+/// How often clients ping.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Which side ever hears nothing of the other for this long takes the signalling connection for gone.
+pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes by which clients would know frames that we make ourselves. We make none, but they want some.
 const TRAILER_LENGTH: usize = 16;
 
@@ -51,7 +56,7 @@ pub(super) fn enabled_codecs() -> Vec<Codec> {
 
 impl Room {
     /// Lets somebody in, or back in.
-    pub(crate) fn join(&mut self, now: Moment, newcomer: Newcomer) -> Result<ParticipantKey, Refusal> {
+    pub(crate) fn join(&mut self, now: Moment, mut newcomer: Newcomer) -> Result<ParticipantKey, Refusal> {
         if let Some(sid) = newcomer.parameters.resume.clone() {
             return self.resume(now, &sid, newcomer);
         }
@@ -59,7 +64,8 @@ impl Room {
             return Err(Refusal::Full);
         }
         self.replace_predecessor(now, &newcomer.claims.sub);
-        let JoinParameters { tracks, offer, .. } = newcomer.parameters.clone();
+        let tracks = std::mem::take(&mut newcomer.parameters.tracks);
+        let offer = newcomer.parameters.offer.take();
         let key = self.admit(now, newcomer);
         for request in tracks {
             self.add_track(key, request);
@@ -72,7 +78,7 @@ impl Room {
     }
 
     /// Whether there is a place for the holder of a token. Whoever it replaces does not count.
-    fn has_place_for(&self, claims: &Claims) -> bool {
+    pub(crate) fn has_place_for(&self, claims: &Claims) -> bool {
         let others = || self.participants.values().filter(|other| other.identity != claims.sub);
         let of_user = || others().filter(|other| other.quota_user == claims.quota_user).count();
         let is_limited = !claims.quota_user.is_empty();
@@ -165,7 +171,7 @@ impl Room {
                 allow_pause: parameters.allow_pause,
             },
             connection: Some(connection),
-            presence: Presence { media_lost: Some(now.at), ..Presence::default() },
+            presence: Presence::new(now.at),
             answering: Answering::default(),
             offering: Offering::default(),
             owed_answers: VecDeque::new(),
@@ -203,8 +209,8 @@ impl Room {
             server_version: SERVER_VERSION.to_owned(),
             ice_servers: self.ice_servers(now, participant.relay_account()),
             subscriber_primary: dual && participant.permission.can_subscribe,
-            ping_timeout: PING_TIMEOUT,
-            ping_interval: PING_INTERVAL,
+            ping_timeout: seconds(PING_TIMEOUT).cast_signed(),
+            ping_interval: seconds(PING_INTERVAL).cast_signed(),
             server_info: Some(self.server_info()),
             sif_trailer: self.randomness.alphanumeric(TRAILER_LENGTH).into_bytes(),
             enabled_publish_codecs: enabled_codecs(),

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{ConnectionKey, Moment, Output, ParticipantKey, Room};
+use super::{ConnectionKey, Moment, Output, ParticipantKey, Room, joining::PING_TIMEOUT};
 use crate::{
     CallEvent,
     proto::{
@@ -33,6 +33,19 @@ impl Room {
         }
     }
 
+    /// Ends the signalling connections on which clients no longer ping: they are gone, although nobody said so.
+    pub(super) fn hang_up_on_the_silent(&mut self, now: Moment) {
+        let silent = self.participants.values().filter_map(|participant| {
+            let silence = now.at.saturating_duration_since(participant.presence.heard);
+            let connection = participant.connection.filter(|_| silence >= PING_TIMEOUT)?;
+            Some((participant.key, connection))
+        });
+        for (key, connection) in silent.collect::<Vec<_>>() {
+            self.signal_lost(now, key, connection);
+            self.outputs.push(Output::CloseSignal(key));
+        }
+    }
+
     /// Removes those who did not come back in time.
     pub(super) fn drop_the_gone(&mut self, now: Moment) {
         let within = self.settings.resume_within;
@@ -41,7 +54,7 @@ impl Room {
         };
         let gone = self.participants.values().filter_map(|participant| {
             let presence = &participant.presence;
-            let left = has_passed(presence.signal_lost, within) && presence.media_lost.is_some();
+            let left = presence.awaited_until(within).is_some_and(|until| now.at >= until);
             if left || has_passed(presence.signal_lost, SIGNAL_WITHIN) {
                 return Some((participant.key, DisconnectReason::SignalClose));
             }

@@ -252,6 +252,7 @@ impl Room {
             return;
         }
         self.next_tick = now.at + TICK;
+        self.hang_up_on_the_silent(now);
         self.drop_the_gone(now);
         let keys: Vec<ParticipantKey> = self.participants.keys().copied().collect();
         for key in &keys {

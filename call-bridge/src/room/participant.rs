@@ -1,6 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use entente_environment::Timestamp;
@@ -10,6 +10,7 @@ use super::{
     audience::Audience,
     data::{Reader, SentData},
     flood::Flood,
+    joining::PING_TIMEOUT,
     news::News,
     quality::Quality,
     subscribing::Subscription,
@@ -19,7 +20,7 @@ use crate::{
     proto::{ParticipantInfo, ParticipantPermission, TrackInfo, TrackType, participant_info::State},
     session::{Answering, MediaLabel, Offering, Path},
     token::VideoGrant,
-    transport::{MediaKind, Mid},
+    transport::{MediaKind, Mid, SILENT_AFTER},
 };
 
 /// Somebody in a room.
@@ -84,14 +85,40 @@ pub(super) struct Client {
 }
 
 /// Which of a participant's connections work.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Presence {
     pub(super) publisher_connected: bool,
     pub(super) subscriber_connected: bool,
+    /// When it said something by signalling last.
+    pub(super) heard: Instant,
     /// Since when there is no signalling connection.
     pub(super) signal_lost: Option<Instant>,
     /// Since when a peer connection that worked does not, or none ever worked.
     pub(super) media_lost: Option<Instant>,
+}
+
+impl Presence {
+    /// Somebody who just came.
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            publisher_connected: false,
+            subscriber_connected: false,
+            heard: now,
+            signal_lost: None,
+            media_lost: Some(now),
+        }
+    }
+
+    /// Until when it is waited for, if neither signalling nor media reach it. `within` is for how long after its signalling connection ended.
+    pub(super) fn awaited_until(&self, within: Duration) -> Option<Instant> {
+        let (signal_lost, media_lost) = (self.signal_lost?, self.media_lost?);
+        if signal_lost.saturating_duration_since(self.heard) < PING_TIMEOUT {
+            return Some(signal_lost + within);
+        }
+        // It vanished without a word. A client that has only lost its network notices that as late as we do, and then comes back.
+        let media_heard = media_lost.checked_sub(SILENT_AFTER).unwrap_or(media_lost);
+        Some(self.heard.max(media_heard) + PING_TIMEOUT + within / 2)
+    }
 }
 
 /// A track that a client is about to send.

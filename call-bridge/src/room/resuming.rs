@@ -29,6 +29,7 @@ impl Room {
         }
         participant.connection = Some(connection);
         participant.presence.signal_lost = None;
+        participant.presence.heard = now.at;
         let last_message_seq = participant.sent_data.last_sequence();
         match participant.client.path {
             Path::Single => participant.answering.renegotiate(now.at),

@@ -1,4 +1,4 @@
-use super::{ConnectionKey, MAXIMUM_METADATA, Moment, ParticipantKey, Room};
+use super::{ConnectionKey, MAXIMUM_METADATA, Moment, ParticipantKey, Room, participant::Participant};
 use crate::proto::{
     DisconnectReason, MuteTrackRequest, Pong, RequestResponse, SignalRequest, UpdateLocalAudioTrack,
     UpdateLocalVideoTrack, UpdateParticipantMetadata,
@@ -22,10 +22,12 @@ impl Room {
         request: SignalRequest,
     ) {
         use signal_request::Message as Request;
-        let is_current =
-            self.participants.get(&key).is_some_and(|participant| participant.connection == Some(connection));
-        // What an old connection says late, or what we do not know.
-        let Some(message) = request.message.filter(|_| is_current) else { return };
+        // An old connection may say something late.
+        let current = |participant: &&mut Participant| participant.connection == Some(connection);
+        let Some(participant) = self.participants.get_mut(&key).filter(current) else { return };
+        participant.presence.heard = now.at;
+        // Newer clients may say what we do not know.
+        let Some(message) = request.message else { return };
         match message {
             Request::Offer(offer) => self.take_offer(now, key, &offer),
             Request::Answer(answer) => self.take_answer(key, answer),

@@ -4,6 +4,7 @@ mod audience;
 mod data;
 mod events;
 mod joining;
+mod leaving;
 mod quotas;
 mod scene;
 mod told;
@@ -307,29 +308,6 @@ fn muting_is_told() {
     scene.signal(bob, Request::Mute(MuteTrackRequest { sid: sid.clone(), muted: false }));
     assert!(scene.room.get_participant("alice").unwrap().tracks.first().unwrap().muted);
     assert_eq!(scene.room.mute_track("bob", &sid, true), Err(AdminError::NoTrack));
-}
-
-#[test]
-fn who_loses_signalling_can_come_back_and_is_gone_if_not() {
-    let mut scene = Scene::new();
-    let (alice, bob) = (scene.join("alice"), scene.join("bob"));
-    let sid = scene.sid(alice);
-    scene.said(bob);
-    scene.room.signal_lost(scene.now(), alice, ConnectionKey(1));
-    scene.pass(Duration::from_secs(5));
-    let resume = |newcomer: &mut Newcomer| newcomer.parameters.resume = Some(sid.clone());
-    assert_eq!(scene.try_join("alice", resume), Ok(alice));
-    let said = scene.said(alice);
-    assert!(said.iter().any(|message| matches!(message, Message::Reconnect(_))), "{said:?}");
-    assert!(!scene.updates(bob).iter().any(|info| info.state() == State::Disconnected));
-
-    // Nobody goes on as somebody else, nor with a session that is over.
-    assert_eq!(scene.try_join("mallory", resume), Err(Refusal::UnknownSession));
-    scene.room.signal_lost(scene.now(), alice, ConnectionKey(3));
-    scene.transport(alice, TransportEvent::Disconnected);
-    scene.pass(Duration::from_secs(11));
-    assert_eq!(scene.updates(bob).last().unwrap().state(), State::Disconnected);
-    assert_eq!(scene.try_join("alice", resume), Err(Refusal::UnknownSession));
 }
 
 #[test]

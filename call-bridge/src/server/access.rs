@@ -2,7 +2,12 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
 
 use super::CallBridge;
-use crate::{Admitted, Claims, Stopped, TokenError, session::JoinError, token::MAXIMUM_NAME_BYTES};
+use crate::{
+    Admitted, Claims, Stopped, TokenError,
+    session::{JoinError, JoinParameters},
+    token::MAXIMUM_NAME_BYTES,
+    worker::{Obstacle, Rooms},
+};
 
 /// Why somebody does not get in. Each has an HTTP status, by which clients decide what to show; the text is for people.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +45,12 @@ pub(super) enum AccessError {
     /// 404.
     #[error("this is for WebSocket connections only")]
     NoWebSocket,
+    /// 503. Element Call says that there is not enough capacity.
+    #[error("the room is full")]
+    Full,
+    /// 503, as well.
+    #[error("there are too many rooms")]
+    TooManyRooms,
     /// 503.
     #[error(transparent)]
     Stopped(#[from] Stopped),
@@ -51,7 +62,9 @@ impl AccessError {
             Self::NoToken | Self::Token(_) | Self::MayNotJoin | Self::NoLonger => StatusCode::UNAUTHORIZED,
             Self::Identity | Self::Room | Self::Join(_) | Self::Query => StatusCode::BAD_REQUEST,
             Self::NoRoom | Self::NoWebSocket => StatusCode::NOT_FOUND,
-            Self::Stopped(_) | Self::Undecided => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Full | Self::TooManyRooms | Self::Stopped(_) | Self::Undecided => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 }
@@ -108,17 +121,25 @@ impl CallBridge {
             claims.video.can_publish = Some(may_publish);
             claims.video.can_publish_data = Some(may_publish);
         }
-        if !self.may_create(&claims) {
-            let name = claims.video.room.clone();
-            let exists = self
-                .shared
-                .workers
-                .with_room(&claims.video.room, move |rooms, _| rooms.contains(&name))
-                .await?;
-            if !exists {
-                return Err(AccessError::NoRoom);
-            }
-        }
         Ok(claims)
+    }
+
+    /// Whether there is a room to join, and a place in it. Others may be quicker: the room itself is asked again.
+    pub(super) async fn find_place(
+        &self,
+        claims: &Claims,
+        parameters: &JoinParameters,
+    ) -> Result<(), AccessError> {
+        let may_create = self.may_create(claims);
+        let asking = claims.clone();
+        let ask = move |rooms: &mut Rooms, _| rooms.obstacle(&asking.video.room, &asking, may_create);
+        match self.shared.workers.with_room(&claims.video.room, ask).await? {
+            Some(Obstacle::NoRoom) => Err(AccessError::NoRoom),
+            // Who wants to go on has its place, or is told by the room to begin anew.
+            _ if parameters.resume.is_some() => Ok(()),
+            Some(Obstacle::TooManyRooms) => Err(AccessError::TooManyRooms),
+            Some(Obstacle::Full) => Err(AccessError::Full),
+            None => Ok(()),
+        }
     }
 }

@@ -166,6 +166,8 @@ async fn allow_every_origin(request: Request, next: Next) -> Response {
 pub(crate) mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    use prost::Message;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpStream},
@@ -173,7 +175,10 @@ pub(crate) mod tests {
     };
 
     use super::*;
-    use crate::{ApiKey, EveryHolder, VideoGrant};
+    use crate::{
+        ApiKey, EveryHolder, VideoGrant,
+        proto::{JoinRequest, SignalRequest, UpdateSubscription, WrappedJoinRequest, signal_request},
+    };
 
     pub(crate) const SOON: Duration = Duration::from_secs(20);
 
@@ -192,14 +197,34 @@ pub(crate) mod tests {
 
     /// Joins by a WebSocket that says nothing; `None` if it is not let in.
     pub(crate) async fn join(address: &str, token: &str) -> Option<TcpStream> {
+        let (status, stream) = open(address, &format!("/rtc?access_token={token}")).await;
+        (status == "101").then_some(stream)
+    }
+
+    /// Opens a WebSocket, and answers with which status.
+    async fn open(address: &str, path: &str) -> (String, TcpStream) {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let request = format!(
-            "GET /rtc?access_token={token} HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut status = [0; 12];
         stream.read_exact(&mut status).await.unwrap();
-        (&status == b"HTTP/1.1 101").then_some(stream)
+        (String::from_utf8_lossy(&status[9..]).into_owned(), stream)
+    }
+
+    fn token(bridge: &CallBridge, room: &str, identity: &str) -> String {
+        let video = VideoGrant { room: room.to_owned(), room_join: true, ..VideoGrant::default() };
+        bridge.make_token(Claims { sub: identity.to_owned(), video, ..Claims::default() }, SOON)
+    }
+
+    async fn until_there(bridge: &CallBridge, room: &str) {
+        let joined = timeout(SOON, async {
+            while bridge.participants(room).await.unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        });
+        joined.await.expect("somebody is in");
     }
 
     /// A request of ICE with this user name, behind its length.
@@ -240,16 +265,9 @@ pub(crate) mod tests {
         let key = ApiKey { name: "key".to_owned(), secret: "a secret of this test".to_owned() };
         let short = |settings: &mut Settings| settings.resume_within = Duration::from_millis(100);
         let (bridge, address) = served(&key, short).await;
-        let video = VideoGrant { room: "room".to_owned(), room_join: true, ..VideoGrant::default() };
-        let claims = Claims { sub: "alice".to_owned(), video, ..Claims::default() };
-        let _deaf = join(&address, &bridge.make_token(claims, SOON)).await.expect("let in");
+        let _deaf = join(&address, &token(&bridge, "room", "alice")).await.expect("let in");
+        until_there(&bridge, "room").await;
         let is_there = async || !bridge.participants("room").await.unwrap().is_empty();
-        let joined = timeout(SOON, async {
-            while !is_there().await {
-                tokio::task::yield_now().await;
-            }
-        });
-        joined.await.expect("she is in");
         // More than the network holds, and then more than may wait.
         let text = "x".repeat(60_000);
         let gone = timeout(SOON, async {
@@ -264,6 +282,52 @@ pub(crate) mod tests {
             }
         });
         gone.await.expect("she is out");
+        bridge.stop().await;
+    }
+
+    #[tokio::test]
+    async fn where_no_place_is_left_nobody_is_let_in() {
+        let key = ApiKey { name: "key".to_owned(), secret: "a secret of this test".to_owned() };
+        let small =
+            |settings: &mut Settings| (settings.maximum_participants, settings.maximum_rooms) = (1, 1);
+        let (bridge, address) = served(&key, small).await;
+        let alice = token(&bridge, "room", "alice");
+        let _alice = join(&address, &alice).await.expect("let in");
+        until_there(&bridge, "room").await;
+        let request = JoinRequest { metadata: "text".to_owned(), ..JoinRequest::default() };
+        let wrapped = WrappedJoinRequest { join_request: request.encode_to_vec(), ..Default::default() };
+        let wrapped = URL_SAFE_NO_PAD.encode(wrapped.encode_to_vec());
+        let status = async |path: &str, token: &str| {
+            open(&address, &format!("{path}join_request={wrapped}&access_token={token}")).await.0
+        };
+        for path in ["/rtc?", "/rtc/validate?", "/rtc/v1?", "/rtc/v1/validate?"] {
+            for room in ["room", "another"] {
+                assert_eq!(status(path, &token(&bridge, room, "bob")).await, "503", "{path} to {room}");
+            }
+        }
+        assert_eq!(status("/rtc/v1/validate?", &alice).await, "200", "she would take her own place");
+        let bob = token(&bridge, "room", "bob");
+        assert_eq!(status("/rtc?reconnect=1&sid=PA_a&", &bob).await, "101", "the room tells to begin anew");
+        bridge.stop().await;
+    }
+
+    #[tokio::test]
+    async fn who_says_too_much_at_once_is_hung_up_on() {
+        let key = ApiKey { name: "key".to_owned(), secret: "a secret of this test".to_owned() };
+        let (bridge, address) = served(&key, |_| {}).await;
+        let mut alice = join(&address, &token(&bridge, "room", "alice")).await.expect("let in");
+        until_there(&bridge, "room").await;
+        let subscription =
+            UpdateSubscription { track_sids: vec![String::new(); 5_000], ..Default::default() };
+        let request = SignalRequest { message: Some(signal_request::Message::Subscription(subscription)) };
+        let request = request.encode_to_vec();
+        // One frame, masked with nothing.
+        let length = u16::try_from(request.len()).unwrap().to_be_bytes();
+        let frame = [&[0x82, 0xfe][..], &length, &[0; 4], &request].concat();
+        alice.write_all(&frame).await.unwrap();
+        let mut rest = Vec::new();
+        let ended = timeout(SOON / 2, alice.read_to_end(&mut rest)).await;
+        ended.expect("before silence ends it").unwrap();
         bridge.stop().await;
     }
 }

@@ -10,7 +10,6 @@ use axum::{
 };
 use futures_util::{SinkExt, StreamExt};
 use http::HeaderMap;
-use prost::Message as _;
 use serde::Deserialize;
 use tokio::{sync::mpsc, time::timeout};
 
@@ -21,18 +20,14 @@ use super::{
 };
 use crate::{
     Admitted, Claims,
-    proto::SignalRequest,
+    proto::{SignalRequest, read},
     room::{ConnectionKey, Newcomer},
     session::{JoinParameters, V0Query},
-    worker::Command,
+    worker::{Command, Responses, sink},
 };
 
 /// The largest request, in bytes: an offer of a hundred sections fits.
 const MAXIMUM_MESSAGE: usize = 512 * 1_024;
-/// Responses that wait for a client. Who lies further behind is cut off.
-const WAITING_RESPONSES: usize = 1_024;
-/// Clients ping every five seconds; who says nothing for this long is gone.
-const SILENCE: Duration = Duration::from_secs(30);
 /// Who does not take a response in this time is gone.
 const SEND_WITHIN: Duration = Duration::from_secs(10);
 /// Requests of a client that are taken at once, and in a second; more wait.
@@ -60,9 +55,8 @@ pub(super) async fn v0(
     upgrade: Upgrade,
 ) -> Result<Response, AccessError> {
     let upgrade = upgrade.map_err(|_| AccessError::NoWebSocket)?;
-    let claims = claims(&bridge, &headers, access).await?;
-    let Query(query) = query.map_err(|_| AccessError::Query)?;
-    Ok(accept(bridge, upgrade, claims, query.into()))
+    let (claims, parameters) = let_in_v0(&bridge, &headers, access, query).await?;
+    Ok(accept(bridge, upgrade, claims, parameters))
 }
 
 /// `GET /rtc/v1`: signalling of a client with one peer connection.
@@ -74,9 +68,7 @@ pub(super) async fn v1(
     upgrade: Upgrade,
 ) -> Result<Response, AccessError> {
     let upgrade = upgrade.map_err(|_| AccessError::NoWebSocket)?;
-    let claims = claims(&bridge, &headers, access).await?;
-    let Query(query) = query.map_err(|_| AccessError::Query)?;
-    let parameters = JoinParameters::from_join_request(query.join_request.as_deref())?;
+    let (claims, parameters) = let_in_v1(&bridge, &headers, access, query).await?;
     Ok(accept(bridge, upgrade, claims, parameters))
 }
 
@@ -85,8 +77,9 @@ pub(super) async fn validate_v0(
     State(bridge): State<CallBridge>,
     headers: HeaderMap,
     access: Result<Query<Token>, QueryRejection>,
+    query: Result<Query<V0Query>, QueryRejection>,
 ) -> Result<&'static str, AccessError> {
-    claims(&bridge, &headers, access).await?;
+    let_in_v0(&bridge, &headers, access, query).await?;
     Ok("success")
 }
 
@@ -97,10 +90,34 @@ pub(super) async fn validate_v1(
     access: Result<Query<Token>, QueryRejection>,
     query: Result<Query<V1Query>, QueryRejection>,
 ) -> Result<&'static str, AccessError> {
-    claims(&bridge, &headers, access).await?;
-    let Query(query) = query.map_err(|_| AccessError::Query)?;
-    JoinParameters::from_join_request(query.join_request.as_deref())?;
+    let_in_v1(&bridge, &headers, access, query).await?;
     Ok("success")
+}
+
+async fn let_in_v0(
+    bridge: &CallBridge,
+    headers: &HeaderMap,
+    access: Result<Query<Token>, QueryRejection>,
+    query: Result<Query<V0Query>, QueryRejection>,
+) -> Result<(Claims, JoinParameters), AccessError> {
+    let claims = claims(bridge, headers, access).await?;
+    let Query(query) = query.map_err(|_| AccessError::Query)?;
+    let parameters = JoinParameters::from(query);
+    bridge.find_place(&claims, &parameters).await?;
+    Ok((claims, parameters))
+}
+
+async fn let_in_v1(
+    bridge: &CallBridge,
+    headers: &HeaderMap,
+    access: Result<Query<Token>, QueryRejection>,
+    query: Result<Query<V1Query>, QueryRejection>,
+) -> Result<(Claims, JoinParameters), AccessError> {
+    let claims = claims(bridge, headers, access).await?;
+    let Query(query) = query.map_err(|_| AccessError::Query)?;
+    let parameters = JoinParameters::from_join_request(query.join_request.as_deref())?;
+    bridge.find_place(&claims, &parameters).await?;
+    Ok((claims, parameters))
 }
 
 async fn claims(
@@ -130,7 +147,7 @@ async fn serve(bridge: CallBridge, socket: WebSocket, claims: Claims, parameters
     let room = claims.video.room.clone();
     let Some(worker) = workers.of_room(&room) else { return };
     let connection = workers.new_connection();
-    let (sink, responses) = mpsc::channel(WAITING_RESPONSES);
+    let (sink, responses) = sink();
     let may_create = bridge.may_create(&claims);
     let newcomer = Box::new(Newcomer { connection, claims: claims.clone(), parameters });
     if worker.send(Command::Join { room, may_create, newcomer, sink }).await.is_err() {
@@ -160,9 +177,10 @@ async fn listen(
 ) {
     let clock = bridge.shared.environment.clock();
     let mut pace = Pace::new(clock.monotonic(), BURST, PER_SECOND);
-    while let Ok(Some(Ok(message))) = timeout(SILENCE, incoming.next()).await {
+    // The room hangs up on who falls silent.
+    while let Some(Ok(message)) = incoming.next().await {
         let request = match message {
-            Message::Binary(bytes) => SignalRequest::decode(bytes),
+            Message::Binary(bytes) => read::<SignalRequest>("livekit.SignalRequest", &bytes),
             Message::Close(_) => return,
             Message::Text(_) | Message::Ping(_) | Message::Pong(_) => continue,
         };
@@ -177,8 +195,8 @@ async fn listen(
     }
 }
 
-async fn speak(mut outgoing: impl SinkExt<Message> + Unpin, mut responses: mpsc::Receiver<Vec<u8>>) {
-    while let Some(response) = responses.recv().await {
+async fn speak(mut outgoing: impl SinkExt<Message> + Unpin, mut responses: Responses) {
+    while let Some(response) = responses.next().await {
         let sent = timeout(SEND_WITHIN, outgoing.send(Message::Binary(response.into()))).await;
         if !matches!(sent, Ok(Ok(()))) {
             return;

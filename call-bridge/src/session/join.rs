@@ -8,11 +8,14 @@ use prost::Message;
 use serde::Deserialize;
 
 use crate::proto::{
-    AddTrackRequest, JoinRequest, SessionDescription, SyncState, WrappedJoinRequest, wrapped_join_request,
+    AddTrackRequest, JoinRequest, ReadError, SessionDescription, SyncState, WrappedJoinRequest, read,
+    wrapped_join_request,
 };
 
 /// The largest join request after unpacking, in bytes: its offer is most of it.
 const MAXIMUM_JOIN_REQUEST: u64 = 1_024 * 1_024;
+/// Tracks that somebody joins with, or comes back with: twice as many as a participant may have.
+const MAXIMUM_TRACKS: usize = 64;
 
 /// Why a join request cannot be read; always 400.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +29,18 @@ pub(crate) enum JoinError {
     /// It is too long when unpacked.
     #[error("join_request is too large")]
     TooLarge,
+    /// It holds more than anybody needs.
+    #[error("join_request has too many elements")]
+    TooMany,
+}
+
+impl From<ReadError> for JoinError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::TooMany => Self::TooMany,
+            ReadError::Malformed(_) | ReadError::Unknown(_) => Self::Malformed,
+        }
+    }
 }
 
 /// How many peer connections a client has.
@@ -105,6 +120,10 @@ impl JoinParameters {
     /// Reads the query parameter `join_request` of `/rtc/v1`.
     pub(crate) fn from_join_request(parameter: Option<&str>) -> Result<Self, JoinError> {
         let request = unpack(parameter.filter(|text| !text.is_empty()).ok_or(JoinError::Missing)?)?;
+        let published = request.sync_state.as_ref().map_or(0, |state| state.publish_tracks.len());
+        if request.add_track_requests.len().max(published) > MAXIMUM_TRACKS {
+            return Err(JoinError::TooMany);
+        }
         let settings = request.connection_settings.unwrap_or_default();
         Ok(Self {
             path: Path::Single,
@@ -144,7 +163,7 @@ fn unpack(parameter: &str) -> Result<JoinRequest, JoinError> {
     if u64::try_from(bytes.len()).is_ok_and(|length| length > MAXIMUM_JOIN_REQUEST) {
         return Err(JoinError::TooLarge);
     }
-    JoinRequest::decode(bytes.as_slice()).map_err(|_| JoinError::Malformed)
+    Ok(read("livekit.JoinRequest", &bytes)?)
 }
 
 #[cfg(test)]
@@ -155,7 +174,7 @@ mod tests {
     use flate2::{Compression, write::GzEncoder};
 
     use super::*;
-    use crate::proto::ConnectionSettings;
+    use crate::proto::{ConnectionSettings, TrackPublishedResponse};
 
     fn wrapped(request: &[u8], gzip: bool) -> Vec<u8> {
         let mut wrapped = WrappedJoinRequest::default();
@@ -193,6 +212,38 @@ mod tests {
         assert_eq!(JoinParameters::from_join_request(Some(&bomb)), Err(JoinError::TooLarge));
         assert_eq!(JoinParameters::from_join_request(Some("!")), Err(JoinError::Malformed));
         assert_eq!(JoinParameters::from_join_request(None), Err(JoinError::Missing));
+    }
+
+    #[test]
+    fn a_small_request_does_not_decode_into_a_large_one() {
+        // Half a million tracks in a megabyte, which is a kilobyte when packed; and as many in its state.
+        let tracks = [0x2a, 0].repeat(512 * 1_024);
+        let state = [&[0x52, 0x80, 0x80, 0x20][..], &[0x1a, 0].repeat(256 * 1_024)].concat();
+        for request in [tracks, state] {
+            let bomb = URL_SAFE.encode(wrapped(&request, true));
+            assert!(bomb.len() < 4_096);
+            assert_eq!(JoinParameters::from_join_request(Some(&bomb)), Err(JoinError::TooMany));
+        }
+    }
+
+    #[test]
+    fn tracks_are_few() {
+        let joined = |added, published| {
+            let sync_state = SyncState {
+                publish_tracks: vec![TrackPublishedResponse::default(); published],
+                ..SyncState::default()
+            };
+            let request = JoinRequest {
+                add_track_requests: vec![AddTrackRequest::default(); added],
+                sync_state: Some(sync_state),
+                ..JoinRequest::default()
+            };
+            let text = URL_SAFE.encode(wrapped(&request.encode_to_vec(), false));
+            JoinParameters::from_join_request(Some(&text)).map(|parameters| parameters.tracks.len())
+        };
+        assert_eq!(joined(MAXIMUM_TRACKS, MAXIMUM_TRACKS), Ok(MAXIMUM_TRACKS));
+        assert_eq!(joined(MAXIMUM_TRACKS + 1, 0), Err(JoinError::TooMany));
+        assert_eq!(joined(0, MAXIMUM_TRACKS + 1), Err(JoinError::TooMany));
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(crate) use str0m::media::{MediaKind, Mid, Rid};
 pub(crate) use self::{
     guard::Guarded,
     packet::{MediaCodec, MediaPacket, Renumbered, SenderClock},
-    peer::{Certificate, Peer, PeerSettings},
+    peer::{Certificate, Peer, PeerSettings, SILENT_AFTER},
 };
 
 /// Why a peer connection refused something.

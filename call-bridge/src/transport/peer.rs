@@ -41,7 +41,7 @@ const LOOKS_A_SECOND: u64 = 2;
 const MAXIMUM_MESSAGE: u32 = 256 * 1_024;
 /// Who is not heard for this long is away. All clients ask whether we are there more often, at the latest every six seconds (RFC 7675);
 /// the stack itself waits for twice as long, which leaves those in a call for too long who are gone.
-const SILENT_AFTER: Duration = Duration::from_secs(8);
+pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(8);
 /// A time that does not come.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 

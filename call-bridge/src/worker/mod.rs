@@ -8,6 +8,7 @@ mod receiving;
 mod rooms;
 mod rounds;
 mod running;
+mod sink;
 mod sockets;
 mod streams;
 
@@ -27,12 +28,15 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::datagrams::user_name;
-pub(crate) use self::rooms::Rooms;
 use self::{
     others::Others,
     running::{Parts, Worker},
     sockets::Sockets,
     streams::Listeners,
+};
+pub(crate) use self::{
+    rooms::{Obstacle, Rooms},
+    sink::{Responses, Sink, sink},
 };
 use crate::{
     CallEvent, Settings,
@@ -47,9 +51,6 @@ const WAITING_COMMANDS: usize = 1_024;
 const WAITING_DATAGRAMS: usize = 512;
 /// Events that a slow listener may lie behind.
 const WAITING_EVENTS: usize = 16 * 1_024;
-
-/// What is said to a client: encoded responses. When all senders are gone, the connection is closed.
-pub(crate) type Sink = mpsc::Sender<Vec<u8>>;
 
 /// Something that is done with the rooms of a worker, on its thread.
 pub(crate) type Job = Box<dyn FnOnce(&mut Rooms, Moment) + Send>;

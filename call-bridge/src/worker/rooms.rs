@@ -38,6 +38,17 @@ pub(super) struct RoomEntry {
 #[error("there are too many rooms")]
 pub(crate) struct TooManyRooms;
 
+/// Why somebody cannot join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    /// The room is not there, and is not made for everybody.
+    NoRoom,
+    /// It would have to be made.
+    TooManyRooms,
+    /// All places in the room are taken, or all that one user may have.
+    Full,
+}
+
 impl Rooms {
     pub(super) fn new(settings: Arc<Settings>, randomness: Randomness) -> Self {
         Self {
@@ -49,6 +60,23 @@ impl Rooms {
             touched: HashSet::default(),
             last_key: 0,
         }
+    }
+
+    /// Why the holder of a token cannot join a room; `None` if it can.
+    pub(crate) fn obstacle(&self, name: &str, claims: &Claims, may_create: bool) -> Option<Obstacle> {
+        let room = self.by_name.get(name).and_then(|key| self.entries.get(key)).map(|entry| &entry.room);
+        match room {
+            None if !may_create => Some(Obstacle::NoRoom),
+            None if self.is_full() => Some(Obstacle::TooManyRooms),
+            room => {
+                let has_place = room.is_none_or(|room| room.has_place_for(claims));
+                (!has_place || !self.has_place_for(name, claims)).then_some(Obstacle::Full)
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries.len() >= (self.settings.maximum_rooms / self.settings.workers.get()).max(1)
     }
 
     /// Whether a room is there.
@@ -70,10 +98,9 @@ impl Rooms {
         options: RoomOptions,
         now: Moment,
     ) -> Result<&mut Room, TooManyRooms> {
-        let limit = (self.settings.maximum_rooms / self.settings.workers.get()).max(1);
         let key = match self.by_name.get(name) {
             Some(key) => *key,
-            None if self.entries.len() >= limit => return Err(TooManyRooms),
+            None if self.is_full() => return Err(TooManyRooms),
             None => self.add(name, options, now),
         };
         self.touched.insert(key);

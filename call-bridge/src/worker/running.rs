@@ -396,7 +396,7 @@ impl Worker {
         let Some((connection, sink)) = entry.sinks.get(&participant) else { return };
         let connection = *connection;
         // Who does not read what it is told is cut off, and gone if it does not come back.
-        if sink.try_send(response.encode_to_vec()).is_err() {
+        if sink.say(response.encode_to_vec()).is_err() {
             self.rooms.hang_up(key, participant);
             let now = self.now();
             if let Some(entry) = self.rooms.entry(key) {
@@ -490,5 +490,5 @@ impl Worker {
 fn refuse(sink: &Sink, reason: DisconnectReason, action: Action) {
     let response = SignalResponse::from(leave(reason, action));
     // The queue is empty; who is gone needs no answer.
-    let _ = sink.try_send(response.encode_to_vec());
+    let _ = sink.say(response.encode_to_vec());
 }

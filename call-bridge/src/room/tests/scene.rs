@@ -20,6 +20,8 @@ pub(super) struct Scene {
     pub(super) room: Room,
     pub(super) clock: ManualClock,
     connections: u64,
+    /// Whose clients do not ping.
+    pub(super) silent: Vec<ParticipantKey>,
     pub(super) outputs: Vec<Output>,
 }
 
@@ -36,7 +38,7 @@ impl Scene {
             Settings { workers: NonZeroUsize::MIN, turn: Some(turn), ..Settings::new(key, 0, Vec::new()) };
         let now = Moment { at: clock.monotonic(), time: clock.now() };
         let room = Room::new(Arc::new(settings), Randomness::from_seed(7), "room".into(), options, now);
-        Self { room, clock, connections: 0, outputs: Vec::new() }
+        Self { room, clock, connections: 0, silent: Vec::new(), outputs: Vec::new() }
     }
 
     pub(super) fn now(&self) -> Moment {
@@ -51,9 +53,20 @@ impl Scene {
         let steps = duration.as_millis().div_ceil(TICK.as_millis());
         for _ in 0..steps {
             self.clock.advance(TICK);
-            self.room.advance(self.now());
+            self.tick();
         }
         self.collect();
+    }
+
+    /// Clients ping, and the room looks after what changes by itself.
+    fn tick(&mut self) {
+        let now = self.now();
+        let pinging =
+            self.room.participants.values_mut().filter(|participant| !self.silent.contains(&participant.key));
+        for participant in pinging {
+            participant.presence.heard = now.at;
+        }
+        self.room.advance(now);
     }
 
     pub(super) fn newcomer(&mut self, identity: &str, change: impl FnOnce(&mut Newcomer)) -> Newcomer {
@@ -163,7 +176,7 @@ impl Scene {
             self.clock.advance(Duration::from_millis(20));
             self.media(key, "q", sequence, keyframes && sequence % 10 == 0);
             self.media(key, "h", sequence, keyframes && sequence % 10 == 0);
-            self.room.advance(self.now());
+            self.tick();
             self.collect();
         }
     }
