@@ -60,6 +60,9 @@ mod tests {
         UpdateSubscription, signal_request::Message as Request,
     };
 
+    /// A message with so many elements, and of which kind they are.
+    type Case = (&'static str, fn(usize) -> Request);
+
     fn is_read(message: Request) -> bool {
         let bytes = SignalRequest { message: Some(message) }.encode_to_vec();
         match read::<SignalRequest>("livekit.SignalRequest", &bytes) {
@@ -69,56 +72,43 @@ mod tests {
         }
     }
 
+    fn sids(many: usize) -> Vec<String> {
+        vec![String::new(); many]
+    }
+
     #[test]
     fn elements_are_counted_wherever_they_are() {
-        let subscription =
-            |sids| UpdateSubscription { track_sids: vec![String::new(); sids], ..Default::default() };
-        let admitted = |sids| TrackPermission { track_sids: vec![String::new(); sids], ..Default::default() };
-        let cases: [(&str, Box<dyn Fn(usize) -> Request>); 6] = [
-            ("texts", Box::new(move |many| Request::Subscription(subscription(many)))),
-            (
-                "messages",
-                Box::new(|many| {
-                    let publish_tracks = vec![TrackPublishedResponse::default(); many];
-                    Request::SyncState(SyncState { publish_tracks, ..SyncState::default() })
-                }),
-            ),
-            (
-                "texts in messages",
-                Box::new(move |many| {
-                    let track_permissions = vec![admitted(many / 10); 10];
-                    Request::SubscriptionPermission(SubscriptionPermission {
-                        track_permissions,
-                        ..Default::default()
-                    })
-                }),
-            ),
-            (
-                "numbers, packed",
-                Box::new(|many| {
-                    let features = vec![0; many];
-                    Request::UpdateAudioTrack(UpdateLocalAudioTrack { features, ..Default::default() })
-                }),
-            ),
-            (
-                "members of maps",
-                Box::new(|many| {
-                    // With a name and a value each.
-                    let attributes = (0..many / 3).map(|name| (name.to_string(), "value".to_owned()));
-                    Request::UpdateMetadata(UpdateParticipantMetadata {
-                        attributes: attributes.collect(),
-                        ..Default::default()
-                    })
-                }),
-            ),
-            (
-                "messages of numbers",
-                Box::new(|many| {
-                    let state = DataChannelReceiveState { last_seq: 7, ..Default::default() };
-                    let datachannel_receive_states = vec![state; many];
-                    Request::SyncState(SyncState { datachannel_receive_states, ..SyncState::default() })
-                }),
-            ),
+        let cases: [Case; 6] = [
+            ("texts", |many| {
+                Request::Subscription(UpdateSubscription { track_sids: sids(many), ..Default::default() })
+            }),
+            ("messages", |many| {
+                let publish_tracks = vec![TrackPublishedResponse::default(); many];
+                Request::SyncState(SyncState { publish_tracks, ..SyncState::default() })
+            }),
+            ("texts in messages", |many| {
+                let admitted = TrackPermission { track_sids: sids(many / 10), ..Default::default() };
+                let track_permissions = vec![admitted; 10];
+                Request::SubscriptionPermission(SubscriptionPermission {
+                    track_permissions,
+                    ..Default::default()
+                })
+            }),
+            ("numbers, packed", |many| {
+                let features = vec![0; many];
+                Request::UpdateAudioTrack(UpdateLocalAudioTrack { features, ..Default::default() })
+            }),
+            ("members of maps", |many| {
+                // With a name and a value each.
+                let attributes = (0..many / 3).map(|name| (name.to_string(), "value".to_owned()));
+                let attributes = attributes.collect();
+                Request::UpdateMetadata(UpdateParticipantMetadata { attributes, ..Default::default() })
+            }),
+            ("messages of numbers", |many| {
+                let state = DataChannelReceiveState { last_seq: 7, ..Default::default() };
+                let datachannel_receive_states = vec![state; many];
+                Request::SyncState(SyncState { datachannel_receive_states, ..SyncState::default() })
+            }),
         ];
         for (what, message) in cases {
             assert!(is_read(message(MOST_ELEMENTS - 100)), "{what}");

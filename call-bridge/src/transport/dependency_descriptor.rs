@@ -46,6 +46,17 @@ impl ExtensionSerializer for Serializer {
     }
 }
 
+/// A descriptor as it leaves if there is so much room for it.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn passed_on(descriptor: &[u8], room: usize) -> Vec<u8> {
+    let mut values = ExtensionValues::default();
+    Serializer.parse_value(descriptor, &mut values);
+    let mut buffer = vec![0; room];
+    let length = Serializer.write_to(&mut buffer, &values);
+    buffer.truncate(length);
+    buffer
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,6 +16,11 @@ use std::{
 
 pub(crate) use str0m::media::{MediaKind, Mid, Rid};
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::{
+    dependency_descriptor::passed_on,
+    red::{Redundancy, unwrap},
+};
 pub(crate) use self::{
     guard::Guarded,
     packet::{MediaCodec, MediaPacket, Renumbered, SenderClock},

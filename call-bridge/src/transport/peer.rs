@@ -55,7 +55,11 @@ pub(crate) struct Certificate {
 impl Certificate {
     /// Makes one; `None` if the cryptographic library cannot.
     pub(crate) fn generate() -> Option<Self> {
-        let provider = from_feature_flags();
+        Self::of(from_feature_flags())
+    }
+
+    /// Makes one for connections with this cryptography.
+    pub(crate) fn of(provider: CryptoProvider) -> Option<Self> {
         let certificate = provider.dtls_provider.generate_certificate()?;
         Some(Self { provider: Arc::new(provider), certificate })
     }

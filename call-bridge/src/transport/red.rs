@@ -17,14 +17,14 @@ const ANOTHER: u8 = 0x80;
 
 /// What was sent last in a stream, to be sent along.
 #[derive(Debug, Default)]
-pub(super) struct Redundancy {
+pub(crate) struct Redundancy {
     /// RTP timestamps and payloads, oldest first.
     earlier: VecDeque<(u32, Arc<[u8]>)>,
 }
 
 impl Redundancy {
     /// The payload with those before it. `payload_type` is that of the codec.
-    pub(super) fn wrap(&mut self, payload_type: u8, timestamp: u32, payload: &Arc<[u8]>) -> Arc<[u8]> {
+    pub(crate) fn wrap(&mut self, payload_type: u8, timestamp: u32, payload: &Arc<[u8]>) -> Arc<[u8]> {
         let mut left = LARGEST.saturating_sub(payload.len() + 1);
         let mut blocks = Vec::with_capacity(EARLIER);
         for (at, block) in self.earlier.iter().rev() {
@@ -66,15 +66,15 @@ impl Redundancy {
 
 /// A payload, taken apart.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Unwrapped<'a> {
+pub(crate) struct Unwrapped<'a> {
     /// What was sent now.
-    pub(super) newest: &'a [u8],
+    pub(crate) newest: &'a [u8],
     /// What was sent before, oldest first, each with how far back that was, in ticks.
-    pub(super) earlier: Vec<(u32, &'a [u8])>,
+    pub(crate) earlier: Vec<(u32, &'a [u8])>,
 }
 
 /// Takes a payload apart; `None` if it is none, or holds something else than the codec of `payload_type`.
-pub(super) fn unwrap(payload: &[u8], payload_type: u8) -> Option<Unwrapped<'_>> {
+pub(crate) fn unwrap(payload: &[u8], payload_type: u8) -> Option<Unwrapped<'_>> {
     let mut headers = Vec::new();
     let mut rest = payload;
     while rest.first()? & ANOTHER != 0 {

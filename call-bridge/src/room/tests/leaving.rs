@@ -43,7 +43,7 @@ fn who_pings_less_often_than_told_is_hung_up_on_and_can_come_back() {
     };
     scene.silent.push(alice);
     for _ in 0..3 {
-        scene.pass(timeout - TICK);
+        scene.pass(timeout.saturating_sub(TICK));
         scene.signal(alice, Request::Ping(0));
     }
     assert!(!hung_up(&scene));
@@ -55,7 +55,7 @@ fn who_pings_less_often_than_told_is_hung_up_on_and_can_come_back() {
     let resume = |newcomer: &mut Newcomer| newcomer.parameters.resume = Some(sid.clone());
     assert_eq!(scene.try_join("alice", resume), Ok(alice));
     scene.outputs.clear();
-    scene.pass(timeout - TICK);
+    scene.pass(timeout.saturating_sub(TICK));
     assert!(!hung_up(&scene), "it was heard when it came back");
 }
 
@@ -69,7 +69,7 @@ fn who_vanishes_without_a_word_is_gone_after_twenty_seconds_and_not_before() {
     scene.pass(SILENT_AFTER);
     scene.transport(alice, TransportEvent::Disconnected);
     scene.transport(bob, TransportEvent::Disconnected);
-    scene.pass(Duration::from_millis(19_900) - SILENT_AFTER);
+    scene.pass(Duration::from_millis(19_900).saturating_sub(SILENT_AFTER));
     let sid = scene.sid(bob);
     let resume = |newcomer: &mut Newcomer| newcomer.parameters.resume = Some(sid.clone());
     assert_eq!(scene.try_join("bob", resume), Ok(bob), "it had only lost its network");
