@@ -63,7 +63,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut events = bridge.events();
     tokio::spawn(async move {
         while let Ok(event) = events.recv().await {
-            tracing::info!(?event, "call");
+            tracing::info!(%event, "call");
         }
     });
     let stopping = bridge.clone();

@@ -1,3 +1,5 @@
+use std::fmt;
+
 use crate::proto::{ParticipantInfo, Room, TrackInfo};
 
 /// What happens in calls, for whoever runs the bridge. Rooms, participants and tracks are told of as LiveKit's webhooks do it; at a `LiveKit`
@@ -85,6 +87,21 @@ impl CallEvent {
                 track: Some(track),
                 ..of_room("track_unpublished", room)
             },
+        }
+    }
+}
+
+impl fmt::Display for CallEvent {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Told { name, room, participant, track } = self.told();
+        write!(formatter, "{name} in {}", room.name)?;
+        if let Some(participant) = participant {
+            write!(formatter, ": {} {}", participant.identity, participant.sid)?;
+        }
+        track.map_or(Ok(()), |track| write!(formatter, " {}", track.sid))?;
+        match self {
+            Self::ParticipantLeft { reason, .. } => write!(formatter, " {reason}"),
+            _ => Ok(()),
         }
     }
 }

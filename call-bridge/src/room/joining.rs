@@ -74,6 +74,8 @@ impl Room {
             self.take_offer(now, key, &offer);
         }
         self.subscribe_to_all(now, key);
+        // One offer has everything. Browsers' clients may lose what comes with a second one, if that is there just when they have connected.
+        self.negotiate(now, key);
         Ok(key)
     }
 
@@ -130,7 +132,6 @@ impl Room {
             participant.offering.open_channels(now.at);
         }
         self.tell_of(key, false);
-        self.negotiate(now, key);
         key
     }
 

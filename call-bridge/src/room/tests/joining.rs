@@ -1,6 +1,7 @@
 //! With what somebody joins.
 
 use super::{scene::Scene, *};
+use crate::session::Path;
 
 #[test]
 fn attributes_of_the_client_win_over_those_of_the_token_but_do_not_end_them() {
@@ -22,4 +23,25 @@ fn attributes_of_the_client_win_over_those_of_the_token_but_do_not_end_them() {
         };
         assert_eq!(scene.room.get_participant("alice").unwrap().attributes, expected);
     }
+}
+
+#[test]
+fn the_first_offer_to_who_has_two_connections_has_everything() {
+    let mut scene = Scene::new();
+    let alice = scene.join("alice");
+    scene.publish_camera(alice);
+    let bob = scene.try_join("bob", |newcomer| newcomer.parameters.path = Path::Dual).unwrap();
+    scene.pass(Duration::from_secs(1));
+    let offers: Vec<&OfferChanges> = scene
+        .outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::Transport(of, PeerKind::Subscriber, Command::Offer(changes)) if *of == bob => {
+                Some(changes)
+            }
+            _ => None,
+        })
+        .collect();
+    let [OfferChanges { add, channels, .. }] = offers[..] else { panic!("{offers:?}") };
+    assert_eq!((add.len(), *channels), (1, true));
 }
