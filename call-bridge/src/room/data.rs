@@ -4,8 +4,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prost::Message as _;
-
 use super::{
     Command, ConnectionKey, Moment, Output, ParticipantKey, PeerKind, Room, participant::Participant,
 };
@@ -125,7 +123,7 @@ impl Room {
         if !participant.permission.can_publish_data {
             return;
         }
-        let Ok(packet) = DataPacket::decode(bytes) else { return };
+        let Ok(packet) = proto::read::<DataPacket>("livekit.DataPacket", bytes) else { return };
         let user = packet.user.unwrap_or_default();
         let (identities, sids) = if packet.destination_identities.is_empty() {
             (user.destination_identities, user.destination_sids)

@@ -191,7 +191,7 @@ impl Room {
             last_user: String::new(),
             closed: false,
             told_counts: (0, 0),
-            count_at: now.at,
+            count_at: now.at + news::COUNT_EVERY,
         }
     }
 

@@ -7,7 +7,7 @@ const AT_ONCE: u32 = 8;
 /// How often one more may: with the largest metadata this is what a participant costs each of the others.
 const ANOTHER_EVERY: Duration = Duration::from_millis(500);
 /// How often everybody is told how many there are, if that changed.
-const COUNT_EVERY: Duration = Duration::from_secs(5);
+pub(super) const COUNT_EVERY: Duration = Duration::from_secs(5);
 
 /// How often the others are told of a participant.
 #[derive(Debug)]
