@@ -137,11 +137,35 @@ fn address_to_bind(addresses: &[MediaAddress], ipv6: bool) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ApiKey;
 
     fn bound(addresses: &[&str], ipv6: bool) -> Option<String> {
         let parsed = addresses.iter().map(|address| address.parse::<IpAddr>().unwrap().into());
         let addresses: Vec<MediaAddress> = parsed.collect();
         address_to_bind(&addresses, ipv6).map(|address| address.to_string())
+    }
+
+    /// One-to-one NAT: clients know another address than the one that packets come to and go from.
+    #[test]
+    fn clients_know_a_translated_address_only() {
+        let loopback = Ipv4Addr::LOCALHOST.into();
+        let outside: IpAddr = "203.0.113.7".parse().unwrap();
+        let key = ApiKey { name: "key".to_owned(), secret: "a secret of this test".to_owned() };
+        let address = MediaAddress { local: loopback, advertised: outside };
+        let settings =
+            Settings { workers: std::num::NonZeroUsize::MIN, ..Settings::new(key, 0, vec![address]) };
+        let sockets = Sockets::bind(&settings).unwrap().remove(0);
+        let known = SocketAddr::new(outside, sockets.port());
+        assert_eq!(sockets.candidates(), [known]);
+        assert_eq!(sockets.advertised(Some(loopback), false), Some(known));
+        assert_eq!(sockets.advertised(Some(loopback), true), None, "there is no IPv6");
+
+        let client = UdpSocket::bind((loopback, 0)).unwrap();
+        client.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        sockets.send(known, client.local_addr().unwrap(), b"packet", None);
+        let mut packet = [0; 16];
+        let (length, from) = client.recv_from(&mut packet).unwrap();
+        assert_eq!((&packet[..length], from), (&b"packet"[..], SocketAddr::new(loopback, sockets.port())));
     }
 
     #[test]
