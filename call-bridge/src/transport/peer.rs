@@ -26,7 +26,7 @@ use str0m::{
 
 use self::{
     data::{Channels, MAXIMUM_BUFFERED_DATA},
-    sending::{Sender, remember_sent},
+    sending::{RESENDABLE_LONGER_FOR, Sender, remember_sent},
 };
 use super::{
     Carrier, DataChannel, MediaPacket, Mid, Offer, OfferChanges, Output, Renumbered, Rid, Transport,
@@ -436,7 +436,7 @@ impl Transport for Peer {
         if let Some(sender) = self.senders.get(&mid)
             && let Some(stream) = self.rtc.direct_api().stream_tx(&sender.ssrc)
         {
-            remember_sent(stream);
+            remember_sent(stream, RESENDABLE_LONGER_FOR);
         }
     }
 

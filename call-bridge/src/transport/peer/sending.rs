@@ -23,6 +23,8 @@ use super::{
 const RESENDABLE: usize = 1_000;
 /// For how long they can. Who misses a packet says so many times within this.
 const RESENDABLE_FOR: Duration = Duration::from_secs(1);
+/// And on a path that turned out too narrow: there it is known later, because what waits in front of it takes long.
+pub(super) const RESENDABLE_LONGER_FOR: Duration = Duration::from_secs(3);
 /// The share of what is sent again, of all that is sent, from which on nothing is until it is less. On a path that loses a fifth it is a fifth.
 const MAXIMUM_RESENT: f32 = 0.5;
 
@@ -102,7 +104,7 @@ impl Peer {
         if !self.senders.contains_key(&mid) {
             let mut direct = self.rtc.direct_api();
             let stream = direct.stream_tx_by_mid(mid, None)?;
-            remember_sent(stream);
+            remember_sent(stream, RESENDABLE_FOR);
             self.senders.insert(mid, Sender::new(stream.ssrc()));
         }
         let sender = self.senders.get_mut(&mid)?;
@@ -137,9 +139,9 @@ impl Peer {
     }
 }
 
-/// Begins to remember what is sent in a stream, to be sent once more.
-pub(super) fn remember_sent(stream: &mut StreamTx) {
-    stream.set_rtx_cache(RESENDABLE, RESENDABLE_FOR, Some(MAXIMUM_RESENT));
+/// Begins to remember what is sent in a stream for so long, to be sent once more.
+pub(super) fn remember_sent(stream: &mut StreamTx, how_long: Duration) {
+    stream.set_rtx_cache(RESENDABLE, how_long, Some(MAXIMUM_RESENT));
 }
 
 /// How a receiver knows what a publisher sends: by the same parameters, or at least the same codec.
